@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Runs the tests in the same .venv, with the development extras.
+#   bash launch/test.sh [pytest arguments]           e.g. -k judge, or -m slow for the long checks
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" "dev"
+ruff check .
+if [ $# -eq 0 ]; then set -- -m "not slow"; fi
+exec python -m pytest -q "$@"

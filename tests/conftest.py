@@ -1,0 +1,70 @@
+"""Shared set-up of the tests: eight fake CPU devices, real data by name, torchvision made importable."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import jax
+
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 8)
+
+import absl.flags
+import pytest
+from hypothesis import HealthCheck, settings
+
+if not absl.flags.FLAGS.is_parsed():
+    absl.flags.FLAGS.mark_as_parsed()  # grain's worker processes ask for parsed flags
+
+settings.register_profile(
+    "default", deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow], derandomize=True
+)
+settings.load_profile("default")
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def _stub_torchvision_operators() -> None:
+    """Lets the CUDA-linked torchvision wheel import beside a CPU torch.
+
+    Its import registers shape rules for two operators that only its CUDA library defines; naming them is enough, the
+    image transforms are plain torch.
+    """
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return
+    if torch.version.cuda is not None:
+        return
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for operator in ("nms", "qnms"):
+        if not hasattr(torch.ops.torchvision, operator):
+            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    globals()["_torchvision_library"] = library  # the definitions live as long as this object
+
+
+_stub_torchvision_operators()
+
+
+def _real_data_root() -> Path:
+    return Path(os.environ.get("REFLEX_DATA", REPOSITORY.parent / "shared" / "data"))
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """Folder with the real data sets; a test that needs it is skipped by name where it is absent."""
+    root = _real_data_root()
+    if not (root / "vqa-rad").is_dir():
+        reason = f"real data not found at {root}: set REFLEX_DATA to the folder that holds vqa-rad, slake, tokenizers"
+        if os.environ.get("CI"):
+            pytest.fail(f"CI needs the real data. {reason}")
+        pytest.skip(reason)
+    return root
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The repository's top folder."""
+    return REPOSITORY
