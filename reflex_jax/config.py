@@ -96,7 +96,10 @@ class JudgeConfig:
         for name in ("iou_threshold", "text_threshold", "image_threshold"):
             value = getattr(self, name)
             _check(-1 <= value <= 1, f"judge.{name}: expected a number in [-1, 1]; got {value}.")
-        _check(self.max_statement_tokens >= 8, f"judge.max_statement_tokens: expected >= 8; got {self.max_statement_tokens}.")
+        _check(
+            self.max_statement_tokens >= 8,
+            f"judge.max_statement_tokens: expected >= 8; got {self.max_statement_tokens}.",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,8 +114,10 @@ class PhaseConfig:
         """Refuses unknown answer types and empty phases."""
         _check_choice("data.phases.answer_type", self.answer_type, ("closed", "open", "any"))
         _check(self.epochs > 0, f"data.phases.epochs: expected > 0; got {self.epochs}.")
-        _check(self.fraction is None or 0 < self.fraction <= 1,
-               f"data.phases.fraction: expected a number in (0, 1]; got {self.fraction}.")
+        _check(
+            self.fraction is None or 0 < self.fraction <= 1,
+            f"data.phases.fraction: expected a number in (0, 1]; got {self.fraction}.",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,12 +139,16 @@ class DataConfig:
     def __post_init__(self) -> None:
         """Refuses unknown sources and impossible sizes."""
         _check_choice("data.source", self.source, ("phantom", "vqa_rad", "slake"))
-        _check(self.source == "phantom" or self.root is not None,
-               f"data.root: {self.source} needs the directory with its official files; set data.root=DIR.")
+        _check(
+            self.source == "phantom" or self.root is not None,
+            f"data.root: {self.source} needs the directory with its official files; set data.root=DIR.",
+        )
         _check(len(self.phases) > 0, "data.phases: expected at least one phase.")
         _check(self.size >= 1, f"data.size: expected >= 1; got {self.size}.")
-        _check(0 < self.min_pixels <= self.max_pixels,
-               f"data.min_pixels, data.max_pixels: expected 0 < min <= max; got {self.min_pixels}, {self.max_pixels}.")
+        _check(
+            0 < self.min_pixels <= self.max_pixels,
+            f"data.min_pixels, data.max_pixels: expected 0 < min <= max; got {self.min_pixels}, {self.max_pixels}.",
+        )
         _check(self.max_prompt_tokens >= 1, f"data.max_prompt_tokens: expected >= 1; got {self.max_prompt_tokens}.")
 
 
@@ -180,21 +189,31 @@ class GrpoConfig:
 
     def __post_init__(self) -> None:
         """Refuses unknown choices and batches that do not divide."""
-        _check(self.group_size >= 2,
-               f"grpo.group_size: expected >= 2, an advantage compares the answers of a group; got {self.group_size}.")
+        _check(
+            self.group_size >= 2,
+            f"grpo.group_size: expected >= 2, an advantage compares the answers of a group; got {self.group_size}.",
+        )
         for name in ("prompts_per_step", "minibatches", "epochs"):
             _check(getattr(self, name) >= 1, f"grpo.{name}: expected >= 1; got {getattr(self, name)}.")
-        _check(self.prompts_per_step % self.minibatches == 0,
-               f"grpo.minibatches: expected a divisor of prompts_per_step={self.prompts_per_step}; got {self.minibatches}.")
+        _check(
+            self.prompts_per_step % self.minibatches == 0,
+            f"grpo.minibatches: expected a divisor of prompts_per_step={self.prompts_per_step}; got {self.minibatches}.",
+        )
         prompts = self.prompts_per_step // self.minibatches
-        _check(self.microbatch_prompts >= 0 and (self.microbatch_prompts == 0 or prompts % self.microbatch_prompts == 0),
-               f"grpo.microbatch_prompts: expected 0 or a divisor of the {prompts} prompts of a minibatch; "
-               f"got {self.microbatch_prompts}.")
-        _check(self.clip_low >= 0 and self.clip_high >= 0,
-               f"grpo.clip_low, grpo.clip_high: expected >= 0; got {self.clip_low}, {self.clip_high}.")
+        _check(
+            self.microbatch_prompts >= 0 and (self.microbatch_prompts == 0 or prompts % self.microbatch_prompts == 0),
+            f"grpo.microbatch_prompts: expected 0 or a divisor of the {prompts} prompts of a minibatch; "
+            f"got {self.microbatch_prompts}.",
+        )
+        _check(
+            self.clip_low >= 0 and self.clip_high >= 0,
+            f"grpo.clip_low, grpo.clip_high: expected >= 0; got {self.clip_low}, {self.clip_high}.",
+        )
         _check(self.kl_coefficient >= 0, f"grpo.kl_coefficient: expected >= 0; got {self.kl_coefficient}.")
-        _check(self.kl_estimator != "k1",
-               "grpo.kl_estimator: k1 has no gradient on average, so it cannot be a loss; use k2, k3 or k3+.")
+        _check(
+            self.kl_estimator != "k1",
+            "grpo.kl_estimator: k1 has no gradient on average, so it cannot be a loss; use k2, k3 or k3+.",
+        )
         _check_choice("grpo.kl_estimator", self.kl_estimator, ("k2", "k3", "k3+"))
         _check_choice("grpo.ratio", self.ratio, ("old", "ref"))
         _check_choice("grpo.aggregation", self.aggregation, ("sequence", "token"))
@@ -214,7 +233,9 @@ class RewardsConfig:
             weights = getattr(self, section)
             for name in weights:
                 _check_choice(f"rewards.{section}", name, choices)
-            _check(any(weights.values()), f"rewards.{section}: expected at least one weight other than 0; got {weights}.")
+            _check(
+                any(weights.values()), f"rewards.{section}: expected at least one weight other than 0; got {weights}."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,7 +257,9 @@ class OptimizerConfig:
         for name in ("learning_rate", "clip_norm"):
             _check(getattr(self, name) > 0, f"optimizer.{name}: expected > 0; got {getattr(self, name)}.")
         _check(self.weight_decay >= 0, f"optimizer.weight_decay: expected >= 0; got {self.weight_decay}.")
-        _check(0 <= self.b1 < 1 and 0 <= self.b2 < 1, f"optimizer.b1, b2: expected in [0, 1); got {self.b1}, {self.b2}.")
+        _check(
+            0 <= self.b1 < 1 and 0 <= self.b2 < 1, f"optimizer.b1, b2: expected in [0, 1); got {self.b1}, {self.b2}."
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -285,8 +308,10 @@ class MeshConfig:
     def __post_init__(self) -> None:
         """Refuses axes that are neither positive nor -1, and more than one -1."""
         sizes = (self.data, self.fsdp, self.tensor)
-        _check(all(s == -1 or s >= 1 for s in sizes) and sizes.count(-1) <= 1,
-               f"mesh: expected positive sizes and at most one -1; got data={self.data} fsdp={self.fsdp} tensor={self.tensor}.")
+        _check(
+            all(s == -1 or s >= 1 for s in sizes) and sizes.count(-1) <= 1,
+            f"mesh: expected positive sizes and at most one -1; got data={self.data} fsdp={self.fsdp} tensor={self.tensor}.",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -368,11 +393,13 @@ def _plain(value: Any) -> Any:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
+    import yaml
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
     try:
         content = OmegaConf.to_container(OmegaConf.load(path))
-    except Exception as error:  # the YAML parser's many kinds, one message for the user
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
     _check(isinstance(content, dict), f"{path}: expected sections such as `grpo:`; got {type(content).__name__}.")
     return content
@@ -382,7 +409,9 @@ def _parse_override(text: str) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
     key, separator, _ = text.partition("=")
-    _check(bool(separator) and bool(key.strip()), f"override {text!r}: expected section.key=value, e.g. grpo.group_size=4.")
+    _check(
+        bool(separator) and bool(key.strip()), f"override {text!r}: expected section.key=value, e.g. grpo.group_size=4."
+    )
     return OmegaConf.to_container(OmegaConf.from_dotlist([text]))
 
 
@@ -407,7 +436,8 @@ def _unknown_keys(values: Any, cls: Any, prefix: str) -> list[str]:
             if isinstance(value, dict):
                 problems += _unknown_keys(value, hints[key], f"{prefix}{key}.")
             else:
-                problems.append(f"{prefix}{key}: expected a section with keys {', '.join(f.name for f in dataclasses.fields(hints[key]))}; got {value!r}.")
+                keys = ", ".join(f.name for f in dataclasses.fields(hints[key]))
+                problems.append(f"{prefix}{key}: expected a section with keys {keys}; got {value!r}.")
     return problems
 
 
@@ -455,7 +485,11 @@ def _convert(value: Any, hint: Any, key: str, problems: list[str]) -> Any:
         if dataclasses.is_dataclass(element):
             problems += [p for i, v in enumerate(value) for p in _unknown_keys(v, element, f"{key}[{i}].")]
             if problems or not all(isinstance(v, dict) for v in value):
-                problems += [f"{key}[{i}]: expected a mapping; got {v!r}." for i, v in enumerate(value) if not isinstance(v, dict)]
+                problems += [
+                    f"{key}[{i}]: expected a mapping; got {v!r}."
+                    for i, v in enumerate(value)
+                    if not isinstance(v, dict)
+                ]
                 return ()
             return tuple(_build(element, v, f"{key}[{i}].", problems) for i, v in enumerate(value))
         return tuple(_convert(v, element, f"{key}[{i}]", problems) for i, v in enumerate(value))

@@ -15,8 +15,12 @@ def test_defaults_are_a_valid_configuration_and_survive_a_round_trip(tmp_path):
 
 def test_overrides_win_over_the_file_and_the_file_over_the_defaults(tmp_path):
     path = tmp_path / "c.yaml"
-    path.write_text("grpo: {group_size: 4, prompts_per_step: 2}\ndata: {phases: [{answer_type: open, fraction: 0.5}]}\n")
-    config = load_config(path, ["grpo.prompts_per_step=6", "optimizer.learning_rate=3e-4", "rewards.components.format=0.5"])
+    path.write_text(
+        "grpo: {group_size: 4, prompts_per_step: 2}\ndata: {phases: [{answer_type: open, fraction: 0.5}]}\n"
+    )
+    config = load_config(
+        path, ["grpo.prompts_per_step=6", "optimizer.learning_rate=3e-4", "rewards.components.format=0.5"]
+    )
     assert (config.grpo.group_size, config.grpo.prompts_per_step) == (4, 6)
     assert config.optimizer.learning_rate == 3e-4
     assert config.data.phases[0].fraction == 0.5
@@ -56,5 +60,9 @@ def test_a_missing_file_is_named():
 
 def test_every_shipped_configuration_loads(repository):
     for path in sorted((repository / "configs").glob("*.yaml")):
-        overrides = ["data.root=/somewhere"] if yaml.safe_load(path.read_text()).get("data", {}).get("source", "phantom") != "phantom" else []
+        overrides = (
+            ["data.root=/somewhere"]
+            if yaml.safe_load(path.read_text()).get("data", {}).get("source", "phantom") != "phantom"
+            else []
+        )
         assert config_to_dict(load_config(path, overrides))

@@ -1,0 +1,249 @@
+"""Times one whole training step of this package, and of TRL beside it in the same sitting.
+
+    python benchmarks/step.py CHECKPOINTS --policy tiny [--peer-python PEER_VENV/bin/python] [--rounds 2]
+
+Ours is the step of `reflex train` with everything on: pictures decoded and cut by the prefetching threads, sampling,
+the seam between strings and arrays, judge, update, metrics and samples written. Only the bridge differs: four words
+of the completion stand in for the answer, since a policy with random weights writes none. Every measurement runs in a
+process of its own, ours and the peer's by turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import workload
+
+HERE = Path(__file__).resolve().parent
+LOOKAHEAD = 8  # batches beyond the measured ones, so that the prefetching threads work to the end
+PARTS = {
+    "ours": ("step", "data", "generate", "bridge", "train_step", "logging"),
+    "peer": ("step", "generate", "reward", "score", "update"),
+}
+
+
+def settings(checkpoints: Path, arguments: argparse.Namespace, directory: str) -> list[str]:
+    """The run as `reflex train` would read it from a command line."""
+    values = {
+        "run.dir": directory,
+        "policy.path": checkpoints / f"qwen-{arguments.policy}",
+        "policy.remat": "false",
+        "judge.path": checkpoints / "biomedclip",
+        "data.prompt": "bare",
+        "data.phases": "[{answer_type: any}]",
+        "rollout.max_new_tokens": arguments.new_tokens,
+        "grpo.group_size": workload.GROUP_SIZE,
+        "grpo.prompts_per_step": arguments.prompts,
+        "grpo.kl_coefficient": workload.KL_COEFFICIENT,
+        "optimizer.learning_rate": workload.LEARNING_RATE,
+        "training.steps": arguments.warmup + arguments.steps + LOOKAHEAD,
+    }
+    return [f"{key}={value}" for key, value in values.items()] + arguments.override
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Runs the steps in this process; the first `warmup` compile and are left out."""
+    from reflex_jax.config import load_config
+    from reflex_jax.data.examples import Example
+    from reflex_jax.data.pipeline import training_batches
+    from reflex_jax.training.assembly import BatchBuilder, load_models, measure_prompts, place_state
+    from reflex_jax.training.loop import Trainer
+    from reflex_jax.training.metrics import RunLogger
+
+    examples = [
+        Example(
+            id=str(number), question=row.question, answer=row.answer, answer_type="closed", image_id=str(number),
+            image=row.png, image_size=(arguments.side, arguments.side),
+        )
+        for number, row in enumerate(workload.make_questions(side=arguments.side))
+    ]  # fmt: skip
+    with tempfile.TemporaryDirectory() as directory:
+        config = load_config(None, settings(arguments.checkpoints.resolve(), arguments, directory))
+        models = load_models(config)
+        sizes = measure_prompts(config, models.policy.processor, examples)
+        batches = training_batches(
+            examples, config.data, prompts_per_step=arguments.prompts, steps=config.training.steps, seed=0
+        )
+        state, frozen, optimizer = place_state(config, models, len(batches))
+        builder = TimedBuilder(BatchBuilder(models.policy.processor, models.judge, sizes, resize=config.judge.resize))
+        bridge = make_bridge(config, models)
+        trainer = Trainer(config, models, frozen, optimizer, bridge)
+        logger = RunLogger(config.run.directory, tensorboard=True, wandb_project=None, resume_step=0)
+        iterator = batches.iterate(0, builder)
+        rows = []
+        for step in range(1, arguments.warmup + arguments.steps + 1):
+            started, cpu_started = time.perf_counter(), time.process_time()
+            batch = next(iterator)
+            waited = time.perf_counter() - started
+            state, metrics, samples = trainer.run_step(state, batch, step)
+            before_logging = time.perf_counter()
+            logger.log(step, metrics)
+            logger.samples(step, samples)
+            ended = time.perf_counter()
+            row = {part: metrics[f"time/{part}"] for part in ("generate", "bridge", "train_step")}
+            row |= {"step": ended - started, "data": waited, "logging": ended - before_logging}
+            row |= {"cpu": time.process_time() - cpu_started, "compilations": metrics["compilations"]}
+            row |= {"new_tokens": sum(sample["tokens"] for sample in samples)}
+            rows.append(row)
+            print({name: round(value, 3) for name, value in row.items()}, file=sys.stderr, flush=True)
+        logger.close()
+    return summarise(rows[arguments.warmup :]) | {
+        "data_per_batch": statistics.median(builder.seconds),
+        "prompt_tokens": int(batch.prompts.is_valid.sum(-1).max()),
+        "prompt_tokens_padded": sizes.prompt_tokens,
+        "statement_tokens": bridge.statement_tokens,
+        "distinct_statements": bridge.distinct_statements,
+        "threads": len(os.sched_getaffinity(0)),
+    }
+
+
+class TimedBuilder:
+    """A batch builder that notes how long each batch took, in whichever thread."""
+
+    def __init__(self, builder: Any):
+        """Wraps a `BatchBuilder`."""
+        self._builder = builder
+        self.seconds: list[float] = []
+
+    def __call__(self, examples: Any) -> Any:
+        """Builds one batch."""
+        started = time.perf_counter()
+        batch = self._builder(examples)
+        self.seconds.append(time.perf_counter() - started)
+        return batch
+
+
+def make_bridge(config: Any, models: Any) -> Any:
+    """The run's bridge with four words as the answer, which also notes how much the judge has to read."""
+    from reflex_jax.rollout.host_bridge import HostBridge
+    from reflex_jax.text.tokenizer import decode
+
+    class CountingBridge(HostBridge):
+        statement_tokens = distinct_statements = 0
+
+        def __call__(self, *inputs: Any) -> Any:
+            bridged = super().__call__(*inputs)
+            lengths = (bridged.judge.statements != models.judge.tokenizer.pad_token_id).sum(-1)
+            self.statement_tokens = int(lengths.max())
+            self.distinct_statements = int(bridged.judge.statement_count.max())
+            return bridged
+
+    return CountingBridge(
+        decode=lambda ids: decode(models.policy.processor.tokenizer, ids),
+        statement_tokenizer=models.judge.tokenizer,
+        open_answer_parts=config.rewards.open_answer_parts,
+        max_statement_tokens=config.judge.max_statement_tokens,
+        centered=config.judge.centered,
+        answer_of=workload.four_words,
+    )
+
+
+def summarise(rows: list[dict[str, float]]) -> dict[str, Any]:
+    """Medians; compilations are added up, because there must be none."""
+    medians = {name: statistics.median(row[name] for row in rows) for name in rows[0]}
+    return {
+        **medians,
+        "compilations": sum(row["compilations"] for row in rows),
+        "steps": len(rows),
+        "step_all": [round(row["step"], 3) for row in rows],
+        "tokens_per_second": medians["new_tokens"] / medians["step"],
+        "peak_rss_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    }
+
+
+def run_ours(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measures ours in a fresh process with the allocator settings of launch/environment.sh."""
+    script = (HERE.parent / "launch" / "environment.sh").read_text(encoding="utf-8")
+    tunables = re.search(r"GLIBC_TUNABLES=\$\{GLIBC_TUNABLES:-([^}]*)\}", script).group(1)
+    environment = {"GLIBC_TUNABLES": tunables, **os.environ}
+    return _run([sys.executable, str(HERE / "step.py"), *sys.argv[1:], "--measure"], environment, arguments)
+
+
+def run_peer(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measures TRL in its own environment."""
+    command = [str(arguments.peer_python), str(HERE / "trl_peer.py"), str(arguments.checkpoints)]
+    for name in ("policy", "steps", "warmup", "prompts", "new_tokens", "side", "threads"):
+        command += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
+    if arguments.peer_preload:
+        command += ["--preload", str(arguments.peer_preload.resolve())]
+    return _run(command, {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}, arguments)
+
+
+def _run(command: list[str], environment: dict[str, str], arguments: argparse.Namespace) -> dict[str, Any]:
+    # a process that may use N cores starts N compute threads, whatever its framework
+    cores = set(sorted(os.sched_getaffinity(0))[: arguments.threads])
+    log = None if arguments.verbose else subprocess.PIPE
+    finished = subprocess.run(
+        command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True, check=False,
+        preexec_fn=lambda: os.sched_setaffinity(0, cores),
+    )  # fmt: skip
+    if finished.returncode:
+        sys.exit(f"{' '.join(command)} ended with {finished.returncode}:\n{(finished.stderr or '')[-4000:]}")
+    return json.loads(finished.stdout.strip().splitlines()[-1])
+
+
+def report(results: dict[str, list[dict[str, Any]]]) -> None:
+    """Prints one line per measurement and the ratio of the medians of all steps."""
+    for side, runs in results.items():
+        for number, run in enumerate(runs, 1):
+            parts = " + ".join(f"{part} {run[part]:.2f}" for part in PARTS[side][1:])
+            print(
+                f"{side} {number}: step {run['step']:.2f} s = {parts}; {run['tokens_per_second']:.0f} tokens/s; "
+                f"peak RSS {run['peak_rss_gb']:.1f} GB; prompt {run['prompt_tokens']:.0f} tokens, "
+                f"{run['distinct_statements']} statements of up to {run['statement_tokens']} tokens; "
+                f"all {run['step_all']}"
+            )
+    ours = statistics.median(step for run in results["ours"] for step in run["step_all"])
+    compilations = sum(run["compilations"] for run in results["ours"])
+    print(f"ours: median {ours:.2f} s, {compilations} compilations after warm-up")
+    if results["peer"]:
+        peer = statistics.median(step for run in results["peer"] for step in run["step_all"])
+        cpu = [statistics.median(run["cpu"] for run in results[side]) for side in ("peer", "ours")]
+        print(f"peer: median {peer:.2f} s\nratio {peer / ours:.2f} (CPU seconds: {cpu[0] / cpu[1]:.2f})")
+
+
+def main() -> None:
+    """Parses the command line; without `--measure` starts one process per measurement."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoints", type=Path, help="directory written by make_checkpoints.py")
+    parser.add_argument("override", nargs="*", help="configuration overrides for ours, e.g. policy.remat=true")
+    parser.add_argument("--policy", default="tiny", choices=("tiny", "small"))
+    parser.add_argument("--steps", type=int, default=4, help="measured steps of each round")
+    parser.add_argument("--warmup", type=int, default=2, help="steps before them")
+    parser.add_argument("--rounds", type=int, default=2, help="measurements of each side")
+    parser.add_argument("--prompts", type=int, default=workload.PROMPTS_PER_STEP)
+    parser.add_argument("--new-tokens", type=int, default=workload.NEW_TOKENS)
+    parser.add_argument("--side", type=int, default=workload.IMAGE_SIDE, help="pixels of a picture")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="cores of either side")
+    parser.add_argument("--peer-python", type=Path, help="interpreter of an environment with TRL")
+    parser.add_argument("--peer-preload", type=Path, help="library the peer preloads, see README.md")
+    parser.add_argument("--json", type=Path, help="also write all measurements to this file")
+    parser.add_argument("--verbose", action="store_true", help="show every step")
+    parser.add_argument("--measure", action="store_true", help="measure ours in this very process, print JSON")
+    arguments = parser.parse_args()
+    if arguments.measure:
+        print(json.dumps(measure(arguments)))
+        return
+    results: dict[str, list[dict[str, Any]]] = {"ours": [], "peer": []}
+    for _ in range(arguments.rounds):
+        results["ours"].append(run_ours(arguments))
+        if arguments.peer_python:
+            results["peer"].append(run_peer(arguments))
+    report(results)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(vars(arguments) | results, default=str, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

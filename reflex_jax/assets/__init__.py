@@ -1,0 +1,1 @@
+"""The phantom checkpoints that ship with the package."""

@@ -1,0 +1,1 @@
+"""Foreign weights into our parameter trees and back: nothing missing, nothing extra."""

@@ -1,0 +1,1 @@
+"""Questions, images and how they become arrays."""

@@ -1,0 +1,284 @@
+"""HOST: images into patches, and patches into the attention windows the vision tower reads (numpy only).
+
+The resize rule and the patch layout equal those of Hugging Face's PIL image processor for Qwen2-VL. The tower wants
+more: patches sorted into windows of U slots, four consecutive slots making one merged feature. A window cut by the edge
+of the image keeps empty slots, so that every image is a whole number of windows and any aspect ratio is exact.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from PIL import Image
+
+from reflex_jax.records import PromptInputs, VisionInputs
+
+if TYPE_CHECKING:
+    from reflex_jax.models.qwen_vision import QwenVisionConfig
+    from reflex_jax.models.qwen_vl import QwenVLConfig
+
+Grid = tuple[int, int, int]  # frames, rows, columns, in patches
+PatchedImage = tuple[np.ndarray, Grid]  # f32[n, 1176] in Hugging Face's order, and its grid
+LARGEST_ASPECT_RATIO = 200
+
+
+def smart_resize(height: int, width: int, *, factor: int = 28, min_pixels: int, max_pixels: int) -> tuple[int, int]:
+    """Nearest size whose sides divide by `factor` and whose area lies between the limits, aspect ratio about kept.
+
+    Raises:
+      ValueError: one side is more than 200 times the other.
+    """
+    if max(height, width) > LARGEST_ASPECT_RATIO * min(height, width):
+        raise ValueError(
+            f"expected an image whose sides differ by a factor of at most {LARGEST_ASPECT_RATIO}; "
+            f"got {height} x {width} pixels. Crop it."
+        )
+    rounded = tuple(round(side / factor) * factor for side in (height, width))
+    if math.prod(rounded) > max_pixels:
+        shrink = math.sqrt(height * width / max_pixels)
+        return tuple(max(factor, math.floor(side / shrink / factor) * factor) for side in (height, width))
+    if math.prod(rounded) < min_pixels:
+        grow = math.sqrt(min_pixels / (height * width))
+        return tuple(math.ceil(side * grow / factor) * factor for side in (height, width))
+    return rounded
+
+
+def patchify(
+    image: Image.Image,
+    *,
+    min_pixels: int,
+    max_pixels: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    patch: int = 14,
+    temporal: int = 2,
+    merge: int = 2,
+) -> PatchedImage:
+    """Resizes (bicubic), normalises and cuts an RGB image into flat patches.
+
+    Args:
+      image: 8-bit RGB.
+      min_pixels: smallest area after resizing.
+      max_pixels: largest area after resizing.
+      mean: of the three channels, on the scale 0 to 1.
+      std: of the three channels.
+      patch: side of a patch in pixels.
+      temporal: how often a still image is repeated in a patch.
+      merge: patches per side of one merged feature.
+
+    Returns:
+      Patches f32[n, 3 * temporal * patch**2], merge units row by row and the patches of a unit row by row, and the
+      grid (1, rows, columns).
+    """
+    if image.mode != "RGB":
+        raise ValueError(
+            f"expected an RGB image; got mode {image.mode!r}. Open it with data.medical_images.open_image."
+        )
+    height, width = smart_resize(
+        image.height, image.width, factor=patch * merge, min_pixels=min_pixels, max_pixels=max_pixels
+    )
+    pixels = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+    # 256 values a channel: a table is exact and quicker than arithmetic on every pixel
+    levels = (np.arange(256)[:, None] * (1 / 255)).astype(np.float32)
+    table = (levels - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
+    values = np.stack([table[pixels[..., channel], channel] for channel in range(3)])
+    rows, columns = height // patch, width // patch
+    cut = values.reshape(3, rows // merge, merge, patch, columns // merge, merge, patch)
+    cut = cut.transpose(1, 4, 2, 5, 0, 3, 6)[:, :, :, :, :, None]  # unit row, unit column, row, column, channel, time
+    patches = np.repeat(cut, temporal, axis=5).reshape(rows * columns, -1)
+    return patches, (1, rows, columns)
+
+
+def count_windows(grid: Grid, config: QwenVisionConfig) -> int:
+    """How many attention windows an image fills, those cut by its edge included."""
+    units = _units_per_window_side(config)
+    rows, columns = _units(grid, config)
+    return -(-rows // units) * -(-columns // units)
+
+
+def vision_windows(grid: Grid, config: QwenVisionConfig) -> Int[np.ndarray, "units"]:
+    """For each merge unit of an image in reading order, its place among the merged features of the image's windows."""
+    side = _units_per_window_side(config)
+    rows, columns = _units(grid, config)
+    row, column = np.divmod(np.arange(rows * columns), columns)
+    window = (row // side) * -(-columns // side) + column // side
+    return (window * side**2 + (row % side) * side + column % side).astype(np.int32)
+
+
+def merged_feature_order(grids: Sequence[Grid], config: QwenVisionConfig) -> Int[np.ndarray, "tokens"]:
+    """For the k-th image token of a row in reading order, which of the row's merged features it stands for."""
+    features_per_window = config.patches_per_window // config.patches_per_feature
+    starts = np.cumsum([0, *(count_windows(grid, config) for grid in grids)]) * features_per_window
+    places = [vision_windows(grid, config) + start for grid, start in zip(grids, starts, strict=False)]
+    return np.concatenate([np.zeros(0, np.int32), *places]).astype(np.int32)
+
+
+def layout_vision(rows: Sequence[Sequence[PatchedImage]], config: QwenVisionConfig, windows: int) -> VisionInputs:
+    """Sorts the patches of every row's images into windows.
+
+    Args:
+      rows: for each row of the batch its images, possibly none.
+      config: of the vision tower.
+      windows: W, room for every row.
+
+    Raises:
+      ValueError: rows that need more windows (all of them are listed).
+    """
+    needed = [sum(count_windows(grid, config) for _, grid in images) for images in rows]
+    too_long = [f"row {index} needs {count}" for index, count in enumerate(needed) if count > windows]
+    if too_long:
+        raise ValueError(f"expected images of at most {windows} windows a row; " + ", ".join(too_long) + ".")
+    slots, merged = windows * config.patches_per_window, config.patches_per_feature
+    patches = np.zeros((len(rows), slots, config.patch_width), np.float32)
+    coordinates = np.zeros((len(rows), slots, 2), np.int32)
+    image_ids = np.zeros((len(rows), slots), np.int32)
+    for row, images in enumerate(rows):
+        order = merged_feature_order([grid for _, grid in images], config)
+        slot = (order[:, None] * merged + np.arange(merged)).reshape(-1)
+        for number, (image_patches, grid) in enumerate(images, start=1):
+            own, slot = np.split(slot, [len(image_patches)])
+            patches[row, own] = image_patches
+            coordinates[row, own] = _coordinates(grid, config)
+            image_ids[row, own] = number
+    shape = (len(rows), windows, config.patches_per_window)
+    return VisionInputs(
+        patches=patches.reshape(*shape, -1),
+        coordinates=coordinates.reshape(*shape, 2),
+        image_ids=image_ids.reshape(shape),
+    )
+
+
+def mrope_positions(
+    tokens: Int[np.ndarray, "L"], is_valid: Bool[np.ndarray, "L"], grids: Sequence[Grid], config: QwenVLConfig
+) -> Int[np.ndarray, "3 L"]:
+    """Positions of a row on the axes time, height and width; 0 at padding.
+
+    Text counts up on all three axes together. An image starts at the position behind the text before it and its tokens
+    spread over height and width; the text after it goes on behind the longer side.
+    """
+    merge = config.vision.merge_size
+    positions = np.zeros((3, len(tokens)), np.int32)
+    indices = np.flatnonzero(is_valid)
+    remaining = list(grids)
+    start = next_position = 0
+    while start < len(indices):
+        if tokens[indices[start]] != config.image_token_id:
+            positions[:, indices[start]] = next_position
+            start, next_position = start + 1, next_position + 1
+            continue
+        if not remaining:
+            break
+        _, rows, columns = remaining.pop(0)
+        rows, columns = rows // merge, columns // merge
+        own = indices[start : start + rows * columns]
+        row, column = np.divmod(np.arange(len(own)), columns)
+        positions[:, own] = next_position + np.stack([np.zeros_like(row), row, column])
+        start, next_position = start + rows * columns, next_position + max(rows, columns)
+    _check_image_tokens(tokens[indices], grids, config)
+    return positions
+
+
+def feature_index(
+    tokens: Int[np.ndarray, "L"], is_valid: Bool[np.ndarray, "L"], grids: Sequence[Grid], config: QwenVLConfig
+) -> Int[np.ndarray, "L"]:
+    """For each token the merged vision feature it stands for, -1 for text and padding."""
+    index = np.full(len(tokens), -1, np.int32)
+    index[(tokens == config.image_token_id) & is_valid] = merged_feature_order(grids, config.vision)
+    return index
+
+
+def prompt_inputs_from_huggingface(
+    input_ids: Int[np.ndarray, "P Lp"],
+    attention_mask: Int[np.ndarray, "P Lp"] | None,
+    pixel_values: Float[np.ndarray, "n 1176"] | None,
+    image_grid_thw: Int[np.ndarray, "images 3"] | None,
+    config: QwenVLConfig,
+) -> PromptInputs:
+    """Turns a batch as Hugging Face's processor makes it into ours.
+
+    Args:
+      input_ids: prompts with one image token for each merged feature, padded on either side.
+      attention_mask: 0 at padding; None: no padding.
+      pixel_values: patches of all images of the batch, one after another.
+      image_grid_thw: their grids. Which row an image belongs to follows from the image tokens.
+      config: of the model.
+
+    Raises:
+      ValueError: image tokens, grids and patches do not match.
+    """
+    input_ids = np.asarray(input_ids)
+    is_valid = np.ones(input_ids.shape, bool) if attention_mask is None else np.asarray(attention_mask).astype(bool)
+    rows = _images_of_rows(input_ids, is_valid, pixel_values, image_grid_thw, config)
+    grids = [[grid for _, grid in images] for images in rows]
+    windows = max(sum(count_windows(grid, config.vision) for grid in row) for row in grids)
+    each = list(zip(input_ids, is_valid, grids, strict=True))
+    return PromptInputs(
+        tokens=input_ids.astype(np.int32),
+        is_valid=is_valid,
+        positions=np.stack([mrope_positions(*row, config) for row in each]),
+        feature_index=np.stack([feature_index(*row, config) for row in each]),
+        vision=layout_vision(rows, config.vision, windows) if windows else None,
+    )
+
+
+def _images_of_rows(
+    input_ids: np.ndarray,
+    is_valid: np.ndarray,
+    pixel_values: np.ndarray | None,
+    image_grid_thw: np.ndarray | None,
+    config: QwenVLConfig,
+) -> list[list[PatchedImage]]:
+    """Deals the images of a batch out to its rows, in order, as many as the image tokens of a row stand for."""
+    grids = [] if image_grid_thw is None else [tuple(int(n) for n in grid) for grid in np.asarray(image_grid_thw)]
+    patches = np.zeros((0, config.vision.patch_width)) if pixel_values is None else np.asarray(pixel_values)
+    if sum(math.prod(grid) for grid in grids) != len(patches):
+        raise ValueError(
+            f"expected as many patches as the grids hold, {sum(math.prod(grid) for grid in grids)}; got {len(patches)}."
+        )
+    counts = ((input_ids == config.image_token_id) & is_valid).sum(1)
+    rows: list[list[PatchedImage]] = []
+    for wanted in counts:
+        images: list[PatchedImage] = []
+        while grids and wanted > 0:
+            own, patches = np.split(patches, [math.prod(grids[0])])
+            images.append((own, grids.pop(0)))
+            wanted -= len(own) // config.vision.patches_per_feature
+        rows.append(images)
+    if grids:
+        raise ValueError(f"expected one image token for each merged feature; {len(grids)} images have no tokens.")
+    return rows
+
+
+def _check_image_tokens(tokens: np.ndarray, grids: Sequence[Grid], config: QwenVLConfig) -> None:
+    found = int((tokens == config.image_token_id).sum())
+    expected = sum(math.prod(_units(grid, config.vision)) for grid in grids)
+    if found != expected:
+        raise ValueError(
+            f"expected {expected} image tokens for images of {[tuple(grid) for grid in grids]} patches; got {found}."
+        )
+
+
+def _coordinates(grid: Grid, config: QwenVisionConfig) -> Int[np.ndarray, "n 2"]:
+    """Row and column of each patch, in the order of `patchify`."""
+    _, rows, columns = grid
+    merge = config.merge_size
+    index = np.stack(np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij"), axis=-1)
+    index = index.reshape(rows // merge, merge, columns // merge, merge, 2)
+    return index.swapaxes(1, 2).reshape(-1, 2)
+
+
+def _units(grid: Grid, config: QwenVisionConfig) -> tuple[int, int]:
+    frames, rows, columns = grid
+    if frames != 1 or rows % config.merge_size or columns % config.merge_size:
+        raise ValueError(
+            f"expected still images whose sides divide by {config.merge_size} patches; got the grid {tuple(grid)}."
+        )
+    return rows // config.merge_size, columns // config.merge_size
+
+
+def _units_per_window_side(config: QwenVisionConfig) -> int:
+    return config.window_size // config.patch_size // config.merge_size

@@ -1,0 +1,273 @@
+"""HOST: a question and its picture -> token ids, image patches and positions as the policy reads them.
+
+The user turn is the picture, the question, then the task in the package's own words. No system turn is passed: a
+chat template that writes one of its own (Qwen's does) keeps it. Only the chat template inserts special tokens; the
+user's words are split even where they spell one, so a question cannot open a turn or fake an image.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int
+from PIL import Image
+
+from reflex_jax.config import ConfigError
+from reflex_jax.data.examples import Example, list_offenders
+from reflex_jax.data.images import (
+    Grid,
+    PatchedImage,
+    count_windows,
+    feature_index,
+    layout_vision,
+    mrope_positions,
+    patchify,
+    smart_resize,
+)
+from reflex_jax.models.qwen_vl import QwenVLConfig, read_qwen_config
+from reflex_jax.records import PromptInputs
+from reflex_jax.text.tokenizer import encode_template, encode_user_text, load_policy_tokenizer
+
+PROMPTS = {
+    "think_answer": (
+        "{question}\n\n"
+        "Work in this order:\n"
+        "1. Think step by step about what the image shows and what follows from it, inside <think> </think>.\n"
+        "2. Then give your answer in as few words as the question allows, inside <answer> </answer>; "
+        "for lettered options the letter alone.\n"
+        "3. Write one such pair of blocks and nothing outside them."
+    ),
+    "bare": "{question}",
+}
+_TOKEN_MULTIPLE = 8  # prompt lengths are rounded up to this: rows of a matrix unit
+_USER_TEXT = "\ue000user text\ue000"  # private-use characters: in no chat template and no question
+
+
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """One prompt before padding; images in the order of their tokens."""
+
+    ids: Int[np.ndarray, "L"]
+    images: tuple[PatchedImage, ...]
+
+
+@dataclass(frozen=True)
+class PromptSizes:
+    """Static sizes of a run: every batch is padded to them, so one program serves all."""
+
+    prompt_tokens: int
+    windows: int
+
+    def union(self, other: PromptSizes) -> PromptSizes:
+        """Sizes that hold both, e.g. of the training and the evaluation questions."""
+        return PromptSizes(max(self.prompt_tokens, other.prompt_tokens), max(self.windows, other.windows))
+
+
+@dataclass(frozen=True)
+class ImageSettings:
+    """How pictures become patches (preprocessor_config.json)."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    min_pixels: int
+    max_pixels: int
+
+
+class Processor:
+    """Prompts of one policy: tokenizer, chat template, image settings and the task text."""
+
+    def __init__(self, tokenizer, images: ImageSettings, config: QwenVLConfig, *, prompt: str):
+        """Renders the chat template once.
+
+        Args:
+          tokenizer: from `load_policy_tokenizer`.
+          images: normalisation and size limits of the pictures.
+          config: the policy's configuration.
+          prompt: a key of `PROMPTS`.
+
+        Raises:
+          ConfigError: an unknown prompt, or a tokenizer without a usable chat template.
+        """
+        if prompt not in PROMPTS:
+            raise ConfigError(f"data.prompt: expected one of {', '.join(PROMPTS)}; got {prompt!r}.")
+        self.tokenizer = tokenizer
+        self.images = images
+        self.config = config
+        self.prompt = prompt
+        self.pad_id = int(tokenizer.pad_token_id)
+        if tokenizer.chat_template is None:
+            raise ConfigError(
+                "chat template: the policy's directory has none; copy chat_template.json of the model there."
+            )
+        self._around = {has_image: self._render(has_image) for has_image in (False, True)}
+
+    def _render(self, has_image: bool) -> tuple[list[int], list[int]]:
+        """Ids before and after the user's text."""
+        content = [{"type": "image"}] if has_image else []
+        turn = {"role": "user", "content": [*content, {"type": "text", "text": _USER_TEXT}]}
+        rendered = self.tokenizer.apply_chat_template([turn], tokenize=False, add_generation_prompt=True)
+        parts = rendered.split(_USER_TEXT)
+        if len(parts) != 2:
+            raise ConfigError(f"chat template: expected the user's text once; got it {len(parts) - 1} times.")
+        before, after = (list(encode_template(self.tokenizer, part)) for part in parts)
+        if before.count(self.config.image_token_id) != has_image:
+            raise ConfigError(
+                f"chat template: expected {int(has_image)} image token(s) of id {self.config.image_token_id}; "
+                f"got {before.count(self.config.image_token_id)} before the user's text."
+            )
+        return before, after
+
+    def encode_text(self, question: str) -> list[int]:
+        """Ids of the question within the task text, free of special and added tokens."""
+        # Encoded in one piece, as the model saw its training prompts: words merge across the border.
+        return list(
+            encode_user_text(self.tokenizer, PROMPTS[self.prompt].replace("{question}", question.strip()))
+        )
+
+    def _assemble(self, question: str, image_tokens: int) -> Int[np.ndarray, "L"]:
+        before, after = self._around[image_tokens > 0]
+        if image_tokens:
+            place = before.index(self.config.image_token_id)
+            before = before[:place] + [self.config.image_token_id] * image_tokens + before[place + 1 :]
+        return np.asarray(before + self.encode_text(question) + after, np.int32)
+
+    def image_grid(self, size: tuple[int, int]) -> Grid:
+        """The patch grid of a picture of (width, height) pixels, without decoding it."""
+        vision = self.config.vision
+        height, width = smart_resize(
+            size[1],
+            size[0],
+            factor=vision.patch_size * vision.merge_size,
+            min_pixels=self.images.min_pixels,
+            max_pixels=self.images.max_pixels,
+        )
+        return 1, height // vision.patch_size, width // vision.patch_size
+
+    def _count_image_tokens(self, grid: Grid) -> int:
+        return int(np.prod(grid)) // self.config.vision.merge_size**2
+
+    def encode(self, image: Image.Image | None, question: str) -> EncodedPrompt:
+        """Tokenises one question and cuts its picture into patches; None: a question about text alone."""
+        if image is None:
+            return EncodedPrompt(self._assemble(question, 0), ())
+        vision = self.config.vision
+        patches, grid = patchify(
+            image,
+            min_pixels=self.images.min_pixels,
+            max_pixels=self.images.max_pixels,
+            mean=self.images.mean,
+            std=self.images.std,
+            patch=vision.patch_size,
+            merge=vision.merge_size,
+            temporal=vision.temporal_patch_size,
+        )
+        return EncodedPrompt(self._assemble(question, self._count_image_tokens(grid)), ((patches, grid),))
+
+    def measure(self, examples: Iterable[Example], *, max_prompt_tokens: int) -> PromptSizes:
+        """Finds the static sizes of a run by a scan of its questions, decoding only pictures of unknown size.
+
+        Raises:
+          ConfigError: prompts longer than the limit (never cut: half an image is another image) and pictures of
+            an impossible shape, all of them by id.
+        """
+        tokens, windows, too_long, misshaped = 1, 0, [], []
+        grids: dict[str, Grid | None] = {}
+        lengths: dict[tuple[str, int], int] = {}
+        for example in examples:
+            if example.image_id not in grids:
+                size = example.measure_image()
+                try:
+                    grids[example.image_id] = None if size is None else self.image_grid(size)
+                except ValueError as error:
+                    misshaped.append(f"{example.image_id} ({error})")
+                    grids[example.image_id] = None
+            grid = grids[example.image_id]
+            key = (example.question, self._count_image_tokens(grid) if grid else 0)
+            if key not in lengths:
+                lengths[key] = len(self._assemble(*key))
+            if lengths[key] > max_prompt_tokens:
+                too_long.append(f"{example.id} ({lengths[key]})")
+            tokens = max(tokens, lengths[key])
+            windows = max(windows, count_windows(grid, self.config.vision) if grid else 0)
+        if misshaped:
+            raise ConfigError(
+                f"{len(misshaped)} pictures cannot be resized: {list_offenders(misshaped)}. Crop or remove them."
+            )
+        if too_long:
+            raise ConfigError(
+                f"data.max_prompt_tokens={max_prompt_tokens}: {len(too_long)} prompts are longer: "
+                f"{list_offenders(too_long)}. Raise it, or lower data.max_pixels: prompts are never cut."
+            )
+        return PromptSizes(-(-tokens // _TOKEN_MULTIPLE) * _TOKEN_MULTIPLE, windows)
+
+    def collate(self, prompts: Sequence[EncodedPrompt], *, prompt_tokens: int, windows: int) -> PromptInputs:
+        """Pads prompts on the left to one shape; numpy arrays.
+
+        Args:
+          prompts: P encoded prompts, each at most `prompt_tokens` long.
+          prompt_tokens: Lp.
+          windows: W; 0 means that no prompt of the run has an image.
+        """
+        longest = max(len(prompt.ids) for prompt in prompts)
+        if longest > prompt_tokens:
+            raise ValueError(f"expected prompts of at most {prompt_tokens} tokens; got {longest}.")
+        tokens = np.full((len(prompts), prompt_tokens), self.pad_id, np.int32)
+        is_valid = np.zeros(tokens.shape, bool)
+        positions = np.zeros((len(prompts), 3, prompt_tokens), np.int32)
+        features = np.full(tokens.shape, -1, np.int32)
+        for row, prompt in enumerate(prompts):
+            grids = [grid for _, grid in prompt.images]
+            tokens[row, prompt_tokens - len(prompt.ids) :] = prompt.ids
+            is_valid[row, prompt_tokens - len(prompt.ids) :] = True
+            positions[row] = mrope_positions(tokens[row], is_valid[row], grids, self.config)
+            features[row] = feature_index(tokens[row], is_valid[row], grids, self.config)
+        images = [list(prompt.images) for prompt in prompts]
+        return PromptInputs(
+            tokens=tokens,
+            is_valid=is_valid,
+            positions=positions,
+            feature_index=features,
+            vision=layout_vision(images, self.config.vision, windows) if windows else None,
+        )
+
+
+def load_processor(directory: str | Path, *, min_pixels: int, max_pixels: int, prompt: str) -> Processor:
+    """Reads the tokenizer, chat template and image settings of a Hugging Face policy directory.
+
+    Args:
+      directory: holds config.json, preprocessor_config.json and the tokenizer's files.
+      min_pixels: smallest area of a resized picture; the directory's own limits do not count.
+      max_pixels: largest area.
+      prompt: a key of `PROMPTS`.
+
+    Raises:
+      ConfigError: a file is missing, or the preprocessor cuts patches that the model does not read.
+    """
+    directory = Path(directory)
+    config = read_qwen_config(directory)
+    settings = _read_json(directory / "preprocessor_config.json")
+    vision = config.vision
+    expected = {
+        "patch_size": vision.patch_size,
+        "temporal_patch_size": vision.temporal_patch_size,
+        "merge_size": vision.merge_size,
+    }
+    differing = {key: settings[key] for key, value in expected.items() if settings.get(key, value) != value}
+    if differing:
+        raise ConfigError(
+            f"{directory / 'preprocessor_config.json'}: expected {expected} as in config.json; got {differing}."
+        )
+    images = ImageSettings(
+        tuple(settings["image_mean"]), tuple(settings["image_std"]), min_pixels, max_pixels
+    )
+    return Processor(load_policy_tokenizer(directory), images, config, prompt=prompt)
+
+
+def _read_json(path: Path) -> dict:
+    if not path.is_file():
+        raise ConfigError(f"{path}: expected this file in the policy's directory; it is missing.")
+    return json.loads(path.read_text(encoding="utf-8"))

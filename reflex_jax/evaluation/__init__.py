@@ -1,0 +1,1 @@
+"""Rewards and accuracy on held-out questions."""

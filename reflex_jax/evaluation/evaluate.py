@@ -1,0 +1,33 @@
+"""`reflex evaluate`: a finished or running run on held-out questions."""
+
+from __future__ import annotations
+
+from reflex_jax.config import Config
+from reflex_jax.data.sources import load_examples
+from reflex_jax.training.assembly import BatchBuilder, load_models, measure_prompts, place_state
+from reflex_jax.training.checkpoint import RunCheckpoints
+from reflex_jax.training.validation import Evaluator
+
+
+def evaluate_run(config: Config, *, blank_image: bool = False, initial: bool = False) -> dict[str, float]:
+    """Evaluates the newest checkpoint of a run, or the policy it started from, on `data.evaluation_split`.
+
+    Args:
+      config: the run's, with `run.dir` pointing at it.
+      blank_image: the policy sees a grey picture; the judge still sees the real one.
+      initial: leave the checkpoint aside.
+    Raises:
+      ConfigError: no checkpoint, or the questions do not fit.
+    """
+    models = load_models(config)
+    examples = load_examples(config.data, config.data.evaluation_split, seed=config.run.seed)
+    sizes = measure_prompts(config, models.policy.processor, examples)
+    builder = BatchBuilder(
+        models.policy.processor, models.judge, sizes, resize=config.judge.resize, blank_image=blank_image
+    )
+    state, frozen, _ = place_state(config, models, 1)
+    if not initial:
+        checkpoints = RunCheckpoints(config.run.directory, keep=config.training.keep_checkpoints)
+        state, _ = checkpoints.restore(state)
+        checkpoints.close()
+    return Evaluator(config, models, examples, builder).run(state.params, frozen)

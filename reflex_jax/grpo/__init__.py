@@ -1,0 +1,19 @@
+"""Group relative policy optimisation: advantages and the clipped objective."""
+
+from reflex_jax.grpo.advantages import group_advantages
+from reflex_jax.grpo.objective import (
+    clipped_surrogate,
+    kl_values,
+    loss_denominator,
+    policy_loss_terms,
+    reduce_metrics,
+)
+
+__all__ = [
+    "clipped_surrogate",
+    "group_advantages",
+    "kl_values",
+    "loss_denominator",
+    "policy_loss_terms",
+    "reduce_metrics",
+]

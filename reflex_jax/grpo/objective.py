@@ -1,0 +1,203 @@
+"""The GRPO objective (paper Eq. 10), written as a loss that adds up over microbatches. Pure array math.
+
+Departures from the paper as printed:
+
+- Eq. 10 is called a loss but is an objective to maximise; what is returned here is its negative.
+- Its ratio is policy to reference. The default here is policy to the policy that sampled (`ratio="old"`): against a
+  fixed reference, tokens leave the clip range as the policy moves and stop learning. `ratio="ref"` is the printed one.
+- Its ratio is of whole sequences; here it is of tokens, averaged over each completion and then over completions
+  (`aggregation="sequence"`) or over all tokens (`"token"`).
+- KL(policy || reference) in the loss is estimated by k3, whose expected gradient is that of KL(reference || policy).
+  `k2` and `k3+` have the gradient of KL(policy || reference).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import chex
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float
+
+KlEstimator = Literal["k1", "k2", "k3", "k3+"]
+LossKlEstimator = Literal["k2", "k3", "k3+"]
+Ratio = Literal["old", "ref"]
+Aggregation = Literal["sequence", "token"]
+
+
+@struct.dataclass
+class TokenMetrics:
+    """What is worth knowing about the tokens of one microbatch; `reduce_metrics` joins many of them."""
+
+    sums: dict[str, Float[Array, "*n"]]  # over tokens
+    maxima: dict[str, Float[Array, "*n"]]
+    count: Float[Array, "*n"]  # tokens
+
+
+def loss_denominator(
+    mask: Bool[Array, "P G Lc"], is_valid: Bool[Array, "P G"], *, aggregation: Aggregation
+) -> Float[Array, ""]:
+    """What the loss of a whole optimiser minibatch is divided by.
+
+    The number of valid completions (`sequence`) or of their tokens (`token`), over all devices and before the split
+    into microbatches; 1 where nothing is valid. Groups without variance count, failed rows do not.
+    """
+    _check_aggregation(aggregation)
+    chex.assert_equal_shape_prefix([mask, is_valid], 2)
+    counted = is_valid if aggregation == "sequence" else mask & is_valid[..., None]
+    return jnp.maximum(jnp.sum(counted, dtype=jnp.float32), 1.0)
+
+
+def kl_values(
+    log_probs: Float[Array, "*b"], reference_log_probs: Float[Array, "*b"], *, estimator: KlEstimator
+) -> Float[Array, "*b"]:
+    """Estimates KL(policy || reference) from tokens that the policy sampled, one value per token.
+
+    With d = log reference - log policy: k1 = -d, k2 = d^2 / 2, k3 = exp(d) - 1 - d. k1 and k3 are unbiased as values;
+    k2 and k3 are never negative. As losses their expected gradients are 0 (k1), that of KL(policy || reference) (k2),
+    and that of KL(reference || policy) (k3). `k3+` has the value of k3 and the gradient of k2.
+
+    Raises:
+      ValueError: for an unknown estimator.
+    """
+    difference = reference_log_probs.astype(jnp.float32) - log_probs.astype(jnp.float32)
+    if estimator == "k1":
+        return -difference
+    k2 = 0.5 * difference**2
+    if estimator == "k2":
+        return k2
+    k3 = jnp.expm1(difference) - difference
+    if estimator == "k3":
+        return k3
+    if estimator == "k3+":
+        return jax.lax.stop_gradient(k3) + (k2 - jax.lax.stop_gradient(k2))
+    raise ValueError(f"estimator: expected k1, k2, k3 or k3+; got {estimator!r}.")
+
+
+def clipped_surrogate(
+    ratios: Float[Array, "*b"], advantages: Float[Array, "*b"], *, clip_low: float, clip_high: float
+) -> Float[Array, "*b"]:
+    """min(r A, clip(r, 1 - clip_low, 1 + clip_high) A), the first term of Eq. 10; to be maximised."""
+    return jnp.minimum(ratios * advantages, jnp.clip(ratios, 1.0 - clip_low, 1.0 + clip_high) * advantages)
+
+
+def policy_loss_terms(
+    log_probs: Float[Array, "P G Lc"],
+    old_log_probs: Float[Array, "P G Lc"] | None,
+    reference_log_probs: Float[Array, "P G Lc"] | None,
+    advantages: Float[Array, "P G"],
+    mask: Bool[Array, "P G Lc"],
+    *,
+    clip_low: float,
+    clip_high: float,
+    kl_coefficient: float,
+    kl_estimator: LossKlEstimator,
+    ratio: Ratio,
+    aggregation: Aggregation,
+    denominator: Float[Array, ""],
+) -> tuple[Float[Array, ""], TokenMetrics]:
+    """The negative of Eq. 10 over some groups, divided by the denominator of their whole minibatch.
+
+    The losses (and gradients) of microbatches that share one `denominator` add up to those of the minibatch. What the
+    arrays hold where the mask is False does not matter.
+
+    Args:
+      log_probs: of the policy that learns; the only argument with a gradient.
+      old_log_probs: of the policy at the start of the step. None: the policy has not moved since, so they are the
+        current ones without their gradient.
+      reference_log_probs: of the frozen reference; None where neither the KL term nor the ratio needs it.
+      advantages: one number per completion.
+      mask: True for the tokens of valid completions; those of failed rows must be False already.
+      clip_low: the ratio is cut below 1 - clip_low.
+      clip_high: the ratio is cut above 1 + clip_high.
+      kl_coefficient: beta; 0 leaves the KL term out of the loss (its metrics stay where there is a reference).
+      kl_estimator: k2, k3 or k3+.
+      ratio: what the policy is divided by: `old`, or `ref` as Eq. 10 prints.
+      aggregation: `sequence` or `token`.
+      denominator: `loss_denominator` of the whole minibatch.
+
+    Returns:
+      The loss, and metrics of the tokens: clip_fraction, ratio, ratio_max, and with a reference kl (k3) and kl_k1.
+
+    Raises:
+      ValueError: for unknown choices, and where a reference is needed but absent.
+    """
+    _check_choices(kl_coefficient, kl_estimator, ratio, aggregation, has_reference=reference_log_probs is not None)
+    chex.assert_rank([log_probs, mask], 3)
+    chex.assert_equal_shape([a for a in (log_probs, old_log_probs, reference_log_probs, mask) if a is not None])
+    chex.assert_shape(advantages, log_probs.shape[:2])
+    # zeroed before any exponential: an overflow under the mask would come back as NaN in the gradient
+    log_probs = jnp.where(mask, log_probs.astype(jnp.float32), 0.0)
+    behaviour = old_log_probs if ratio == "old" else reference_log_probs
+    behaviour = log_probs if behaviour is None else jnp.where(mask, behaviour.astype(jnp.float32), 0.0)
+    ratios = jnp.exp(log_probs - jax.lax.stop_gradient(behaviour))
+    token_advantages = jax.lax.stop_gradient(advantages.astype(jnp.float32))[..., None]
+    objective = clipped_surrogate(ratios, token_advantages, clip_low=clip_low, clip_high=clip_high)
+    sums = {"ratio": ratios, "clip_fraction": _is_clipped(ratios, token_advantages, clip_low, clip_high)}
+    if reference_log_probs is not None:
+        reference = jax.lax.stop_gradient(jnp.where(mask, reference_log_probs.astype(jnp.float32), 0.0))
+        sums["kl"] = kl_values(log_probs, reference, estimator="k3")
+        sums["kl_k1"] = kl_values(log_probs, reference, estimator="k1")
+        if kl_coefficient != 0:
+            objective -= kl_coefficient * kl_values(log_probs, reference, estimator=kl_estimator)
+    loss = -_sum_completions(objective, mask, aggregation) / denominator
+    return loss, jax.lax.stop_gradient(_token_metrics(sums, ratios, mask))
+
+
+def reduce_metrics(metrics: TokenMetrics) -> dict[str, Float[Array, ""]]:
+    """Means over the tokens of all microbatches, whose metrics are stacked along any number of leading axes."""
+    count = jnp.maximum(jnp.sum(metrics.count), 1.0)
+    means = {name: jnp.sum(total) / count for name, total in metrics.sums.items()}
+    return means | {name: jnp.max(largest) for name, largest in metrics.maxima.items()}
+
+
+def _token_metrics(
+    values: dict[str, Float[Array, "P G Lc"]], ratios: Float[Array, "P G Lc"], mask: Bool[Array, "P G Lc"]
+) -> TokenMetrics:
+    sums = {name: jnp.sum(jnp.where(mask, value, 0.0), dtype=jnp.float32) for name, value in values.items()}
+    return TokenMetrics(
+        sums=sums,
+        maxima={"ratio_max": jnp.max(jnp.where(mask, ratios, 0.0))},
+        count=jnp.sum(mask, dtype=jnp.float32),
+    )
+
+
+def _is_clipped(
+    ratios: Float[Array, "P G Lc"], advantages: Float[Array, "P G 1"], clip_low: float, clip_high: float
+) -> Bool[Array, "P G Lc"]:
+    """Where the clip stops the gradient: the ratio has already moved as far as the advantage asks."""
+    return ((ratios > 1.0 + clip_high) & (advantages > 0)) | ((ratios < 1.0 - clip_low) & (advantages < 0))
+
+
+def _sum_completions(
+    values: Float[Array, "P G Lc"], mask: Bool[Array, "P G Lc"], aggregation: Aggregation
+) -> Float[Array, ""]:
+    token_sums = jnp.sum(jnp.where(mask, values, 0.0), axis=-1)
+    if aggregation == "token":
+        return jnp.sum(token_sums)
+    lengths = jnp.sum(mask, axis=-1, dtype=jnp.float32)
+    return jnp.sum(token_sums / jnp.maximum(lengths, 1.0))
+
+
+def _check_aggregation(aggregation: str) -> None:
+    if aggregation not in ("sequence", "token"):
+        raise ValueError(f"aggregation: expected sequence or token; got {aggregation!r}.")
+
+
+def _check_choices(
+    kl_coefficient: float, kl_estimator: str, ratio: str, aggregation: str, *, has_reference: bool
+) -> None:
+    _check_aggregation(aggregation)
+    if kl_estimator == "k1":
+        raise ValueError("kl_estimator: k1 has no gradient on average, so it cannot be a loss; use k2, k3 or k3+.")
+    if kl_estimator not in ("k2", "k3", "k3+"):
+        raise ValueError(f"kl_estimator: expected k2, k3 or k3+; got {kl_estimator!r}.")
+    if ratio not in ("old", "ref"):
+        raise ValueError(f"ratio: expected old or ref; got {ratio!r}.")
+    if not has_reference and (kl_coefficient != 0 or ratio == "ref"):
+        raise ValueError(
+            f"reference_log_probs: expected an array, because kl_coefficient={kl_coefficient} and ratio={ratio!r} "
+            "read it; got None."
+        )

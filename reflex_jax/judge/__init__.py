@@ -1,0 +1,1 @@
+"""The frozen BiomedCLIP judge: where a statement looks in an image, and whether image and texts agree."""

@@ -1,0 +1,141 @@
+"""HOST: what the judge looks at and reads, from images and strings.
+
+The original's preprocessing, without torch: short side to the tower's size (bicubic, Pillow), centre crop; text
+cleaned, cut into WordPiece ids, framed by [CLS] and [SEP]. Three departures: `squash` keeps the whole image instead of
+its centre, since a crop can remove the finding; "[SEP]" and its like inside a statement are read as words, since an
+answer must not steer the tokenizer; and a statement is cut at `max_statement_tokens` (64 by default) where the original
+cuts at 256. A cut keeps [CLS], the first tokens that fit, and [SEP].
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from pathlib import Path
+
+import ftfy
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from reflex_jax.models.biomedclip import BiomedClipConfig
+from reflex_jax.records import JudgeInputs
+from reflex_jax.text.tokenizer import encode_user_text, load_bert_tokenizer
+
+RESIZE_MODES = ("crop", "squash")
+_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
+
+def judge_pixels(image: Image.Image, config: BiomedClipConfig, resize: str = "crop") -> UInt8[np.ndarray, "Y X 3"]:
+    """Resizes an image to the judge's input.
+
+    Args:
+      image: any size; converted to RGB.
+      config: of the judge, for its size and filter.
+      resize: `crop` scales the short side and cuts out the centre, as the original; `squash` scales both sides.
+
+    Raises:
+      ValueError: an unknown `resize`.
+    """
+    size, resample = config.vision.image_size, _FILTERS[config.interpolation]
+    image = image.convert("RGB")
+    if resize == "squash":
+        return np.asarray(image.resize((size, size), resample))
+    if resize != "crop":
+        raise ValueError(f"resize: expected one of {', '.join(RESIZE_MODES)}; got {resize!r}.")
+    width, height = image.size
+    short = min(width, height)
+    # torchvision's roundings: the long side is cut down, the offsets are rounded half to even
+    width, height = (int(size * side / short) if side != short else size for side in (width, height))
+    image = image.resize((width, height), resample)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    return np.asarray(image.crop((left, top, left + size, top + size)))
+
+
+def clean_text(text: str) -> str:
+    """Mends broken Unicode, resolves HTML entities (also doubled ones) and collapses white space."""
+    return " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split())
+
+
+class StatementTokenizer:
+    """The judge's tokenizer: statements in, rows of ids out."""
+
+    def __init__(self, directory: str | Path):
+        """Reads the WordPiece vocabulary of an open_clip directory.
+
+        Raises:
+          ConfigError: tokenizer files are missing.
+        """
+        self._tokenizer = load_bert_tokenizer(directory)
+        # The published file pads and cuts to 256 by itself.
+        self._tokenizer.backend_tokenizer.no_padding()
+        self._tokenizer.backend_tokenizer.no_truncation()
+        self.pad_token_id: int = self._tokenizer.pad_token_id
+
+    def __call__(self, statement: str, max_tokens: int) -> tuple[int, ...]:
+        """Ids of one statement: [CLS], at most `max_tokens - 2` word pieces, [SEP]; no padding."""
+        words = encode_user_text(self._tokenizer, clean_text(statement))[: max_tokens - 2]
+        return (self._tokenizer.cls_token_id, *words, self._tokenizer.sep_token_id)
+
+
+def prepare_judge_batch(
+    pixels: UInt8[np.ndarray, "P Y X 3"],
+    statements: Sequence[Sequence[str | None]],
+    anchors: Sequence[str],
+    tokenizer: StatementTokenizer,
+    *,
+    max_statement_tokens: int,
+    questions: Sequence[str] | None = None,
+) -> JudgeInputs:
+    """Tokenises the statements of P groups, each distinct one of a prompt once.
+
+    Row 0 of a prompt's statements is its anchor. With `questions` (the `centered` mode) row 1 is always its
+    question-only statement, whatever the others say, so that `gather_evidence(centered=True)` finds it there. The other
+    distinct statements follow in order of appearance; two are the same when their ids are. The rest is padding.
+
+    Args:
+      pixels: from `judge_pixels`.
+      statements: G per prompt; None where a completion has no answer.
+      anchors: one per prompt, the statement of the dataset's answer.
+      tokenizer: of the judge.
+      max_statement_tokens: T; longer statements are cut.
+      questions: one per prompt; needed by the `centered` mode and only by it.
+
+    Raises:
+      ValueError: the numbers of images, groups, anchors and questions differ, or the groups differ in size.
+    """
+    prompts = len(statements)
+    sizes = {"images": len(pixels), "anchors": len(anchors)}
+    sizes |= {} if questions is None else {"questions": len(questions)}
+    group = len(statements[0]) if prompts else 0
+    if any(size != prompts for size in sizes.values()) or any(len(row) != group for row in statements):
+        raise ValueError(
+            f"expected one image, anchor and question for each of the {prompts} groups of statements, and groups of "
+            f"one size; got {sizes} and groups of {[len(row) for row in statements]}."
+        )
+    fixed = 1 if questions is None else 2
+    ids = np.full((prompts, group + fixed, max_statement_tokens), tokenizer.pad_token_id, np.int32)
+    counts = np.zeros(prompts, np.int32)
+    index = np.zeros((prompts, group), np.int32)
+    for p, row in enumerate(statements):
+        rows = [anchors[p]] if questions is None else [anchors[p], questions[p]]
+        distinct = [tokenizer(text, max_statement_tokens) for text in rows]
+        for g, text in enumerate(row):
+            if text is None:
+                continue
+            tokens = tokenizer(text, max_statement_tokens)
+            if tokens not in distinct:
+                distinct.append(tokens)
+            index[p, g] = distinct.index(tokens)
+        counts[p] = len(distinct)
+        for s, tokens in enumerate(distinct):
+            ids[p, s, : len(tokens)] = tokens
+    has_statement = np.array([[text is not None for text in row] for row in statements], bool)
+    return JudgeInputs(
+        pixels=np.asarray(pixels),
+        statements=ids,
+        statement_count=counts,
+        statement_index=index,
+        has_statement=has_statement.reshape(prompts, group),
+    )
+

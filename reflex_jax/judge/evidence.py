@@ -1,0 +1,257 @@
+"""DEVICE: what the frozen judge finds for each statement, beside the anchor of its prompt (paper Eq. 2-8).
+
+`gather_evidence` is pure and runs inside the training step; `load_judge` and `judge_evidence` are its front door for
+single pictures and strings. Every distinct statement of a prompt is embedded and explained once, then handed to the
+completions that share it.
+
+A completion without a statement has no evidence: its similarities, IoU and rewards are 0, its maps and masks empty, and
+`is_degenerate` is true.
+
+The `centered` mode (not in the paper) replaces each statement embedding u by the unit vector along u - u0, where u0 is
+the question-only statement, in the similarities too: statements of one question share their template, and the template
+alone makes them similar.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+from PIL import Image
+
+from reflex_jax.checkpoints.open_clip import load_judge_params
+from reflex_jax.checkpoints.paths import resolve_checkpoint
+from reflex_jax.judge.batch import StatementTokenizer, judge_pixels, prepare_judge_batch
+from reflex_jax.judge.saliency import image_evidence, unit
+from reflex_jax.models.biomedclip import BiomedClipConfig, encode_text, normalise_pixels, read_judge_config
+from reflex_jax.records import Evidence, JudgeInputs
+from reflex_jax.rewards.provenance import loop_tightness, provenance_reward
+from reflex_jax.rewards.visual_fidelity import (
+    chance_corrected_iou,
+    intersection_over_union,
+    is_degenerate,
+    quantile_mask,
+    tied_fraction,
+    visual_fidelity_reward,
+)
+
+Params = dict[str, Any]
+
+# Lengths to which statements are padded; the longest statement of the batch picks one at run time.
+TOKEN_BUCKETS = (16, 24, 32, 64, 128, 256, 512)
+_CHUNK_ROWS = 256  # token rows per text tower call: more waste padding statements, fewer starve the matrix products
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A frozen judge: static sizes, parameters and its tokenizer."""
+
+    config: BiomedClipConfig
+    params: Params
+    tokenizer: StatementTokenizer
+
+
+def load_judge(path: str | Path, dtype: str = "float32") -> Judge:
+    """Loads a judge from an open_clip directory; "phantom" is the tiny one shipped with the package.
+
+    Raises:
+      ConfigError: a file is missing, or its tensors or sizes are not those of a BiomedCLIP-shaped model.
+    """
+    directory = resolve_checkpoint(path, "judge")
+    config = read_judge_config(directory)
+    return Judge(config, load_judge_params(directory, config, jnp.dtype(dtype)), StatementTokenizer(directory))
+
+
+def judge_evidence(
+    judge: Judge,
+    images: Sequence[Image.Image],
+    statements: Sequence[Sequence[str | None]],
+    anchors: Sequence[str],
+    saliency: str = "attention_gradient",
+    *,
+    saliency_block: int = -1,
+    quantile: float = 0.5,
+    tie_rule: str = "strict",
+    iou_threshold: float = 0.5,
+    text_threshold: float = 0.8,
+    image_threshold: float = 0.5,
+    resize: str = "crop",
+    max_statement_tokens: int = 64,
+    questions: Sequence[str] | None = None,
+) -> Evidence:
+    """Judges statements about images, as the training step does.
+
+    Args:
+      judge: from `load_judge`.
+      images: P pictures.
+      statements: G for each picture; None for an answer that is missing.
+      anchors: the statement of the true answer, one for each picture.
+      saliency: attention_gradient, gradient_activation or gradcam.
+      saliency_block: transformer block, negative ones count from the end.
+      quantile: p of Eq. 3.
+      tie_rule: strict, rank or paper.
+      iou_threshold: of Eq. 5.
+      text_threshold: tau_tt of Eq. 7.
+      image_threshold: tau_it of Eq. 7.
+      resize: crop or squash.
+      max_statement_tokens: longer statements are cut.
+      questions: question-only statements, one for each picture; given, the evidence is `centered`.
+    """
+    inputs = prepare_judge_batch(
+        np.stack([judge_pixels(image, judge.config, resize) for image in images]),
+        statements,
+        anchors,
+        judge.tokenizer,
+        max_statement_tokens=max_statement_tokens,
+        questions=questions,
+    )
+    return _jitted_gather_evidence(
+        judge.params,
+        inputs,
+        judge.config,
+        saliency=saliency,
+        saliency_block=saliency_block,
+        quantile=quantile,
+        tie_rule=tie_rule,
+        iou_threshold=iou_threshold,
+        text_threshold=text_threshold,
+        image_threshold=image_threshold,
+        centered=questions is not None,
+    )
+
+
+def gather_evidence(
+    params: Params,
+    inputs: JudgeInputs,
+    config: BiomedClipConfig,
+    *,
+    saliency: str,
+    saliency_block: int,
+    quantile: float,
+    tie_rule: str,
+    iou_threshold: float,
+    text_threshold: float,
+    image_threshold: float,
+    centered: bool,
+) -> Evidence:
+    """Embeddings, saliency, masks, similarities and the rewards they give, for P prompts of G completions.
+
+    Nothing is differentiated through the judge: its parameters are cut off here, once.
+
+    Args:
+      params: of the judge.
+      inputs: from `prepare_judge_batch`, with questions exactly if `centered`.
+      config: of the judge; static, as is everything below.
+      saliency: method, see `judge/saliency.py`.
+      saliency_block: transformer block of the method.
+      quantile: p of Eq. 3.
+      tie_rule: what happens to cells tied at the cut.
+      iou_threshold: of Eq. 5.
+      text_threshold: tau_tt of Eq. 7.
+      image_threshold: tau_it of Eq. 7.
+      centered: compare statements after taking out what the question alone says.
+    """
+    prompts, group = inputs.statement_index.shape
+    chex.assert_shape(inputs.statements, (prompts, group + (2 if centered else 1), None))
+    chex.assert_shape(inputs.pixels, (prompts, config.vision.image_size, config.vision.image_size, 3))
+    params = jax.lax.stop_gradient(params)
+    embeddings = encode_statements(params, inputs, config)
+    if centered:
+        difference = embeddings - embeddings[:, 1:2]
+        # The question's own words leave rounding noise, which would become a direction if stretched to length 1.
+        says_more = jnp.linalg.norm(difference, axis=-1, keepdims=True) > 1e-5
+        embeddings = jnp.where(says_more, unit(difference), 0.0)
+    images, maps = image_evidence(
+        params, normalise_pixels(inputs.pixels, config), embeddings, config, method=saliency, block=saliency_block
+    )
+    masks = quantile_mask(maps, quantile=quantile, tie_rule=tie_rule)
+    degenerate = is_degenerate(masks)
+    thresholds = {"text_threshold": text_threshold, "image_threshold": image_threshold}
+
+    def of_completions(per_statement: Array) -> Array:
+        index = inputs.statement_index.reshape(prompts, group, *(1,) * (per_statement.ndim - 2))
+        has = inputs.has_statement.reshape(index.shape)
+        return jnp.where(has, jnp.take_along_axis(per_statement, index, axis=1), jnp.zeros((), per_statement.dtype))
+
+    iou = of_completions(intersection_over_union(masks, masks[:, :1]))
+    text_text = of_completions(jnp.einsum("psd,pd->ps", embeddings, embeddings[:, 0], precision="highest"))
+    image_text = of_completions(jnp.einsum("psd,pd->ps", embeddings, images, precision="highest"))
+    cannot_be_cut = of_completions(degenerate | degenerate[:, :1]) | ~inputs.has_statement
+    provenance = provenance_reward(text_text, image_text, **thresholds)
+    tightness = loop_tightness(text_text, image_text, **thresholds)
+    return Evidence(
+        image_embeddings=images,
+        statement_embeddings=of_completions(embeddings),
+        anchor_embeddings=embeddings[:, 0],
+        saliency=of_completions(maps),
+        anchor_saliency=maps[:, 0],
+        masks=of_completions(masks),
+        anchor_masks=masks[:, 0],
+        iou=iou,
+        chance_corrected_iou=of_completions(chance_corrected_iou(masks, masks[:, :1])),
+        text_text_similarity=text_text,
+        image_text_similarity=image_text,
+        visual_fidelity=visual_fidelity_reward(iou, threshold=iou_threshold, is_degenerate=cannot_be_cut),
+        # Thresholds below 0 are allowed, and the zeros of a missing statement would pass them.
+        provenance=jnp.where(inputs.has_statement, provenance, 0.0),
+        loop_tightness=jnp.where(inputs.has_statement, tightness, 0.0),
+        is_degenerate=cannot_be_cut,
+        tied_fraction=of_completions(tied_fraction(maps, quantile=quantile)),
+    )
+
+
+_jitted_gather_evidence = jax.jit(
+    gather_evidence,
+    static_argnames=(
+        "config", "saliency", "saliency_block", "quantile", "tie_rule",
+        "iou_threshold", "text_threshold", "image_threshold", "centered",
+    ),
+)  # fmt: skip
+
+
+def encode_statements(
+    params: Params, inputs: JudgeInputs, config: BiomedClipConfig
+) -> Float[Array, "P S E"]:
+    """Unit embeddings of the distinct statements; padding rows are 0 or arbitrary.
+
+    The arrays are static, the work is not: statements are padded to the smallest bucket that holds the longest of the
+    batch, and the S axis is walked in chunks as far as the prompt with most distinct statements needs.
+    """
+    tokens = inputs.statements.shape[-1]
+    buckets = [size for size in TOKEN_BUCKETS if size < tokens] + [tokens]
+    is_token = jnp.any(inputs.statements != config.text.pad_token_id, axis=(0, 1))
+    longest = jnp.max(jnp.where(is_token, jnp.arange(1, tokens + 1), 0))
+    used = jnp.max(inputs.statement_count)
+
+    def encode_at(size: int):
+        return lambda: unit(_encode_columns(params, inputs.statements[..., :size], used, config))
+
+    return jax.lax.switch(jnp.searchsorted(jnp.asarray(buckets), longest), [encode_at(size) for size in buckets])
+
+
+def _encode_columns(
+    params: Params, ids: Int[Array, "P S T"], used: Int[Array, ""], config: BiomedClipConfig
+) -> Float[Array, "P S E"]:
+    """Text tower over columns 0 .. used - 1 of the S axis (rounded up to chunks); the others stay 0."""
+    prompts, columns, tokens = ids.shape
+    chunks = max(1, min(columns, prompts * columns * tokens // _CHUNK_ROWS))
+    width = -(-columns // chunks)
+    chunks = -(-columns // width)
+    missing = chunks * width - columns
+    ids = jnp.pad(ids, ((0, 0), (0, missing), (0, 0)), constant_values=config.text.pad_token_id)
+
+    def encode_chunk(chunk: Array, embeddings: Array) -> Array:
+        rows = jax.lax.dynamic_slice_in_dim(ids, chunk * width, width, axis=1)
+        encoded = encode_text(params, rows.reshape(prompts * width, tokens), config).reshape(prompts, width, -1)
+        return jax.lax.dynamic_update_slice_in_dim(embeddings, encoded, chunk * width, axis=1)
+
+    embeddings = jnp.zeros((prompts, chunks * width, config.embed_dim), jnp.float32)
+    embeddings = jax.lax.fori_loop(0, -(-used // width), encode_chunk, embeddings)
+    return embeddings[:, :columns]

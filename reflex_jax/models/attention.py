@@ -1,0 +1,142 @@
+"""Attention as pure functions, heads first, softmax in float32.
+
+Axis letters: P prompts, G completions of a prompt, T query tokens, S prompt tokens, K key heads, R query heads per key
+head, H head width, W windows, U patches of a window. A query head n reads key head n // R.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+MASKED = -1e30  # finite, so that a row without any allowed key stays finite too
+
+
+def masked_softmax_product(
+    scores: Float[Array, "*batch T S"], is_allowed: Bool[Array, "*#batch #T S"], values: Float[Array, "*batch S H"]
+) -> Float[Array, "*batch T H"]:
+    """softmax(scores) @ values over the allowed keys; one division per output instead of one per score."""
+    scores = jnp.where(is_allowed, scores, MASKED)
+    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
+    return (_product(weights.astype(values.dtype), values) / weights.sum(-1, keepdims=True)).astype(values.dtype)
+
+
+def prompt_attention(
+    queries: Float[Array, "P S N H"],
+    keys: Float[Array, "P S K H"],
+    values: Float[Array, "P S K H"],
+    is_valid: Bool[Array, "P S"],
+    *,
+    implementation: str = "xla",
+) -> Float[Array, "P S N H"]:
+    """Causal self-attention of the prompts; padding on either side is never read.
+
+    Args:
+      queries: rotated, not yet scaled.
+      keys: rotated.
+      values: of the same tokens.
+      is_valid: False for padding.
+      implementation: "xla", or "cudnn" for the fused kernel of NVIDIA GPUs (half precision only).
+    """
+    prompts, length, heads, width = queries.shape
+    is_allowed = is_valid[:, None, :] & jnp.tri(length, dtype=bool)  # [P, T, S]
+    if implementation == "cudnn":
+        return jax.nn.dot_product_attention(queries, keys, values, mask=is_allowed[:, None], implementation="cudnn")
+    key_heads = keys.shape[2]
+    rows = _heads_first(queries * width**-0.5, key_heads)  # [P, K, R, T, H]
+    repeats = rows.shape[2]
+    rows = rows.reshape(prompts, key_heads, repeats * length, width)
+    scores = _product(rows, keys.transpose(0, 2, 3, 1)).reshape(prompts, key_heads, repeats, length, length)
+    scores = jnp.where(is_allowed[:, None, None], scores, MASKED)
+    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
+    sums = weights.sum(-1, keepdims=True)
+    weights = weights.astype(values.dtype).reshape(prompts, key_heads, repeats * length, length)
+    outputs = _product(weights, values.transpose(0, 2, 1, 3)).reshape(*sums.shape[:-1], width) / sums
+    return outputs.astype(queries.dtype).transpose(0, 3, 1, 2, 4).reshape(queries.shape)
+
+
+def group_attention(
+    queries: Float[Array, "P G T N H"],
+    prompt_keys: Float[Array, "P K S H"],
+    prompt_values: Float[Array, "P K S H"],
+    own_keys: Float[Array, "P K G C H"],
+    own_values: Float[Array, "P K G C H"],
+    is_valid: Bool[Array, "P S"],
+    is_written: Bool[Array, "T C"],
+) -> Float[Array, "P G T N H"]:
+    """Attention of completions to their prompt and to themselves, the prompt's keys shared by the group.
+
+    Group, head repeats and time are rows of one matrix product against the prompt's keys, so that nothing is tiled;
+    both parts are normalised by one common sum, so that nothing is concatenated.
+
+    Args:
+      queries: rotated, not yet scaled.
+      prompt_keys: heads first.
+      prompt_values: heads first.
+      own_keys: of the completions, heads first; C = T in training, the cache's slots in decoding.
+      own_values: likewise.
+      is_valid: False for padding of the prompt.
+      is_written: whether query t may read slot c of its own completion.
+    """
+    prompts, group, length, heads, width = queries.shape
+    key_heads, repeats = prompt_keys.shape[1], heads // prompt_keys.shape[1]
+    rows = (queries * width**-0.5).reshape(prompts, group, length, key_heads, repeats, width)
+    rows = rows.transpose(0, 3, 1, 4, 2, 5)  # [P, K, G, R, T, H]
+    all_rows = rows.reshape(prompts, key_heads, group * repeats * length, width)
+    own_rows = rows.reshape(prompts, key_heads, group, repeats * length, width)
+    to_prompt = jnp.where(is_valid[:, None, None, :], _product(all_rows, prompt_keys.swapaxes(-1, -2)), MASKED)
+    to_prompt = to_prompt.reshape(*own_rows.shape[:-1], -1)  # [P, K, G, R*T, S]
+    to_own = _product(own_rows, own_keys.swapaxes(-1, -2))  # [P, K, G, R*T, C]
+    to_own = jnp.where(jnp.tile(is_written, (repeats, 1)), to_own, MASKED)
+    peak = jnp.maximum(to_prompt.max(-1, keepdims=True), to_own.max(-1, keepdims=True))
+    peak = jax.lax.stop_gradient(peak)
+    to_prompt, to_own = jnp.exp(to_prompt - peak), jnp.exp(to_own - peak)
+    sums = to_prompt.sum(-1, keepdims=True) + to_own.sum(-1, keepdims=True)
+    from_prompt = to_prompt.astype(prompt_values.dtype).reshape(*all_rows.shape[:-1], -1)
+    from_prompt = _product(from_prompt, prompt_values).reshape(own_rows.shape)
+    outputs = (from_prompt + _product(to_own.astype(own_values.dtype), own_values)) / sums
+    outputs = outputs.astype(queries.dtype).reshape(prompts, key_heads, group, repeats, length, width)
+    return outputs.transpose(0, 2, 4, 1, 3, 5).reshape(queries.shape)
+
+
+def window_attention(
+    queries: Float[Array, "P W U N H"],
+    keys: Float[Array, "P W U N H"],
+    values: Float[Array, "P W U N H"],
+    image_ids: Int[Array, "P W U"],
+) -> Float[Array, "P W U N H"]:
+    """Each patch reads the filled slots of its own window."""
+    is_filled = (image_ids > 0)[:, :, None, None, :]
+    queries, keys, values = (part.swapaxes(2, 3) for part in (queries * queries.shape[-1] ** -0.5, keys, values))
+    scores = _product(queries, keys.swapaxes(-1, -2))  # [P, W, N, U, U]
+    return masked_softmax_product(scores, is_filled, values).swapaxes(2, 3)
+
+
+def image_attention(
+    queries: Float[Array, "P W U N H"],
+    keys: Float[Array, "P W U N H"],
+    values: Float[Array, "P W U N H"],
+    image_ids: Int[Array, "P W U"],
+) -> Float[Array, "P W U N H"]:
+    """Each patch reads all patches of its own image, and no other image of the row."""
+    shape = queries.shape
+    prompts, patches, heads, width = shape[0], shape[1] * shape[2], shape[3], shape[4]
+    ids = image_ids.reshape(prompts, patches)
+    is_same = (ids[:, None, :] == ids[:, :, None]) & (ids[:, None, :] > 0)
+    queries, keys, values = (
+        part.reshape(prompts, patches, heads, width).swapaxes(1, 2) for part in (queries * width**-0.5, keys, values)
+    )
+    scores = _product(queries, keys.swapaxes(-1, -2))  # [P, N, W*U, W*U]
+    return masked_softmax_product(scores, is_same[:, None], values).swapaxes(1, 2).reshape(shape)
+
+
+def _heads_first(queries: Float[Array, "P T N H"], key_heads: int) -> Float[Array, "P K R T H"]:
+    prompts, length, heads, width = queries.shape
+    grouped = queries.reshape(prompts, length, key_heads, heads // key_heads, width)
+    return grouped.transpose(0, 2, 3, 1, 4)
+
+
+def _product(left: Array, right: Array) -> Array:
+    """Matrix product accumulated and returned in float32."""
+    return jnp.matmul(left, right, preferred_element_type=jnp.float32)

@@ -1,0 +1,46 @@
+"""Attention of the judge's two towers, with the probabilities in the open.
+
+Fused attention kernels never hand out the probabilities, and `attention_gradient` saliency needs both them and their
+gradient. Heads come first, so that both products are plain batched matrix products.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+
+def attention_probabilities(
+    queries: Float[Array, "B T D"],
+    keys: Float[Array, "B S D"],
+    *,
+    heads: int,
+    is_valid: Bool[Array, "B S"] | None = None,
+) -> Float[Array, "B N T S"]:
+    """softmax(q k / sqrt(H)) for every head, in float32 whatever the dtype of the inputs.
+
+    Args:
+      queries: rows that look.
+      keys: rows that are looked at.
+      heads: N; the width D is N * H.
+      is_valid: False for padding, which gets probability 0 (a row with nothing valid gets a flat distribution).
+    """
+    queries, keys = _split_heads(queries, heads), _split_heads(keys, heads)
+    scores = (queries * queries.shape[-1] ** -0.5) @ keys.swapaxes(-1, -2)
+    scores = scores.astype(jnp.float32)
+    if is_valid is not None:
+        scores = jnp.where(is_valid[:, None, None, :], scores, jnp.finfo(jnp.float32).min)
+    return jax.nn.softmax(scores, axis=-1)
+
+
+def mix_values(
+    probabilities: Float[Array, "B N T S"], values: Float[Array, "B S D"]
+) -> Float[Array, "B T D"]:
+    """The values averaged with the probabilities of each head, heads side by side again."""
+    mixed = probabilities.astype(values.dtype) @ _split_heads(values, probabilities.shape[1])
+    return mixed.swapaxes(1, 2).reshape(*mixed.shape[:1], mixed.shape[2], values.shape[-1])  # [B,N,T,H] -> [B,T,N*H]
+
+
+def _split_heads(rows: Float[Array, "B T D"], heads: int) -> Float[Array, "B N T H"]:
+    return rows.reshape(*rows.shape[:2], heads, rows.shape[2] // heads).swapaxes(1, 2)

@@ -1,0 +1,166 @@
+"""The language decoder of Qwen2.5-VL: one layer as a Linen module, the stack above it as plain scans.
+
+The layer does not know what it attends to: prefill, the update of a whole group and decoding hand it different pure
+functions. Axis letters as in `reflex_jax.records`; K key heads, H head width, L layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from reflex_jax.models import attention
+from reflex_jax.models.layers import RMSNorm, dense, gated_feed_forward
+from reflex_jax.models.rope import Rotation, multimodal_rotation, rotate
+
+Params = dict[str, Any]
+Attend = Callable[[Array, Array, Array], tuple[Array, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class QwenTextConfig:
+    """Sizes of the decoder."""
+
+    vocabulary: int  # rows of the embedding, more than the tokenizer has
+    width: int
+    layers: int
+    heads: int
+    key_heads: int
+    hidden: int  # of the feed-forward block
+    epsilon: float
+    rope_theta: float
+    rope_sections: tuple[int, ...]  # frequencies that turn with time, height, width
+    is_tied: bool  # the head is the embedding, transposed
+
+    @property
+    def head_width(self) -> int:
+        """H."""
+        return self.width // self.heads
+
+
+class DecoderLayer(nn.Module):
+    """One pre-norm block with grouped-query attention."""
+
+    config: QwenTextConfig
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "*rows D"], rotation: Rotation, attend: Attend
+    ) -> tuple[Float[Array, "*rows D"], Any]:
+        """Applies the block to rows in any arrangement.
+
+        Args:
+          x: hidden states.
+          rotation: of each row.
+          attend: maps rotated queries [*rows, N, H], rotated keys and values [*rows, K, H] to the mixed values
+            [*rows, N, H] and whatever the caller wants to keep (a cache).
+
+        Returns:
+          The new hidden states, and what `attend` kept.
+        """
+        config, rows = self.config, x.shape[:-1]
+        normed = RMSNorm(config.epsilon, name="input_norm")(x)
+        sizes = {"q": config.heads, "k": config.key_heads, "v": config.key_heads}
+        queries, keys, values = (
+            dense(heads * config.head_width, name, use_bias=True)(normed).reshape(*rows, heads, config.head_width)
+            for name, heads in sizes.items()
+        )
+        mixed, kept = attend(rotate(queries, rotation), rotate(keys, rotation), values)
+        x = x + dense(config.width, "o", use_bias=False)(mixed.reshape(*rows, config.heads * config.head_width))
+        normed = RMSNorm(config.epsilon, name="post_norm")(x)
+        return x + gated_feed_forward(normed, hidden=config.hidden, use_bias=False), kept
+
+
+def text_rotation(positions: Int[Array, "*rows 3"], config: QwenTextConfig) -> Rotation:
+    """Rotation of decoder rows at M-RoPE positions."""
+    return multimodal_rotation(
+        positions, head_width=config.head_width, sections=config.rope_sections, theta=config.rope_theta
+    )
+
+
+def prompt_stack(
+    layers: Params,
+    x: Float[Array, "P Lp D"],
+    positions: Int[Array, "P 3 Lp"],
+    is_valid: Bool[Array, "P Lp"],
+    config: QwenTextConfig,
+    *,
+    implementation: str,
+    remat: bool,
+    keep_cache: bool,
+) -> tuple[Float[Array, "P Lp D"], tuple[Array, Array] | None]:
+    """Runs all layers over prompts.
+
+    Returns:
+      The last hidden states (not normed) and, if `keep_cache`, keys and values [L, P, K, Lp, H].
+    """
+    rotation = text_rotation(positions.swapaxes(1, 2), config)
+
+    def attend(queries: Array, keys: Array, values: Array) -> tuple[Array, tuple[Array, Array] | None]:
+        mixed = attention.prompt_attention(queries, keys, values, is_valid, implementation=implementation)
+        return mixed, (keys.swapaxes(1, 2), values.swapaxes(1, 2)) if keep_cache else None
+
+    return _scan_layers(layers, x, rotation, attend, config, remat)
+
+
+def shared_group_stack(
+    layers: Params,
+    x: Float[Array, "P Lp+G*Lc D"],
+    positions: Int[Array, "P Lp+G*Lc 3"],
+    is_valid: Bool[Array, "P Lp"],
+    config: QwenTextConfig,
+    *,
+    group_size: int,
+    implementation: str,
+    remat: bool,
+) -> Float[Array, "P Lp+G*Lc D"]:
+    """Runs all layers over prompts and their groups of completions, each prompt once.
+
+    The rows of a prompt and of its G completions lie behind one another, so that everything but the attention is one
+    matrix product over all rows; the attention cuts them apart.
+    """
+    prompts, length = is_valid.shape
+    rotation = text_rotation(positions, config)
+
+    def attend(queries: Array, keys: Array, values: Array) -> tuple[Array, None]:
+        of_prompts = attention.prompt_attention(
+            queries[:, :length], keys[:, :length], values[:, :length], is_valid, implementation=implementation
+        )
+        prompt_keys, prompt_values = (part[:, :length].swapaxes(1, 2) for part in (keys, values))
+        own_queries, own_keys, own_values = (
+            part[:, length:].reshape(prompts, group_size, -1, *part.shape[2:]) for part in (queries, keys, values)
+        )
+        steps = own_keys.shape[2]
+        own_keys, own_values = (part.transpose(0, 3, 1, 2, 4) for part in (own_keys, own_values))
+        of_groups = attention.group_attention(
+            own_queries, prompt_keys, prompt_values, own_keys, own_values, is_valid, jnp.tri(steps, dtype=bool)
+        )
+        return jnp.concatenate([of_prompts, of_groups.reshape(prompts, -1, *queries.shape[2:])], axis=1), None
+
+    return _scan_layers(layers, x, rotation, attend, config, remat)[0]
+
+
+def init_decoder_layers(config: QwenTextConfig, key: jax.Array) -> Params:
+    """Draws random layers, stacked [L, ...]: normal kernels of standard deviation 0.02, zero biases, unit scales."""
+    x = jnp.zeros((1, config.width))
+    rotation = text_rotation(jnp.zeros((1, 3), jnp.int32), config)
+
+    def init_layer(key: jax.Array) -> Params:
+        return DecoderLayer(config).init(key, x, rotation, lambda queries, keys, values: (queries, None))["params"]
+
+    return jax.vmap(init_layer)(jax.random.split(key, config.layers))
+
+
+def _scan_layers(
+    layers: Params, x: Array, rotation: Rotation, attend: Attend, config: QwenTextConfig, remat: bool
+) -> tuple[Array, Any]:
+    def step(x: Array, layer_params: Params) -> tuple[Array, Any]:
+        return DecoderLayer(config).apply({"params": layer_params}, x, rotation, attend)
+
+    return jax.lax.scan(jax.checkpoint(step, prevent_cse=False) if remat else step, x, layers)

@@ -1,0 +1,148 @@
+"""The vision tower of Qwen2.5-VL: patches in attention windows, a few layers that read the whole image, a 2x2 merger.
+
+Patches arrive sorted into windows (`reflex_jax.data.images`), so window attention is a mask over one axis and nothing
+here depends on the size of an image. Empty slots are computed and never read.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from reflex_jax.models import attention
+from reflex_jax.models.layers import RMSNorm, dense, gated_feed_forward
+from reflex_jax.models.rope import Rotation, image_rotation, rotate
+from reflex_jax.records import VisionInputs
+
+Params = dict[str, Any]
+EPSILON = 1e-6  # of every norm of the tower; not part of the checkpoint's configuration
+ImageAttention = Callable[[Array, Array, Array, Array], Array]
+
+
+@dataclass(frozen=True, kw_only=True)
+class QwenVisionConfig:
+    """Sizes of the vision tower."""
+
+    width: int
+    depth: int
+    heads: int
+    hidden: int  # of the feed-forward block
+    output_width: int  # of the decoder
+    full_attention_layers: tuple[int, ...]  # the others read their own window only
+    window_size: int = 112  # pixels
+    patch_size: int = 14  # pixels
+    merge_size: int = 2  # patches per side that make one feature
+    temporal_patch_size: int = 2  # frames in one patch; a still image is repeated
+    channels: int = 3
+
+    @property
+    def patch_width(self) -> int:
+        """Numbers in one flattened patch."""
+        return self.channels * self.temporal_patch_size * self.patch_size**2
+
+    @property
+    def patches_per_window(self) -> int:
+        """U, the slots of one attention window."""
+        return (self.window_size // self.patch_size) ** 2
+
+    @property
+    def patches_per_feature(self) -> int:
+        """How many consecutive slots make one merged feature."""
+        return self.merge_size**2
+
+
+class VisionLayer(nn.Module):
+    """One pre-norm block: attention, then a gated feed-forward block."""
+
+    config: QwenVisionConfig
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "P W U D"], rotation: Rotation, image_ids: Int[Array, "P W U"], attend: ImageAttention
+    ) -> Float[Array, "P W U D"]:
+        """Applies the block; `attend` is `window_attention` or `image_attention`."""
+        width, heads = self.config.width, self.config.heads
+        normed = RMSNorm(EPSILON, name="norm1")(x)
+        queries, keys, values = (
+            dense(width, name, use_bias=True)(normed).reshape(*x.shape[:-1], heads, width // heads) for name in "qkv"
+        )
+        mixed = attend(rotate(queries, rotation), rotate(keys, rotation), values, image_ids)
+        x = x + dense(width, "o", use_bias=True)(mixed.reshape(x.shape))
+        normed = RMSNorm(EPSILON, name="norm2")(x)
+        return x + gated_feed_forward(normed, hidden=self.config.hidden, use_bias=True)
+
+
+class PatchMerger(nn.Module):
+    """Norm, then the 2x2 patches of a feature through a two-layer perceptron with exact GELU."""
+
+    config: QwenVisionConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "P W U D"]) -> Float[Array, "P F out"]:
+        """Merges four consecutive slots into one feature."""
+        wide = self.config.width * self.config.patches_per_feature
+        x = RMSNorm(EPSILON, name="norm")(x).reshape(x.shape[0], -1, wide)
+        x = nn.gelu(dense(wide, "fc1", use_bias=True)(x), approximate=False)
+        return dense(self.config.output_width, "fc2", use_bias=True)(x)
+
+
+def encode_patches(
+    params: Params, vision: VisionInputs, config: QwenVisionConfig, *, remat: bool
+) -> Float[Array, "P F out"]:
+    """Runs the tower.
+
+    Args:
+      params: subtree "vision" of the policy.
+      vision: patches in windows.
+      config: sizes.
+      remat: recompute each layer in the backward pass.
+
+    Returns:
+      One feature for each four slots, in slot order; features of empty slots hold numbers nobody may read.
+    """
+    kernel = params["patch_embed"]["kernel"]
+    x = vision.patches.astype(kernel.dtype) @ kernel
+    rotation = image_rotation(vision.coordinates, head_width=config.width // config.heads)
+    layer = VisionLayer(config)
+
+    def apply_layer(attend: ImageAttention, x: Array, layer_params: Params) -> Array:
+        return layer.apply({"params": layer_params}, x, rotation, vision.image_ids, attend)
+
+    for is_full, start, stop in _runs_of_equal_layers(config):
+        step = partial(apply_layer, attention.image_attention if is_full else attention.window_attention)
+        step = jax.checkpoint(step, prevent_cse=False) if remat else step
+        run = jax.tree.map(lambda leaf, start=start, stop=stop: leaf[start:stop], params["layers"])
+        x, _ = jax.lax.scan(lambda x, p, step=step: (step(x, p), None), x, run)
+    return PatchMerger(config).apply({"params": params["merger"]}, x)
+
+
+def init_vision_params(config: QwenVisionConfig, key: jax.Array) -> Params:
+    """Draws random parameters: normal kernels of standard deviation 0.02, zero biases, unit scales."""
+    layer_key, merger_key, patch_key = jax.random.split(key, 3)
+    x = jnp.zeros((1, 1, config.patches_per_window, config.width))
+    image_ids = jnp.ones(x.shape[:-1], jnp.int32)
+    rotation = image_rotation(jnp.zeros((*x.shape[:-1], 2), jnp.int32), head_width=config.width // config.heads)
+
+    def init_layer(key: jax.Array) -> Params:
+        return VisionLayer(config).init(key, x, rotation, image_ids, attention.window_attention)["params"]
+
+    return {
+        "patch_embed": {"kernel": 0.02 * jax.random.normal(patch_key, (config.patch_width, config.width))},
+        "layers": jax.vmap(init_layer)(jax.random.split(layer_key, config.depth)),
+        "merger": PatchMerger(config).init(merger_key, x)["params"],
+    }
+
+
+def _runs_of_equal_layers(config: QwenVisionConfig) -> list[tuple[bool, int, int]]:
+    """Consecutive layers of one kind, as (reads the whole image, first, last + 1)."""
+    kinds = itertools.groupby(range(config.depth), lambda index: index in config.full_attention_layers)
+    runs = [(is_full, list(indices)) for is_full, indices in kinds]
+    return [(is_full, indices[0], indices[-1] + 1) for is_full, indices in runs]

@@ -1,0 +1,396 @@
+"""Qwen2.5-VL as functions of (params, inputs, config): logits, prefill, decoding and the log-probs of a whole group.
+
+What belongs to a prompt is computed once: G completions of a prompt attend to one copy of its keys, in decoding and in
+the update alike, with the values and gradients of G separate forward passes. Parameters are nested dicts, kernels
+[in, out], layers stacked [L, ...]; compute happens in their dtype, statistics (norms, softmax, log-probs) in float32.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+from reflex_jax.config import ConfigError
+from reflex_jax.models import attention
+from reflex_jax.models.layers import rms_norm
+from reflex_jax.models.qwen_decoder import (
+    DecoderLayer,
+    QwenTextConfig,
+    init_decoder_layers,
+    prompt_stack,
+    shared_group_stack,
+    text_rotation,
+)
+from reflex_jax.models.qwen_vision import QwenVisionConfig, encode_patches, init_vision_params
+from reflex_jax.records import PromptInputs, VisionInputs
+
+Params = dict[str, Any]
+MODEL_TYPES = ("qwen2_5_vl",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QwenVLConfig:
+    """Sizes of both towers and the ids with a meaning."""
+
+    text: QwenTextConfig
+    vision: QwenVisionConfig
+    image_token_id: int
+    video_token_id: int
+    vision_start_token_id: int
+    vision_end_token_id: int
+    eos_token_ids: tuple[int, ...]  # of generation_config.json where there is one
+    pad_token_id: int
+
+
+@struct.dataclass
+class Prefill:
+    """What decoding needs of the prompts: a cache without a group axis."""
+
+    last_hidden: Float[Array, "P D"]  # at the last valid token, not normed
+    keys: Float[Array, "L P K Lp H"]
+    values: Float[Array, "L P K Lp H"]
+    is_valid: Bool[Array, "P Lp"]
+    next_position: Int[Array, "P"]  # of the first completion token, on all three axes
+
+
+def read_qwen_config(directory: str | Path) -> QwenVLConfig:
+    """Reads config.json (flat as on the hub, or with a nested text_config) and generation_config.json.
+
+    Raises:
+      ConfigError: the file is missing or incomplete, or describes a model this code does not compute.
+    """
+    path = Path(directory) / "config.json"
+    if not path.is_file():
+        raise ConfigError(f"policy.path: expected {path}; there is no such file.")
+    raw = json.loads(path.read_text())
+    if raw.get("model_type") not in MODEL_TYPES:
+        raise ConfigError(
+            f"{path}: expected model_type {' or '.join(MODEL_TYPES)}; got {raw.get('model_type')!r}. "
+            "Other families differ in their layers, so their weights would give wrong numbers."
+        )
+    text = {**raw, **(raw.get("text_config") or {})}
+    generation = Path(directory) / "generation_config.json"
+    generation_raw = json.loads(generation.read_text()) if generation.is_file() else {}
+    eos = generation_raw.get("eos_token_id", raw.get("eos_token_id", text.get("eos_token_id")))
+    eos = tuple(eos) if isinstance(eos, list) else (eos,)
+    pad = next((i for i in (generation_raw.get("pad_token_id"), text.get("pad_token_id")) if i is not None), eos[0])
+    try:
+        return QwenVLConfig(
+            text=_text_config(raw, text, path),
+            vision=_vision_config(raw["vision_config"], path),
+            eos_token_ids=eos,
+            pad_token_id=pad,
+            **{
+                name: raw[name]
+                for name in ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+            },
+        )
+    except KeyError as missing:
+        raise ConfigError(f"{path}: expected the key {missing}; it is missing.") from missing
+
+
+def init_policy_params(config: QwenVLConfig, key: jax.Array, dtype: Any = jnp.float32) -> Params:
+    """Draws random parameters: normal kernels of standard deviation 0.02, zero biases, unit scales."""
+    text = config.text
+    embed_key, layers_key, head_key, vision_key = jax.random.split(key, 4)
+    params: Params = {
+        "embed": {"embedding": 0.02 * jax.random.normal(embed_key, (text.vocabulary, text.width))},
+        "layers": init_decoder_layers(text, layers_key),
+        "final_norm": {"scale": jnp.ones(text.width)},
+        "vision": init_vision_params(config.vision, vision_key),
+    }
+    if not text.is_tied:
+        params["head"] = {"kernel": 0.02 * jax.random.normal(head_key, (text.width, text.vocabulary))}
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+
+
+def encode_images(
+    params: Params, vision: VisionInputs, config: QwenVLConfig, *, remat: bool = False
+) -> Float[Array, "P W*U/4 D"]:
+    """Merged vision features of every row, in slot order (`PromptInputs.feature_index` points into them)."""
+    return encode_patches(params["vision"], vision, config.vision, remat=remat)
+
+
+def embed_prompts(
+    params: Params, prompts: PromptInputs, config: QwenVLConfig, *, remat: bool = False
+) -> Float[Array, "P Lp D"]:
+    """Token embeddings, with the vision features in the place of the image tokens."""
+    embedded = params["embed"]["embedding"][prompts.tokens]
+    if prompts.vision is None:
+        return embedded
+    features = encode_images(params, prompts.vision, config, remat=remat)
+    index = prompts.feature_index[..., None]
+    return jnp.where(index >= 0, jnp.take_along_axis(features, jnp.maximum(index, 0), axis=1), embedded)
+
+
+def prompt_logits(params: Params, prompts: PromptInputs, config: QwenVLConfig) -> Float[Array, "P Lp V"]:
+    """Raw float32 logits at every prompt token; rows of padding hold numbers without a meaning."""
+    hidden, _ = prompt_stack(
+        params["layers"],
+        embed_prompts(params, prompts, config),
+        prompts.positions,
+        prompts.is_valid,
+        config.text,
+        implementation="xla",
+        remat=False,
+        keep_cache=False,
+    )
+    return head_logits(params, hidden, config.text)
+
+
+def head_logits(params: Params, hidden: Float[Array, "*rows D"], config: QwenTextConfig) -> Float[Array, "*rows V"]:
+    """Final norm and head, in float32."""
+    normed = rms_norm(hidden, params["final_norm"]["scale"], epsilon=config.epsilon)
+    if config.is_tied:
+        return jnp.einsum("...d,vd->...v", normed, params["embed"]["embedding"], preferred_element_type=jnp.float32)
+    return jnp.einsum("...d,dv->...v", normed, params["head"]["kernel"], preferred_element_type=jnp.float32)
+
+
+def prefill(params: Params, prompts: PromptInputs, config: QwenVLConfig, *, attention: str = "xla") -> Prefill:
+    """Reads every prompt once and keeps its keys and values."""
+    hidden, (keys, values) = prompt_stack(
+        params["layers"],
+        embed_prompts(params, prompts, config),
+        prompts.positions,
+        prompts.is_valid,
+        config.text,
+        implementation=attention,
+        remat=False,
+        keep_cache=True,
+    )
+    return Prefill(
+        last_hidden=_at_last_valid(hidden, prompts.is_valid),
+        keys=keys,
+        values=values,
+        is_valid=prompts.is_valid,
+        next_position=_next_position(prompts),
+    )
+
+
+def completion_log_probs(
+    params: Params,
+    prompts: PromptInputs,
+    tokens: Int[Array, "P G Lc"],
+    config: QwenVLConfig,
+    *,
+    allowed: Bool[Array, "V"],
+    temperature: float,
+    chunk: int = 512,
+    remat: bool = False,
+    attention: str = "xla",
+) -> tuple[Float[Array, "P G Lc"], Float[Array, "P G Lc"]]:
+    """Log-probs of the tokens of whole groups, each prompt and each image read once.
+
+    Completion token j stands at the prompt's next position + j on all three axes, and the prompt's last valid row
+    predicts completion token 0; values and gradients equal those of G separate sequences.
+
+    Args:
+      params: of the policy; the result is differentiable in all of them, the vision tower included.
+      prompts: padded on either side, with or without images.
+      tokens: the completions; numbers after their end change nothing before it.
+      config: sizes.
+      allowed: the vocabulary the distribution is over. A token outside of it (padding) gets a finite number without
+        a meaning.
+      temperature: divides the logits; 0 (greedy sampling) counts as 1.
+      chunk: completion tokens whose logits exist at one time.
+      remat: recompute each layer in the backward pass.
+      attention: see `prompt_attention`.
+
+    Returns:
+      Log-probs and entropies in float32. The entropies carry no gradient.
+    """
+    prompt_count, group_size, steps = tokens.shape
+    completion = params["embed"]["embedding"][tokens].reshape(prompt_count, group_size * steps, -1)
+    x = jnp.concatenate([embed_prompts(params, prompts, config, remat=remat), completion], axis=1)
+    own = _next_position(prompts)[:, None, None] + jnp.arange(steps)[None, None]  # [P, 1, Lc]
+    own = jnp.broadcast_to(own, (prompt_count, group_size, steps)).reshape(prompt_count, -1, 1)
+    own = jnp.broadcast_to(own, (*own.shape[:2], 3))
+    positions = jnp.concatenate([prompts.positions.swapaxes(1, 2), own], axis=1)
+    hidden = shared_group_stack(
+        params["layers"],
+        x,
+        positions,
+        prompts.is_valid,
+        config.text,
+        group_size=group_size,
+        implementation=attention,
+        remat=remat,
+    )
+    length = prompts.is_valid.shape[1]
+    first = _at_last_valid(hidden[:, :length], prompts.is_valid)[:, None, None]  # [P, 1, 1, D]
+    first = jnp.broadcast_to(first, (prompt_count, group_size, 1, x.shape[-1]))
+    completion = hidden[:, length:].reshape(prompt_count, group_size, steps, -1)
+    predicting = jnp.concatenate([first, completion[:, :, :-1]], axis=2)
+    return _chunked_log_probs(params, predicting, tokens, config.text, allowed, temperature or 1.0, chunk)
+
+
+def token_log_probs(
+    logits: Float[Array, "*rows V"], tokens: Int[Array, "*rows"], *, allowed: Bool[Array, "V"], temperature: float
+) -> tuple[Float[Array, "*rows"], Float[Array, "*rows"]]:
+    """Log-softmax of logits / temperature over the allowed vocabulary at `tokens`, and the entropy (no gradient)."""
+    scaled = logits if temperature == 1 else logits / temperature
+    is_token = jnp.arange(logits.shape[-1]) == tokens[..., None]
+    chosen = jnp.where(is_token, scaled, 0.0).sum(-1)
+    masked = jnp.where(allowed, scaled, attention.MASKED)
+    peak = jax.lax.stop_gradient(masked.max(-1, keepdims=True))
+    shifted = masked - peak
+    weights = jnp.exp(shifted)
+    total = weights.sum(-1)
+    log_total = jnp.log(total)
+    entropy = log_total - (weights * shifted).sum(-1) / total
+    return chosen - peak[..., 0] - log_total, jax.lax.stop_gradient(entropy)
+
+
+def decode_layers(params: Params, prefilled: Prefill) -> list[tuple[Params, Array, Array]]:
+    """Cuts the stacked layers and the prompts' cache apart, once per rollout.
+
+    A slice taken inside the loop would copy every weight at every token.
+    """
+    return [
+        (jax.tree.map(lambda leaf, index=index: leaf[index], params["layers"]), keys, values)
+        for index, (keys, values) in enumerate(zip(prefilled.keys, prefilled.values, strict=True))
+    ]
+
+
+def empty_caches(prefilled: Prefill, *, group_size: int, steps: int) -> list[tuple[Array, Array]]:
+    """Room for the keys and values of the completions, [P, K, G, Lc, H] twice for each layer."""
+    layers, prompts, key_heads, _, width = prefilled.keys.shape
+    empty = jnp.zeros((prompts, key_heads, group_size, steps, width), prefilled.keys.dtype)
+    return [(empty, empty) for _ in range(layers)]
+
+
+def decode_step(
+    params: Params,
+    layers: list[tuple[Params, Array, Array]],
+    tokens: Int[Array, "P G"],
+    step: Int[Array, ""],
+    caches: list[tuple[Array, Array]],
+    prefilled: Prefill,
+    config: QwenVLConfig,
+) -> tuple[Float[Array, "P G V"], list[tuple[Array, Array]]]:
+    """Reads completion token number `step` of every row and returns the logits of the next one.
+
+    Args:
+      params: of the policy (embedding, final norm and head are used).
+      layers: of `decode_layers`.
+      tokens: the tokens at `step`.
+      step: slot of the cache they go to.
+      caches: of `empty_caches`, or of the step before.
+      prefilled: the prompts.
+      config: sizes.
+    """
+    x = params["embed"]["embedding"][tokens][:, :, None]  # [P, G, 1, D]
+    positions = jnp.broadcast_to((prefilled.next_position + step)[:, None, None, None], (*x.shape[:-1], 3))
+    rotation = text_rotation(positions, config.text)
+    is_written = (jnp.arange(caches[0][0].shape[3]) <= step)[None]  # [1, Lc]
+    written = []
+    for (layer_params, prompt_keys, prompt_values), cache in zip(layers, caches, strict=True):
+
+        def attend(queries: Array, *new: Array, prompt=(prompt_keys, prompt_values), cache=cache) -> tuple[Array, Any]:
+            # [P, G, 1, K, H] -> [P, K, G, 1, H]
+            own = tuple(
+                jax.lax.dynamic_update_slice_in_dim(old, part.transpose(0, 3, 1, 2, 4), step, axis=3)
+                for old, part in zip(cache, new, strict=True)
+            )
+            return attention.group_attention(queries, *prompt, *own, prefilled.is_valid, is_written), own
+
+        x, own = DecoderLayer(config.text).apply({"params": layer_params}, x, rotation, attend)
+        written.append(own)
+    return head_logits(params, x[:, :, 0], config.text), written
+
+
+def _chunked_log_probs(
+    params: Params,
+    hidden: Float[Array, "P G Lc D"],
+    tokens: Int[Array, "P G Lc"],
+    config: QwenTextConfig,
+    allowed: Array,
+    temperature: float,
+    chunk: int,
+) -> tuple[Array, Array]:
+    """Log-probs without ever holding the logits of more than `chunk` tokens; cut along time, never across prompts."""
+    prompts, group_size, steps = tokens.shape
+
+    def log_probs_of(hidden: Array, tokens: Array) -> tuple[Array, Array]:
+        logits = head_logits(params, hidden, config)
+        return token_log_probs(logits, tokens, allowed=allowed, temperature=temperature)
+
+    width = max(1, chunk // (prompts * group_size))
+    if width >= steps:
+        return log_probs_of(hidden, tokens)
+    padding = -steps % width
+    hidden = jnp.pad(hidden, ((0, 0), (0, 0), (0, padding), (0, 0)))
+    tokens = jnp.pad(tokens, ((0, 0), (0, 0), (0, padding)))
+    hidden = jnp.moveaxis(hidden.reshape(prompts, group_size, -1, width, hidden.shape[-1]), 2, 0)
+    tokens = jnp.moveaxis(tokens.reshape(prompts, group_size, -1, width), 2, 0)
+    step = jax.checkpoint(log_probs_of, prevent_cse=False)
+    results = jax.lax.map(lambda chunk: step(*chunk), (hidden, tokens))
+    joined = (jnp.moveaxis(part, 0, 2).reshape(prompts, group_size, -1)[:, :, :steps] for part in results)
+    log_probs, entropy = joined
+    return log_probs, entropy
+
+
+def _at_last_valid(hidden: Float[Array, "P Lp D"], is_valid: Bool[Array, "P Lp"]) -> Float[Array, "P D"]:
+    last = jnp.max(jnp.where(is_valid, jnp.arange(is_valid.shape[1]), 0), axis=1)
+    return jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
+
+
+def _next_position(prompts: PromptInputs) -> Int[Array, "P"]:
+    return jnp.max(jnp.where(prompts.is_valid[:, None], prompts.positions, -1), axis=(1, 2)) + 1
+
+
+def _text_config(raw: dict[str, Any], text: dict[str, Any], path: Path) -> QwenTextConfig:
+    rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    head_width = text["hidden_size"] // text["num_attention_heads"]
+    refused = {
+        "hidden_act": (text.get("hidden_act", "silu"), ("silu",)),
+        "rope type": (kind, ("mrope", "default")),
+        "use_sliding_window": (text.get("use_sliding_window") or False, (False,)),
+    }
+    problems = [
+        f"{key}: expected {choices[0]!r}, got {got!r}" for key, (got, choices) in refused.items() if got not in choices
+    ]
+    sections = tuple(rope.get("mrope_section", ()))
+    if 2 * sum(sections) != head_width or len(sections) != 3:
+        problems.append(f"mrope_section: expected three numbers that add up to {head_width // 2}, got {list(sections)}")
+    if problems:
+        raise ConfigError(f"{path}: " + "; ".join(problems) + ".")
+    return QwenTextConfig(
+        vocabulary=text["vocab_size"],
+        width=text["hidden_size"],
+        layers=text["num_hidden_layers"],
+        heads=text["num_attention_heads"],
+        key_heads=text.get("num_key_value_heads") or text["num_attention_heads"],
+        hidden=text["intermediate_size"],
+        epsilon=text["rms_norm_eps"],
+        rope_theta=float(rope.get("rope_theta", text.get("rope_theta", 1e6))),
+        rope_sections=sections,
+        is_tied=bool(raw.get("tie_word_embeddings") or text.get("tie_word_embeddings")),
+    )
+
+
+def _vision_config(vision: dict[str, Any], path: Path) -> QwenVisionConfig:
+    if vision.get("hidden_act", "silu") != "silu":
+        raise ConfigError(f"{path}: vision_config.hidden_act: expected 'silu', got {vision['hidden_act']!r}.")
+    return QwenVisionConfig(
+        width=vision["hidden_size"],
+        depth=vision["depth"],
+        heads=vision["num_heads"],
+        hidden=vision["intermediate_size"],
+        output_width=vision["out_hidden_size"],
+        full_attention_layers=tuple(int(i) for i in np.sort(vision["fullatt_block_indexes"])),
+        window_size=vision.get("window_size", 112),
+        patch_size=vision.get("patch_size", 14),
+        merge_size=vision.get("spatial_merge_size", 2),
+        temporal_patch_size=vision.get("temporal_patch_size", 2),
+        channels=vision.get("in_chans", vision.get("in_channels", 3)),
+    )

@@ -1,0 +1,52 @@
+"""Rotary position embeddings of Qwen2.5-VL: three axes (time, height, width) in the decoder, two in the vision tower.
+
+Rotations are (cosines, sines) pairs of half the head's width, in float32; `rotate` turns the first half of each head
+against the second one.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+Rotation = tuple[Float[Array, "*rows H/2"], Float[Array, "*rows H/2"]]
+
+
+def multimodal_rotation(
+    positions: Int[Array, "*rows 3"], *, head_width: int, sections: tuple[int, ...], theta: float
+) -> Rotation:
+    """M-RoPE: each frequency turns with one of the three coordinates of a token.
+
+    Args:
+      positions: time, height and width of each token; the three are equal for text.
+      head_width: H.
+      sections: how many of the H/2 frequencies turn with time, height, width, in this order.
+      theta: base of the frequencies.
+
+    Returns:
+      Cosines and sines, f32[*rows, H/2].
+    """
+    axis_of_frequency = np.repeat(np.arange(len(sections)), sections)
+    coordinates = positions.astype(jnp.float32)[..., axis_of_frequency]
+    angles = coordinates * _inverse_frequencies(head_width, theta)
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def image_rotation(coordinates: Int[Array, "*rows 2"], *, head_width: int, theta: float = 10000.0) -> Rotation:
+    """Axial rotary embedding: half of the frequencies turn with the row, the other half with the column."""
+    angles = coordinates.astype(jnp.float32)[..., None] * _inverse_frequencies(head_width // 2, theta)
+    angles = angles.reshape(*angles.shape[:-2], head_width // 2)  # [*rows, 2, H/4] -> [*rows, H/2]
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotate(x: Float[Array, "*rows N H"], rotation: Rotation) -> Float[Array, "*rows N H"]:
+    """Turns every head of a row by the row's rotation; computed in float32, returned in the dtype of `x`."""
+    cosines, sines = (part[..., None, :] for part in rotation)
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    turned = jnp.concatenate([first * cosines - second * sines, second * cosines + first * sines], axis=-1)
+    return turned.astype(x.dtype)
+
+
+def _inverse_frequencies(width: int, theta: float) -> np.ndarray:
+    return (1.0 / theta ** (np.arange(0, width, 2, dtype=np.float32) / np.float32(width))).astype(np.float32)

@@ -1,0 +1,10 @@
+"""HOST: the format reward R_fmt (paper Eq. 9). Takes strings, returns numbers."""
+
+from __future__ import annotations
+
+from reflex_jax.text.completion import parse_completion
+
+
+def format_reward(completion: str) -> float:
+    """1 for one think block, optional white space and one non-empty answer block, nothing else; 0 otherwise."""
+    return float(parse_completion(completion).is_well_formed)

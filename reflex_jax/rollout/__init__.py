@@ -1,0 +1,1 @@
+"""Sampling completions, and the one seam between arrays and strings."""

@@ -1,0 +1,1 @@
+"""Strings: tokenisers, statements, completions."""

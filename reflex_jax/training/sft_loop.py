@@ -1,0 +1,102 @@
+"""The loop of the supervised phase (`reflex sft`)."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from reflex_jax.checkpoints.policy import save_policy
+from reflex_jax.config import Config, ConfigError
+from reflex_jax.data.examples import Example, list_offenders
+from reflex_jax.data.sources import load_examples
+from reflex_jax.sharding import check_batch
+from reflex_jax.training.assembly import load_models, measure_prompts
+from reflex_jax.training.metrics import RunLogger
+from reflex_jax.training.run_directory import open_run_directory
+from reflex_jax.training.sft import SftBatch, encode_targets, make_sft_step
+from reflex_jax.training.state import compute_params, init_state, make_optimizer, split_trainable
+
+POLICY_FOLDER = "policy"  # inside the run directory: what `policy.path` of the next run names
+
+
+def run_sft(config: Config) -> Path:
+    """Imitates the target completions of the data source for `training.steps` steps.
+
+    Returns:
+      The Hugging Face directory with the trained policy.
+    Raises:
+      ConfigError: the source has no target completions, or the run directory is in use.
+    """
+    models = load_models(config)
+    check_batch(models.mesh, config.sft.batch_size, "sft.batch_size")
+    examples = load_examples(config.data, config.data.split, seed=config.run.seed, noise=config.sft.noise)
+    lacking = [e.id for e in examples if e.target is None]
+    if lacking:
+        raise ConfigError(
+            f"{config.data.source}: {len(lacking)} of {len(examples)} questions have no completion to imitate "
+            f"({list_offenders(lacking)}). The phantom source has them."
+        )
+    processor = models.policy.processor
+    sizes = measure_prompts(config, processor, examples)
+    if open_run_directory(config) and (config.run.directory / POLICY_FOLDER).exists():
+        raise ConfigError(
+            f"{config.run.directory} already holds a finished supervised run; set run.name for a new one."
+        )
+    steps = config.training.steps or max(len(examples) // config.sft.batch_size, 1)
+    optimizer = make_optimizer(config.optimizer, steps)
+    trainable, fixed = split_trainable(models.policy.params, config.policy.trainable)
+    state = models.place_policy(init_state(models.place_policy(trainable), optimizer))
+    fixed = models.place_policy(fixed)
+    sft_step = make_sft_step(
+        models.policy.config, optimizer, allowed=models.allowed, dtype=config.policy.dtype,
+        remat=config.policy.remat, chunk=config.policy.log_prob_chunk,
+    )  # fmt: skip
+
+    def batch_of(chosen: list[Example]) -> SftBatch:
+        prompts = processor.collate(
+            [processor.encode(e.load_image(), e.question) for e in chosen],
+            prompt_tokens=sizes.prompt_tokens, windows=sizes.windows,
+        )  # fmt: skip
+        tokens, weights = encode_targets(
+            [e.target for e in chosen], processor.tokenizer, eos_id=models.eos_ids[0], pad_id=processor.pad_id,
+            answer_weight=config.sft.answer_weight, length=config.rollout.max_new_tokens,
+        )  # fmt: skip
+        return models.place_batch(SftBatch(prompts=prompts, tokens=tokens, weights=weights))
+
+    def batch_at(step: int) -> SftBatch:
+        return batch_of([examples[i] for i in _epoch_rows(len(examples), config.sft.batch_size, step, config.run.seed)])
+
+    logger = RunLogger(
+        config.run.directory,
+        tensorboard=config.logging.tensorboard,
+        wandb_project=config.logging.wandb_project,
+        resume_step=0,
+    )
+    reader = ThreadPoolExecutor(max_workers=1)
+    following = reader.submit(batch_at, 0)
+    try:
+        for step in tqdm(range(1, steps + 1), unit="step", desc=config.run.name, disable=not config.logging.progress):
+            started = time.perf_counter()
+            batch = following.result()
+            following = reader.submit(batch_at, step)  # pictures of the next step load while this one computes
+            state, metrics = sft_step(state, fixed, batch)
+            metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
+            logger.log(step, {"phase": "supervised", **metrics, "time/step": time.perf_counter() - started})
+    finally:
+        reader.shutdown(cancel_futures=True)
+        logger.close()
+    directory = config.run.directory / POLICY_FOLDER
+    save_policy(models.policy, jax.device_get(compute_params(state.params, fixed, "float32")), directory)
+    return directory
+
+
+def _epoch_rows(count: int, batch_size: int, step: int, seed: int) -> np.ndarray:
+    """Rows of one step: a new permutation per pass, a function of the step alone."""
+    positions = np.arange(step * batch_size, (step + 1) * batch_size)
+    orders = {epoch: np.random.default_rng((seed, epoch)).permutation(count) for epoch in set(positions // count)}
+    return np.asarray([orders[p // count][p % count] for p in positions])

@@ -1,0 +1,67 @@
+"""What training changes, what it only reads, and the optimiser."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jaxtyping import Array, Int
+
+from reflex_jax.config import OptimizerConfig
+
+
+@struct.dataclass
+class TrainState:
+    """Everything a step replaces. Trainable parameters are float32 masters, whatever dtype they compute in."""
+
+    step: Int[Array, ""]
+    params: Any
+    optimizer_state: Any
+
+
+@struct.dataclass
+class FrozenParams:
+    """Everything a step only reads; the optimiser never sees it."""
+
+    fixed: Any  # the policy's parameters that do not train ({} when all do)
+    reference: Any  # the initial policy, in the compute dtype; None: no KL term and no ratio to it
+    judge: Any
+
+
+def split_trainable(params: dict[str, Any], trainable: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Splits the policy's parameters into (trained, fixed) by `policy.trainable`."""
+    fixed = {"vision"} if trainable == "language" else set()
+    return {k: v for k, v in params.items() if k not in fixed}, {k: v for k, v in params.items() if k in fixed}
+
+
+def compute_params(params: Any, fixed: Any, dtype: Any) -> dict[str, Any]:
+    """Returns the whole policy, cast to the dtype of its matrix products."""
+    return {**jax.tree.map(lambda x: x.astype(dtype), params), **fixed}
+
+
+def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    """Builds the optax chain: clip by the global norm, then the optimiser with its schedule.
+
+    Args:
+      config: section `optimizer`.
+      steps: optimiser updates of the whole run, where the decaying schedules reach 0.
+    """
+    schedule = {
+        "constant": optax.constant_schedule(config.learning_rate),
+        "linear": optax.linear_schedule(config.learning_rate, 0.0, max(steps, 1)),
+        "cosine": optax.cosine_decay_schedule(config.learning_rate, max(steps, 1)),
+    }[config.schedule]
+    if config.name == "sgd":
+        update = optax.chain(optax.add_decayed_weights(config.weight_decay), optax.sgd(schedule))
+    else:
+        update = optax.adamw(schedule, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay)
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), update)
+
+
+def init_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
+    """Starts the optimiser on float32 masters of the trainable parameters."""
+    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
+    return TrainState(step=jnp.zeros((), jnp.int32), params=params, optimizer_state=optimizer.init(params))

@@ -1,0 +1,296 @@
+"""The training step: judge evidence -> rewards -> advantages -> clipped objective -> optimiser, in one jitted function.
+
+`score_rollout` turns a rollout into rewards and advantages, `policy_update` turns those into new parameters, and
+`make_train_step` joins them. The judge and the reference policy come in as arguments and get no gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jaxtyping import Array, Bool, Float
+
+from reflex_jax.config import Config
+from reflex_jax.grpo.advantages import group_advantages
+from reflex_jax.grpo.objective import TokenMetrics, loss_denominator, policy_loss_terms, reduce_metrics
+from reflex_jax.judge.evidence import gather_evidence
+from reflex_jax.models.biomedclip import BiomedClipConfig
+from reflex_jax.models.qwen_vl import QwenVLConfig, completion_log_probs
+from reflex_jax.records import HostScores, JudgeInputs, PromptInputs, Rollout, TrainBatch
+from reflex_jax.rewards.combine import combine_rewards
+from reflex_jax.training.state import FrozenParams, TrainState, compute_params
+
+
+@struct.dataclass
+class ScoredRollout:
+    """Rewards of P x G completions and what they were made of."""
+
+    components: dict[str, Float[Array, "P G"]]
+    rewards: Float[Array, "P G"]
+    advantages: Float[Array, "P G"]
+    is_zero_variance: Bool[Array, "P"]
+    iou: Float[Array, "P G"]
+    chance_corrected_iou: Float[Array, "P G"]
+    text_text_similarity: Float[Array, "P G"]
+    image_text_similarity: Float[Array, "P G"]
+    loop_tightness: Float[Array, "P G"]
+    is_degenerate: Bool[Array, "P G"]
+    tied_fraction: Float[Array, "P G"]
+
+
+def score_rollout(
+    judge_params: Any, judge_inputs: JudgeInputs, scores: HostScores, config: Config, judge_config: BiomedClipConfig
+) -> ScoredRollout:
+    """Rewards (paper Eq. 3-9) and group advantages of a rollout.
+
+    Args:
+      judge_params: the frozen judge.
+      judge_inputs: pixels and the distinct statements of each prompt.
+      scores: the rewards computed from strings, and which rows count.
+      config: sections `judge`, `rewards` and `grpo` are read.
+      judge_config: shape of the judge.
+    """
+    judge = config.judge
+    evidence = gather_evidence(
+        judge_params,
+        judge_inputs,
+        judge_config,
+        saliency=judge.saliency,
+        saliency_block=judge.saliency_block,
+        quantile=judge.quantile,
+        tie_rule=judge.tie_rule,
+        iou_threshold=judge.iou_threshold,
+        text_threshold=judge.text_threshold,
+        image_threshold=judge.image_threshold,
+        centered=judge.centered,
+    )
+    components = {
+        **scores.components,
+        "visual_fidelity": evidence.visual_fidelity,
+        "provenance": evidence.provenance,
+    }
+    weights = config.rewards.components
+    rewards = combine_rewards({name: components[name] for name in weights}, weights)
+    advantages, is_zero_variance = group_advantages(rewards, scores.is_valid, normalise=config.grpo.advantage)
+    return ScoredRollout(
+        components=components,
+        rewards=rewards,
+        advantages=advantages,
+        is_zero_variance=is_zero_variance,
+        iou=evidence.iou,
+        chance_corrected_iou=evidence.chance_corrected_iou,
+        text_text_similarity=evidence.text_text_similarity,
+        image_text_similarity=evidence.image_text_similarity,
+        loop_tightness=evidence.loop_tightness,
+        is_degenerate=evidence.is_degenerate,
+        tied_fraction=evidence.tied_fraction,
+    )
+
+
+@struct.dataclass
+class _UpdateInputs:
+    """What one microbatch of the update reads; every leaf counts prompts first."""
+
+    prompts: PromptInputs
+    rollout: Rollout
+    mask: Bool[Array, "P G Lc"]
+    advantages: Float[Array, "P G"]
+    old_log_probs: Float[Array, "P G Lc"] | None
+
+
+def policy_update(
+    state: TrainState,
+    frozen: FrozenParams,
+    inputs: _UpdateInputs,
+    is_valid: Bool[Array, "P G"],
+    *,
+    config: Config,
+    log_probs_of: Callable[[Any, PromptInputs, Array], tuple[Array, Array]],
+    optimizer: optax.GradientTransformation,
+) -> tuple[TrainState, dict[str, Array]]:
+    """`epochs` passes over the batch in `minibatches` optimiser updates of whole groups (paper Eq. 10).
+
+    Denominators are those of the whole optimiser minibatch, so the result does not depend on the microbatch size or on
+    the mesh.
+    """
+    grpo, dtype = config.grpo, jnp.dtype(config.policy.dtype)
+
+    def microbatch_loss(params: Any, part: _UpdateInputs, denominator: Array) -> tuple[Array, TokenMetrics]:
+        log_probs, entropy = log_probs_of(
+            compute_params(params, frozen.fixed, dtype), part.prompts, part.rollout.tokens
+        )
+        reference = None
+        if frozen.reference is not None:
+            reference = jax.lax.stop_gradient(log_probs_of(frozen.reference, part.prompts, part.rollout.tokens)[0])
+        loss, metrics = policy_loss_terms(
+            log_probs,
+            part.old_log_probs,
+            reference,
+            part.advantages,
+            part.mask,
+            clip_low=grpo.clip_low,
+            clip_high=grpo.clip_high,
+            kl_coefficient=grpo.kl_coefficient,
+            kl_estimator=grpo.kl_estimator,
+            ratio=grpo.ratio,
+            aggregation=grpo.aggregation,
+            denominator=denominator,
+        )
+        gap = jnp.where(part.mask, jnp.abs(log_probs - part.rollout.log_probs), 0.0).max()
+        entropy_sum = jnp.where(part.mask, entropy, 0.0).sum()
+        return loss, jax.lax.stop_gradient(
+            metrics.replace(
+                sums=metrics.sums | {"entropy": entropy_sum}, maxima=metrics.maxima | {"logprob_gap_max": gap}
+            )
+        )
+
+    def update(state: TrainState, part_and_valid: tuple[_UpdateInputs, Array]) -> tuple[TrainState, dict[str, Array]]:
+        part, valid = part_and_valid
+        denominator = loss_denominator(part.mask, valid, aggregation=grpo.aggregation)
+        loss, token_metrics, gradients = _accumulate(
+            jax.value_and_grad(microbatch_loss, has_aux=True),
+            state.params, part, denominator, valid.shape[0] // (grpo.microbatch_prompts or valid.shape[0]),
+        )  # fmt: skip
+        updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        summary = reduce_metrics(token_metrics) | {"loss": loss, "grad_norm": optax.global_norm(gradients)}
+        return state.replace(params=params, optimizer_state=optimizer_state), summary
+
+    if grpo.minibatches == grpo.epochs == 1:
+        return update(state, (inputs, is_valid))
+    whole = compute_params(state.params, frozen.fixed, dtype)
+    old = jax.lax.stop_gradient(log_probs_of(whole, inputs.prompts, inputs.rollout.tokens)[0])
+    minibatches = split_prompts((inputs.replace(old_log_probs=old), is_valid), grpo.minibatches)
+    gaps, summaries = [], []
+    for _ in range(grpo.epochs):
+        state, summary = jax.lax.scan(update, state, minibatches)
+        gaps.append(summary["logprob_gap_max"][0])
+        summaries.append({name: values.mean() for name, values in summary.items()})
+    mean = {name: jnp.stack([s[name] for s in summaries]).mean() for name in summaries[0]}
+    # before the first update the gap is the sampler's error; later ones measure learning
+    return state, mean | {"logprob_gap_max": gaps[0]}
+
+
+def _accumulate(
+    gradient_of: Callable[[Any, Any, Array], Any], params: Any, inputs: Any, denominator: Array, parts: int
+) -> tuple[Array, TokenMetrics, Any]:
+    """Adds loss and gradients over microbatches; the metrics of all of them come back stacked."""
+    if parts == 1:
+        (loss, metrics), gradients = gradient_of(params, inputs, denominator)
+        return loss, metrics, gradients
+
+    def add(total: Any, piece: Any) -> tuple[Any, TokenMetrics]:
+        (loss, metrics), gradients = gradient_of(params, piece, denominator)
+        return jax.tree.map(jnp.add, total, (loss, gradients)), metrics
+
+    zeros = (jnp.zeros((), jnp.float32), jax.tree.map(jnp.zeros_like, params))
+    (loss, gradients), metrics = jax.lax.scan(add, zeros, split_prompts(inputs, parts))
+    return loss, metrics, gradients
+
+
+def split_prompts(tree: Any, parts: int) -> Any:
+    """Cuts the prompt axis [P, ...] into [parts, P / parts, ...]; prompt p goes to part p % parts.
+
+    Striding keeps each device's share of the prompts on the device when the prompt axis is sharded.
+    """
+    return jax.tree.map(lambda x: x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1), tree)
+
+
+def rollout_metrics(
+    scored: ScoredRollout, scores: HostScores, rollout: Rollout, eos_ids: tuple[int, ...]
+) -> dict[str, Array]:
+    """Means over the valid completions, and each component apart for correct and for wrong answers.
+
+    A right closed answer has the anchor's words, so its visual fidelity is 1 by construction: only the wrong rows tell
+    whether the judge's rewards carry anything beyond correctness. `pass_rate` of provenance is the share of its two
+    indicators that pass.
+    """
+    valid = scores.is_valid
+    correct, wrong = valid & scores.is_correct, valid & ~scores.is_correct
+
+    def mean(values: Array, rows: Array) -> Array:
+        return jnp.where(rows, values, 0.0).sum() / jnp.maximum(rows.sum(), 1)
+
+    lengths = rollout.mask.sum(-1)
+    finished = jnp.any(rollout.mask & jnp.isin(rollout.tokens, jnp.asarray(eos_ids)), -1)
+    metrics = {
+        "reward/total": mean(scored.rewards, valid),
+        "reward/total_std": jnp.sqrt(mean((scored.rewards - mean(scored.rewards, valid)) ** 2, valid)),
+        "accuracy": mean(scores.is_correct.astype(jnp.float32), valid),
+        "frac_zero_std": scored.is_zero_variance.astype(jnp.float32).mean(),
+        "frac_invalid": 1.0 - valid.astype(jnp.float32).mean(),
+        "completion_length": mean(lengths.astype(jnp.float32), valid),
+        "truncation_rate": mean((~finished).astype(jnp.float32), valid),
+        "judge/iou": mean(scored.iou, valid),
+        "judge/iou_chance_corrected": mean(scored.chance_corrected_iou, valid),
+        "judge/text_text_similarity": mean(scored.text_text_similarity, valid),
+        "judge/image_text_similarity": mean(scored.image_text_similarity, valid),
+        "judge/loop_tightness": mean(scored.loop_tightness, valid),
+        "judge/degenerate_rate": mean(scored.is_degenerate.astype(jnp.float32), valid),
+        "judge/tied_fraction": mean(scored.tied_fraction, valid),
+    }
+    for name, values in scored.components.items():
+        metrics[f"reward/{name}"] = mean(values, valid)
+        metrics[f"pass_rate/{name}/correct"] = mean(values, correct)
+        metrics[f"pass_rate/{name}/wrong"] = mean(values, wrong)
+    return metrics
+
+
+def make_train_step(
+    config: Config,
+    policy_config: QwenVLConfig,
+    judge_config: BiomedClipConfig,
+    optimizer: optax.GradientTransformation,
+    allowed: Any,
+    eos_ids: tuple[int, ...],
+) -> Callable[[TrainState, FrozenParams, TrainBatch], tuple[TrainState, ScoredRollout, dict[str, Array]]]:
+    """Builds `train_step(state, frozen, batch) -> (state, scored, metrics)`: pure, jitted, `state` donated.
+
+    Args:
+      config: the run's configuration; only numbers and choices of it enter the computation.
+      policy_config, judge_config: shapes of the two models.
+      optimizer: from `make_optimizer`.
+      allowed: bool [V], the vocabulary the sampler and the log-probs share.
+      eos_ids: tokens that end a completion.
+    """
+    log_probs_of = partial(
+        _log_probs_of,
+        policy_config=policy_config,
+        allowed=allowed,
+        temperature=config.rollout.temperature,
+        chunk=config.policy.log_prob_chunk,
+        remat=config.policy.remat,
+        attention=config.policy.attention,
+    )
+
+    def train_step(
+        state: TrainState, frozen: FrozenParams, batch: TrainBatch
+    ) -> tuple[TrainState, ScoredRollout, dict[str, Array]]:
+        scored = score_rollout(frozen.judge, batch.judge, batch.scores, config, judge_config)
+        inputs = _UpdateInputs(
+            prompts=batch.prompts,
+            rollout=batch.rollout,
+            mask=batch.rollout.mask & batch.scores.is_valid[..., None],
+            advantages=jax.lax.stop_gradient(scored.advantages),
+            old_log_probs=None,
+        )
+        state, update_metrics = policy_update(
+            state, frozen, inputs, batch.scores.is_valid,
+            config=config, log_probs_of=log_probs_of, optimizer=optimizer,
+        )  # fmt: skip
+        metrics = rollout_metrics(scored, batch.scores, batch.rollout, eos_ids) | update_metrics
+        return state.replace(step=state.step + 1), scored, metrics
+
+    return jax.jit(train_step, donate_argnums=0)
+
+
+def _log_probs_of(
+    params: Any, prompts: PromptInputs, tokens: Array, *, policy_config: QwenVLConfig, **settings: Any
+) -> tuple[Array, Array]:
+    return completion_log_probs(params, prompts, tokens, policy_config, **settings)

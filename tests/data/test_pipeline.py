@@ -1,0 +1,129 @@
+"""Order of the data: phases, shares of the steps, resuming by step."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reflex_jax.config import ConfigError, DataConfig, PhaseConfig
+from reflex_jax.data.examples import Example
+from reflex_jax.data.pipeline import share_steps, training_batches
+
+CLOSED_THEN_OPEN = DataConfig()
+
+
+def make_examples(closed=12, opened=20):
+    kinds = ["closed"] * closed + ["open"] * opened
+    return [
+        Example(id=str(i), question="?", answer="a", answer_type=kind, image_id="i", image=None)
+        for i, kind in enumerate(kinds)
+    ]
+
+
+def ids_of(batches, steps):
+    return [[example.id for example in batches[step]] for step in steps]
+
+
+def test_closed_questions_come_first_then_open_ones():
+    batches = training_batches(make_examples(), CLOSED_THEN_OPEN, prompts_per_step=4, steps=None, seed=0)
+    assert batches.phase_steps == (3, 5) and len(batches) == 8
+    kinds = [{example.answer_type for example in batches[step]} for step in range(8)]
+    assert kinds == [{"closed"}] * 3 + [{"open"}] * 5
+    assert [batches.phase_of(step) for step in range(8)] == [0] * 3 + [1] * 5
+    seen = [example_id for batch in ids_of(batches, range(8)) for example_id in batch]
+    assert sorted(seen, key=int) == [str(i) for i in range(32)]  # one epoch: every question once
+    assert seen != sorted(seen, key=int)
+
+
+def test_a_phase_that_starts_over_is_shuffled_anew_and_loses_nothing():
+    examples = make_examples(closed=7, opened=0)
+    data = DataConfig(phases=(PhaseConfig(answer_type="any"),))
+    batches = training_batches(
+        examples, data, prompts_per_step=2, steps=14, seed=0
+    )  # 28 places: 4 passes of 7
+    seen = [example_id for batch in ids_of(batches, range(14)) for example_id in batch]
+    passes = [seen[start : start + 7] for start in range(0, 28, 7)]
+    assert all(sorted(each) == [str(i) for i in range(7)] for each in passes)
+    assert len({tuple(each) for each in passes}) > 1
+
+
+def test_more_prompts_than_questions_still_fill_a_batch():
+    batches = training_batches(make_examples(3, 3), CLOSED_THEN_OPEN, prompts_per_step=8, steps=None, seed=0)
+    assert len(batches) == 2 and [len(batches[step]) for step in range(2)] == [8, 8]
+
+
+def test_the_order_depends_on_the_seed_only():
+    first, again, other = (
+        training_batches(make_examples(), CLOSED_THEN_OPEN, prompts_per_step=4, steps=8, seed=seed)
+        for seed in (3, 3, 4)
+    )
+    assert ids_of(first, range(8)) == ids_of(again, reversed(range(8)))[::-1]
+    assert ids_of(first, range(8)) != ids_of(other, range(8))
+
+
+@pytest.mark.parametrize("start", [0, 1, 4, 7, 8])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_iterating_from_any_step_gives_the_same_batches(start, threads):
+    batches = training_batches(make_examples(), CLOSED_THEN_OPEN, prompts_per_step=4, steps=8, seed=0)
+    prepared = list(batches.iterate(start, lambda examples: [e.id for e in examples], threads=threads))
+    assert prepared == ids_of(batches, range(start, 8))
+
+
+def test_an_error_of_the_preparation_reaches_the_loop():
+    def fail(examples):
+        raise ConfigError(f"broken {examples[0].id}")
+
+    batches = training_batches(make_examples(), CLOSED_THEN_OPEN, prompts_per_step=4, steps=8, seed=0)
+    with pytest.raises(ConfigError, match="broken"):
+        next(batches.iterate(0, fail))
+
+
+def test_steps_outside_the_run_are_refused():
+    batches = training_batches(make_examples(), CLOSED_THEN_OPEN, prompts_per_step=4, steps=8, seed=0)
+    for step in (-1, 8):
+        with pytest.raises(IndexError):
+            batches[step]
+
+
+@given(
+    sizes=st.lists(st.integers(1, 5000), min_size=1, max_size=5),
+    epochs=st.floats(0.1, 4),
+    more_steps=st.integers(0, 200),
+)
+def test_steps_are_shared_in_proportion_each_phase_at_least_one(sizes, epochs, more_steps):
+    phases = [PhaseConfig(epochs=epochs)] * len(sizes)
+    steps = len(sizes) + more_steps
+    shares = share_steps(phases, sizes, prompts_per_step=4, steps=steps)
+    assert sum(shares) == steps and min(shares) >= 1
+    for share, size in zip(shares, sizes, strict=True):
+        ideal = steps * size / sum(sizes)
+        # A phase lifted to one step takes it from another, so each stays within one step a phase of its ideal.
+        assert abs(share - max(ideal, 1)) <= len(sizes)
+
+
+def test_shares_by_hand():
+    def share(*phases, sizes, steps):
+        return share_steps(
+            [PhaseConfig(**phase) for phase in phases], sizes, prompts_per_step=10, steps=steps
+        )
+
+    assert share({}, {}, sizes=[60, 40], steps=10) == (6, 4)
+    assert share({"epochs": 2}, {}, sizes=[30, 40], steps=10) == (6, 4)
+    assert share({}, {}, sizes=[999, 1], steps=10) == (9, 1)
+    assert share({"fraction": 0.25}, {"fraction": 0.75}, sizes=[1, 1], steps=8) == (2, 6)
+    assert share({"fraction": 0.5}, {}, {}, sizes=[1, 30, 10], steps=16) == (8, 6, 2)
+    assert share({"epochs": 0.5}, {"epochs": 1.5}, sizes=[100, 100], steps=None) == (5, 15)
+    assert share({}, {}, sizes=[9, 29], steps=None) == (1, 2)
+    for phases, steps, complaint in [
+        ([{}, {}], 1, "training.steps"),
+        ([{"fraction": 0.5}, {}], None, "training.steps"),
+        ([{"fraction": 0.5}, {"fraction": 0.4}], 10, "add up to 1"),
+        ([{"fraction": 0.7}, {"fraction": 0.4}], 10, "add up to 1"),
+        ([{"fraction": 1.0}, {}], 10, "add up to 1"),
+    ]:
+        with pytest.raises(ConfigError, match=complaint):
+            share(*phases, sizes=[10] * len(phases), steps=steps)
+
+
+def test_a_phase_without_questions_is_refused():
+    with pytest.raises(ConfigError, match="train split of phantom has no question of type open"):
+        training_batches(make_examples(opened=0), CLOSED_THEN_OPEN, prompts_per_step=4, steps=8, seed=0)

@@ -1,0 +1,404 @@
+"""The clipped objective with its KL term: values against float64 loops, gradients against algebra, invariances."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from reflex_jax.grpo.advantages import group_advantages
+from reflex_jax.grpo.objective import (
+    clipped_surrogate,
+    kl_values,
+    loss_denominator,
+    policy_loss_terms,
+    reduce_metrics,
+)
+
+P, G, LC = 4, 3, 5
+AGGREGATIONS = ("sequence", "token")
+DEFAULTS = {
+    "clip_low": 0.2,
+    "clip_high": 0.28,
+    "kl_coefficient": 0.05,
+    "kl_estimator": "k3",
+    "ratio": "old",
+    "aggregation": "sequence",
+}
+STATIC = tuple(DEFAULTS)
+
+log_prob_arrays = hnp.arrays(
+    np.float32, (P, G, LC), elements=st.floats(-2, -0.125, width=32, allow_subnormal=False)
+)
+advantage_arrays = hnp.arrays(np.float32, (P, G), elements=st.floats(-2, 2, width=32, allow_subnormal=False))
+length_arrays = hnp.arrays(np.int32, (P, G), elements=st.integers(0, LC))
+compiled_terms = jax.jit(policy_loss_terms, static_argnames=STATIC)
+compiled_gradient = jax.jit(jax.grad(policy_loss_terms, has_aux=True), static_argnames=STATIC)
+
+
+def mask_of(lengths):
+    return np.arange(LC) < lengths[..., None]
+
+
+def batch(seed=0):
+    keys = jax.random.split(jax.random.key(seed), 4)
+    log_probs, old, reference = (-jax.random.exponential(key, (P, G, LC)) for key in keys[:3])
+    old, reference = log_probs + 0.3 * (old + 1), log_probs + 0.3 * (reference + 1)
+    lengths = np.array([[5, 1, 3], [2, 5, 4], [1, 1, 1], [5, 5, 0]])
+    return log_probs, old, reference, jax.random.normal(keys[3], (P, G)), mask_of(lengths)
+
+
+def loss_in_float64(log_probs, old, reference, advantages, mask, denominator, options):
+    """Eq. 10, one completion and one token at a time."""
+    total = 0.0
+    for p, g in np.ndindex(P, G):
+        tokens = []
+        for t in np.flatnonzero(mask[p, g]):
+            behaviour = old if options["ratio"] == "old" else reference
+            ratio = np.exp(np.float64(log_probs[p, g, t]) - np.float64(behaviour[p, g, t]))
+            clipped = min(max(ratio, 1 - options["clip_low"]), 1 + options["clip_high"])
+            surrogate = min(ratio * advantages[p, g], clipped * advantages[p, g])
+            d = np.float64(reference[p, g, t]) - np.float64(log_probs[p, g, t])
+            kl = d**2 / 2 if options["kl_estimator"] == "k2" else np.exp(d) - 1 - d
+            tokens.append(surrogate - options["kl_coefficient"] * kl)
+        if tokens:
+            total -= np.mean(tokens) if options["aggregation"] == "sequence" else np.sum(tokens)
+    return total / denominator
+
+
+# --- the KL estimators, on a policy small enough to enumerate
+
+
+toy_logits = hnp.arrays(np.float32, 5, elements=st.floats(-2, 2, width=32, allow_subnormal=False))
+
+
+def toy_expectation(logits, reference_logits, estimator):
+    """E over the policy's own actions of the estimate; the sampling has no gradient, as in training."""
+    log_probs = jax.nn.log_softmax(logits)
+    values = kl_values(log_probs, jax.nn.log_softmax(reference_logits), estimator=estimator)
+    return jnp.sum(jax.lax.stop_gradient(jnp.exp(log_probs)) * values)
+
+
+def exact_kl(logits, other_logits):
+    log_probs = jax.nn.log_softmax(logits)
+    return jnp.sum(jnp.exp(log_probs) * (log_probs - jax.nn.log_softmax(other_logits)))
+
+
+toy_value_and_gradient = jax.jit(jax.value_and_grad(toy_expectation), static_argnums=2)
+exact_value_and_gradient = jax.jit(jax.value_and_grad(exact_kl))
+exact_reverse_gradient = jax.jit(jax.grad(lambda logits, reference: exact_kl(reference, logits)))
+
+
+@given(toy_logits, toy_logits)
+def test_kl_estimators_on_an_enumerable_policy(logits, reference):
+    kl, forward_gradient = exact_value_and_gradient(logits, reference)
+    reverse_gradient = exact_reverse_gradient(logits, reference)
+    results = {name: toy_value_and_gradient(logits, reference, name) for name in ("k1", "k2", "k3", "k3+")}
+    for unbiased in ("k1", "k3", "k3+"):
+        np.testing.assert_allclose(results[unbiased][0], kl, atol=2e-6)
+    expected_gradients = {
+        "k1": np.zeros(5),
+        "k2": forward_gradient,
+        "k3": reverse_gradient,
+        "k3+": forward_gradient,
+    }
+    for name, expected in expected_gradients.items():
+        np.testing.assert_allclose(results[name][1], expected, atol=1e-5, err_msg=name)
+
+
+def test_k2_is_biased_as_a_value_and_k3_differs_from_k2_as_a_gradient():
+    """Guards the test above against a policy on which everything agrees."""
+    logits, reference = jnp.array([1.0, 0, -1, 0.5, 2]), jnp.array([-1.0, 1, 0, 2, 0])
+    kl, gradient = exact_value_and_gradient(logits, reference)
+    assert abs(toy_value_and_gradient(logits, reference, "k2")[0] - kl) > 0.05
+    assert np.abs(toy_value_and_gradient(logits, reference, "k3")[1] - gradient).max() > 0.05
+
+
+@given(log_prob_arrays, log_prob_arrays)
+def test_k2_and_k3_are_never_negative_and_k3_plus_has_the_value_of_k3(log_probs, reference):
+    values = {name: np.asarray(kl_values(log_probs, reference, estimator=name)) for name in ("k2", "k3", "k3+")}
+    assert (values["k2"] >= 0).all() and (values["k3"] >= -1e-7).all()
+    np.testing.assert_array_equal(values["k3"], values["k3+"])
+    assert (np.asarray(kl_values(log_probs, log_probs, estimator="k3")) == 0).all()
+
+
+# --- values and gradients of the whole objective
+
+
+@pytest.mark.parametrize(
+    "ratio, estimator, aggregation",
+    [
+        ("old", "k2", "token"),
+        ("old", "k3", "sequence"),
+        ("old", "k3+", "token"),
+        ("ref", "k2", "sequence"),
+        ("ref", "k3", "token"),
+    ],
+)
+def test_loss_equals_a_loop_in_float64(ratio, estimator, aggregation):
+    options = DEFAULTS | {"ratio": ratio, "kl_estimator": estimator, "aggregation": aggregation}
+    arrays = batch()
+    loss, _ = compiled_terms(*arrays, **options, denominator=jnp.float32(7.0))
+    np.testing.assert_allclose(loss, loss_in_float64(*arrays, 7.0, options), rtol=1e-5)
+
+
+@settings(max_examples=25)
+@given(
+    log_prob_arrays, log_prob_arrays, log_prob_arrays, advantage_arrays, length_arrays, st.sampled_from(AGGREGATIONS)
+)
+def test_loss_equals_a_loop_in_float64_anywhere(log_probs, old, reference, advantages, lengths, aggregation):
+    options = DEFAULTS | {"aggregation": aggregation}
+    arrays = (log_probs, old, reference, advantages, mask_of(lengths))
+    denominator = loss_denominator(arrays[-1], np.ones((P, G), bool), aggregation=aggregation)
+    loss, metrics = compiled_terms(*arrays, **options, denominator=denominator)
+    np.testing.assert_allclose(loss, loss_in_float64(*arrays, float(denominator), options), rtol=1e-4, atol=1e-5)
+    gradient, _ = compiled_gradient(*arrays, **options, denominator=denominator)
+    assert np.isfinite(gradient).all() and (np.asarray(gradient)[~arrays[-1]] == 0).all()
+    assert all(np.isfinite(value) for value in reduce_metrics(metrics).values())
+
+
+def test_on_policy_gradient_is_the_policy_gradient():
+    """Before the policy moves every ratio is 1, and the gradient of each token is -A / (length * completions)."""
+    log_probs, _, _, advantages, mask = batch()
+    options = DEFAULTS | {"kl_coefficient": 0.0}
+    denominator = loss_denominator(mask, np.ones((P, G), bool), aggregation="sequence")
+    gradient, metrics = compiled_gradient(
+        log_probs, None, None, advantages, mask, **options, denominator=denominator
+    )
+    lengths = np.maximum(mask.sum(-1, keepdims=True), 1)
+    np.testing.assert_allclose(gradient, mask * -np.asarray(advantages)[..., None] / lengths / (P * G), rtol=1e-5)
+    same, _ = compiled_gradient(log_probs, log_probs, None, advantages, mask, **options, denominator=denominator)
+    np.testing.assert_array_equal(gradient, same)
+    reduced = reduce_metrics(metrics)
+    assert set(reduced) == {"ratio", "ratio_max", "clip_fraction"}
+    assert reduced["ratio"] == 1 and reduced["ratio_max"] == 1 and reduced["clip_fraction"] == 0
+
+
+@pytest.mark.parametrize(
+    "ratio, advantage, slope",
+    [(1.5, 1, 0), (1.5, -1, -1), (0.5, 1, 1), (0.5, -1, 0), (1.1, 1, 1), (0.9, -1, -1), (1.25, 1, 1), (1.3, 1, 0)],
+)
+def test_clip_stops_tokens_that_moved_as_far_as_the_advantage_asks(ratio, advantage, slope):
+    derivative = jax.grad(lambda r: clipped_surrogate(r, jnp.float32(advantage), clip_low=0.2, clip_high=0.28))
+    assert float(derivative(jnp.float32(ratio))) == slope
+
+
+def test_clip_fraction_counts_the_stopped_tokens():
+    log_probs = jnp.log(jnp.array([[[1.5, 1.1, 0.5, 0.9]], [[1.5, 1.1, 0.5, 0.9]]]))
+    mask = jnp.array([[[True] * 4], [[True, True, True, False]]])
+    _, metrics = policy_loss_terms(
+        log_probs, jnp.zeros_like(log_probs), None, jnp.array([[1.0], [-1.0]]), mask,
+        **(DEFAULTS | {"kl_coefficient": 0.0}), denominator=jnp.float32(1.0),
+    )  # fmt: skip
+    reduced = reduce_metrics(metrics)
+    assert float(reduced["clip_fraction"]) == pytest.approx(2 / 7)
+    assert float(reduced["ratio_max"]) == pytest.approx(1.5)
+
+
+def test_ratio_to_the_reference_ignores_the_old_policy():
+    log_probs, old, reference, advantages, mask = batch()
+    options = DEFAULTS | {"ratio": "ref"}
+    loss, _ = compiled_terms(log_probs, None, reference, advantages, mask, **options, denominator=jnp.float32(1))
+    other, _ = compiled_terms(log_probs, old, reference, advantages, mask, **options, denominator=jnp.float32(1))
+    relabelled, _ = compiled_terms(
+        log_probs, reference, reference, advantages, mask, **DEFAULTS, denominator=jnp.float32(1)
+    )
+    assert loss == other == relabelled
+
+
+def test_kl_term_alone_and_its_metrics():
+    log_probs, old, reference, _, mask = batch()
+    zero = jnp.zeros((P, G))
+    losses = {}
+    for estimator in ("k2", "k3", "k3+"):
+        options = DEFAULTS | {"kl_estimator": estimator, "aggregation": "token", "kl_coefficient": 0.5}
+        losses[estimator], metrics = compiled_terms(
+            log_probs, old, reference, zero, mask, **options, denominator=jnp.float32(mask.sum())
+        )
+        reduced = reduce_metrics(metrics)
+        for name, key in (("k3", "kl"), ("k1", "kl_k1")):
+            expected = np.asarray(kl_values(log_probs, reference, estimator=name))[mask].mean()
+            np.testing.assert_allclose(reduced[key], expected, rtol=1e-5)
+    np.testing.assert_allclose(losses["k3"], 0.5 * reduced["kl"], rtol=1e-5)
+    assert losses["k3"] == losses["k3+"] != losses["k2"]
+
+
+def test_kl_coefficient_zero_keeps_the_metrics_and_leaves_the_loss():
+    log_probs, old, reference, advantages, mask = batch()
+    options = DEFAULTS | {"kl_coefficient": 0.0}
+    with_reference, metrics = compiled_terms(
+        log_probs, old, reference, advantages, mask, **options, denominator=jnp.float32(1)
+    )
+    without, _ = compiled_terms(log_probs, old, None, advantages, mask, **options, denominator=jnp.float32(1))
+    assert with_reference == without
+    assert {"kl", "kl_k1"} <= set(reduce_metrics(metrics))
+
+
+def test_only_the_policy_has_a_gradient():
+    log_probs, old, reference, advantages, mask = batch()
+
+    def loss(arrays):
+        return policy_loss_terms(log_probs, *arrays, mask, **DEFAULTS, denominator=jnp.float32(1))[0]
+
+    for gradient in jax.grad(loss)((old, reference, advantages)):
+        assert (np.asarray(gradient) == 0).all()
+
+
+# --- invariances
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+def test_padding_does_not_matter_whatever_it_holds(aggregation):
+    options = DEFAULTS | {"aggregation": aggregation}
+    *token_arrays, advantages, mask = batch()
+    denominator = loss_denominator(mask, np.ones((P, G), bool), aggregation=aggregation)
+    garbage = itertools.cycle((np.nan, np.inf, -np.inf, 1e30))
+    padded = [
+        np.pad(np.where(mask, a, next(garbage)), ((0, 0), (0, 0), (0, 7)), constant_values=next(garbage))
+        for a in token_arrays
+    ]
+    padded_mask = np.pad(mask, ((0, 0), (0, 0), (0, 7)))
+    assert loss_denominator(padded_mask, np.ones((P, G), bool), aggregation=aggregation) == denominator
+    loss, metrics = compiled_terms(*token_arrays, advantages, mask, **options, denominator=denominator)
+    other, other_metrics = compiled_terms(*padded, advantages, padded_mask, **options, denominator=denominator)
+    np.testing.assert_allclose(loss, other, rtol=1e-6)
+    for name, value in reduce_metrics(metrics).items():
+        np.testing.assert_allclose(value, reduce_metrics(other_metrics)[name], rtol=1e-6, err_msg=name)
+    gradient, _ = compiled_gradient(*token_arrays, advantages, mask, **options, denominator=denominator)
+    other_gradient, _ = compiled_gradient(*padded, advantages, padded_mask, **options, denominator=denominator)
+    np.testing.assert_allclose(gradient, other_gradient[..., :LC], rtol=1e-6)
+    assert (np.asarray(other_gradient[..., LC:]) == 0).all()
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+@pytest.mark.parametrize("prompts", [1, 2])
+def test_microbatches_add_up(aggregation, prompts):
+    """Losses, gradients and metrics of a scan over microbatches equal those of the whole minibatch."""
+    options = DEFAULTS | {"aggregation": aggregation}
+    *arrays, mask = batch()
+    denominator = loss_denominator(mask, np.ones((P, G), bool), aggregation=aggregation)
+    loss, metrics = compiled_terms(*arrays, mask, **options, denominator=denominator)
+    gradient, _ = compiled_gradient(*arrays, mask, **options, denominator=denominator)
+
+    def body(total, microbatch):
+        (part, part_metrics), part_gradient = jax.value_and_grad(
+            lambda *a: policy_loss_terms(*a, **options, denominator=denominator), has_aux=True
+        )(*microbatch)
+        return total + part, (part_metrics, part_gradient)
+
+    split = [jnp.reshape(a, (P // prompts, prompts, *a.shape[1:])) for a in (*arrays, mask)]
+    total, (stacked, gradients) = jax.lax.scan(body, jnp.float32(0), split)
+    np.testing.assert_allclose(total, loss, rtol=1e-5)
+    np.testing.assert_allclose(gradients.reshape(P, G, LC), gradient, rtol=1e-5, atol=1e-8)
+    for name, value in reduce_metrics(metrics).items():
+        np.testing.assert_allclose(value, reduce_metrics(stacked)[name], rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("shape", [(8, 1), (2, 4)])
+def test_mesh_shape_does_not_matter(shape):
+    mesh = jax.make_mesh(shape, ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+    prompt_axes = PartitionSpec(("data", "fsdp"))
+    arrays = [jnp.concatenate([a, b]) for a, b in zip(batch(0), batch(1), strict=True)]
+    is_valid = jnp.ones((2 * P, G), bool)
+
+    def loss_and_gradient(*arrays, is_valid):
+        denominator = loss_denominator(arrays[-1], is_valid, aggregation="token")
+        options = DEFAULTS | {"aggregation": "token"}
+        return jax.value_and_grad(
+            lambda *a: policy_loss_terms(*a, **options, denominator=denominator)[0]
+        )(*arrays)  # fmt: skip
+
+    loss, gradient = jax.jit(loss_and_gradient)(*arrays, is_valid=is_valid)
+    sharded = [jax.device_put(a, NamedSharding(mesh, prompt_axes)) for a in arrays]
+    other, other_gradient = jax.jit(loss_and_gradient)(*sharded, is_valid=is_valid)
+    np.testing.assert_allclose(loss, other, rtol=1e-5)
+    np.testing.assert_allclose(gradient, other_gradient, rtol=1e-5, atol=1e-8)
+
+
+def test_order_of_completions_and_groups_does_not_matter():
+    arrays = batch()
+    loss, _ = compiled_terms(*arrays, **DEFAULTS, denominator=jnp.float32(12))
+    shuffled = [a[jnp.array([2, 0, 3, 1])][:, jnp.array([1, 2, 0])] for a in map(jnp.asarray, arrays)]
+    other, _ = compiled_terms(*shuffled, **DEFAULTS, denominator=jnp.float32(12))
+    np.testing.assert_allclose(loss, other, rtol=1e-5)
+
+
+def test_failed_rows_count_nowhere_and_groups_without_variance_count():
+    """A failed row is as if it had never been sampled; a group of equal rewards stays in the denominator."""
+    log_probs, old, reference, _, mask = batch()
+    mask = mask | (np.arange(LC) == 0)  # every completion has a token
+    rewards = np.float32([[1, 0, 3], [2, 2, 2], [1, 1, 4], [0, 1, np.nan]])
+    is_valid = np.isfinite(rewards)
+    counted = mask & is_valid[..., None]
+    for aggregation, expected in (("sequence", 11), ("token", counted.sum())):
+        options = DEFAULTS | {"aggregation": aggregation}
+        denominator = loss_denominator(counted, is_valid, aggregation=aggregation)
+        assert float(denominator) == expected == float(loss_denominator(mask, is_valid, aggregation=aggregation))
+        advantages, is_zero = group_advantages(rewards, is_valid)
+        np.testing.assert_array_equal(is_zero, [False, True, False, False])
+        loss, _ = compiled_terms(
+            log_probs, old, reference, advantages, counted, **options, denominator=denominator
+        )
+        by_hand = loss_in_float64(log_probs, old, reference, np.asarray(advantages), counted, expected, options)
+        np.testing.assert_allclose(loss, by_hand, rtol=1e-5)
+        options["kl_coefficient"] = 0.0
+        gradient, _ = compiled_gradient(log_probs, old, None, advantages, counted, **options, denominator=denominator)
+        assert (np.asarray(gradient)[1] == 0).all() and (np.asarray(gradient)[3, 2] == 0).all()
+
+
+def test_a_batch_where_everything_failed_has_loss_zero_and_gradient_zero():
+    arrays = batch()[:-1]
+    mask, is_valid = np.zeros((P, G, LC), bool), np.zeros((P, G), bool)
+    for aggregation in AGGREGATIONS:
+        denominator = loss_denominator(mask, is_valid, aggregation=aggregation)
+        options = DEFAULTS | {"aggregation": aggregation}
+        loss, metrics = compiled_terms(*arrays, mask, **options, denominator=denominator)
+        gradient, _ = compiled_gradient(*arrays, mask, **options, denominator=denominator)
+        assert float(denominator) == 1 and float(loss) == 0 and (np.asarray(gradient) == 0).all()
+        assert all(float(value) == 0 for value in reduce_metrics(metrics).values())
+
+
+def test_jit_equals_eager_and_low_precision_is_widened():
+    arrays = batch()
+    eager, metrics = policy_loss_terms(*arrays, **DEFAULTS, denominator=jnp.float32(12))
+    compiled, compiled_metrics = compiled_terms(*arrays, **DEFAULTS, denominator=jnp.float32(12))
+    np.testing.assert_allclose(eager, compiled, rtol=1e-5)
+    for name, value in reduce_metrics(metrics).items():
+        np.testing.assert_allclose(value, reduce_metrics(compiled_metrics)[name], rtol=1e-5)
+    low = [a.astype(jnp.bfloat16) for a in arrays[:3]]
+    wide = [a.astype(jnp.float32) for a in low]
+    first, _ = policy_loss_terms(*low, *arrays[3:], **DEFAULTS, denominator=jnp.float32(12))
+    second, _ = policy_loss_terms(*wide, *arrays[3:], **DEFAULTS, denominator=jnp.float32(12))
+    assert first.dtype == jnp.float32 and first == second
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"kl_estimator": "k1"}, "k1 has no gradient on average"),
+        ({"kl_estimator": "k4"}, "kl_estimator: expected k2, k3 or k3"),
+        ({"ratio": "new"}, "ratio: expected old or ref; got 'new'"),
+        ({"aggregation": "mean"}, "aggregation: expected sequence or token; got 'mean'"),
+    ],
+)
+def test_wrong_choices_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        policy_loss_terms(*batch(), **(DEFAULTS | changes), denominator=jnp.float32(1))
+
+
+def test_an_absent_reference_is_named():
+    log_probs, old, _, advantages, mask = batch()
+    for changes in ({}, {"kl_coefficient": 0.0, "ratio": "ref"}):
+        with pytest.raises(ValueError, match="reference_log_probs: expected an array"):
+            policy_loss_terms(
+                log_probs, old, None, advantages, mask, **(DEFAULTS | changes), denominator=jnp.float32(1)
+            )
+    with pytest.raises(ValueError, match="estimator: expected k1, k2, k3 or k3"):
+        kl_values(log_probs, old, estimator="k4")
+    with pytest.raises(ValueError, match="aggregation: expected sequence or token"):
+        loss_denominator(mask, mask.any(-1), aggregation="mean")

@@ -1,0 +1,212 @@
+"""Evidence as a function: equal to one by one, blind to padding, order and other groups, no gradient to the judge."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from reflex_jax.config import ConfigError
+from reflex_jax.judge.batch import StatementTokenizer, prepare_judge_batch
+from reflex_jax.judge.evidence import encode_statements, gather_evidence
+from reflex_jax.judge.saliency import image_evidence
+from reflex_jax.models.biomedclip import encode_text, init_judge_params, read_judge_config
+from reflex_jax.rewards.visual_fidelity import quantile_mask
+from tests.parity.judge_reference import write_judge_directory
+
+SETTINGS = {
+    "saliency": "attention_gradient", "saliency_block": -1, "quantile": 0.5, "tie_rule": "strict",
+    "iou_threshold": 0.5, "text_threshold": 0.8, "image_threshold": -0.5, "centered": False,
+}  # fmt: skip
+STATEMENTS = [
+    ["there is a nodule", "there is a cyst", "there is a nodule", "no effusion is seen"],
+    ["there is a cyst in the left lung", "", None, "there is a cyst in the left lung"],
+]
+ANCHORS = ["there is a cyst", "there is no nodule"]
+TOKENS = 24  # two buckets: 16 and 24
+QUESTIONS = ["is there a nodule", "there is no nodule"]
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory):
+    directory = write_judge_directory(tmp_path_factory.mktemp("judge"))
+    config = read_judge_config(directory)
+    init = jax.jit(lambda key: jax.tree.map(lambda x: 2 * x, init_judge_params(config, key)))
+    return init(jax.random.key(0)), config, StatementTokenizer(directory)
+
+
+def prepare(judge, statements=STATEMENTS, anchors=ANCHORS, *, tokens=TOKENS, questions=None, pixels=None):
+    if pixels is None:
+        pixels = np.random.default_rng(0).integers(0, 256, (len(anchors), 112, 112, 3), np.uint8)
+    return prepare_judge_batch(
+        pixels, statements, anchors, judge[2], max_statement_tokens=tokens, questions=questions
+    )
+
+
+gather_jitted = jax.jit(gather_evidence, static_argnames=("config", *SETTINGS))
+encode_jitted = jax.jit(encode_statements, static_argnames="config")
+explain_jitted = jax.jit(image_evidence, static_argnames=("config", "method", "block"))
+
+
+@pytest.fixture(scope="module")
+def gather(judge):
+    return lambda inputs, **changes: gather_jitted(judge[0], inputs, judge[1], **(SETTINGS | changes))
+
+
+def random_inputs(config):
+    rng = np.random.default_rng(0)
+    pixels = rng.normal(size=(2, 112, 112, 3)).astype(np.float32)
+    return pixels, rng.normal(size=(2, 4, config.embed_dim)).astype(np.float32)
+
+
+def assert_same(one, other, atol=1e-5):
+    for field in dataclasses.fields(one):
+        a, b = np.asarray(getattr(one, field.name)), np.asarray(getattr(other, field.name))
+        np.testing.assert_allclose(a.astype(float), b.astype(float), atol=atol, err_msg=field.name)
+
+
+def test_jit_equals_eager_and_the_masks_to_the_bit(judge):
+    params, config, _ = judge
+    pixels, directions = random_inputs(config)
+    settings = {"method": "attention_gradient", "block": -1}
+    embeddings, maps = image_evidence(params, pixels, directions, config, **settings)
+    jitted_embeddings, jitted_maps = explain_jitted(params, pixels, directions, config, **settings)
+    np.testing.assert_allclose(embeddings, jitted_embeddings, atol=1e-5)
+    np.testing.assert_allclose(maps, jitted_maps, atol=1e-5 * np.abs(maps).max())
+    masks = [quantile_mask(m, quantile=0.5, tie_rule="strict") for m in (maps, jitted_maps)]
+    np.testing.assert_array_equal(*masks)
+
+
+def test_a_batch_equals_its_prompts_one_by_one(judge, gather):
+    inputs = prepare(judge)
+    together = gather(inputs)
+    for p in range(len(ANCHORS)):
+        alone = gather(jax.tree.map(lambda x, p=p: x[p : p + 1], inputs))
+        assert_same(alone, jax.tree.map(lambda x, p=p: x[p : p + 1], together))
+
+
+def test_shared_statements_equal_a_row_for_every_completion(judge, gather):
+    inputs = prepare(judge, [["there is a nodule"] * 3 + ["no effusion is seen"]], ANCHORS[:1])
+    tokens = [judge[2](text, TOKENS) for text in (ANCHORS[0], *["there is a nodule"] * 3, "no effusion is seen")]
+    tokens = np.stack([np.pad(row, (0, TOKENS - len(row))) for row in tokens]).astype(np.int32)
+    repeated = inputs.replace(
+        statements=tokens[None],
+        statement_count=np.array([5], np.int32),
+        statement_index=np.array([[1, 2, 3, 4]], np.int32),
+    )
+    assert inputs.statement_count[0] == 3
+    assert_same(gather(inputs), gather(repeated))
+
+
+def test_the_order_of_a_group_and_the_other_groups_do_not_matter(judge, gather):
+    evidence = gather(prepare(judge))
+    order = [2, 0, 3, 1]
+    other = [[STATEMENTS[0][g] for g in order], ["there is no chest"] * 4]
+    permuted = gather(prepare(judge, other, [ANCHORS[0], "a lung"]))
+    for name in ("iou", "text_text_similarity", "image_text_similarity", "visual_fidelity", "provenance"):
+        ours = np.asarray(getattr(evidence, name))[0][order]
+        np.testing.assert_allclose(getattr(permuted, name)[0], ours, atol=1e-5)
+
+
+def test_the_anchors_own_words_agree_fully(judge, gather):
+    evidence = gather(prepare(judge))
+    assert evidence.iou[0, 1] == 1.0 and evidence.visual_fidelity[0, 1] == 1.0
+    np.testing.assert_allclose(evidence.text_text_similarity[0, 1], 1.0, rtol=1e-6)
+    assert evidence.provenance[0, 1] >= 0.5
+
+
+def test_a_completion_without_a_statement_has_no_evidence(judge, gather):
+    assert SETTINGS["image_threshold"] < 0  # a similarity of 0 would pass it
+    evidence = gather(prepare(judge))
+    for name in ("iou", "chance_corrected_iou", "text_text_similarity", "image_text_similarity", "visual_fidelity",
+                 "provenance", "loop_tightness", "saliency", "masks", "statement_embeddings"):  # fmt: skip
+        assert not np.asarray(getattr(evidence, name))[1, 2].any(), name
+    assert evidence.is_degenerate[1, 2] and not evidence.is_degenerate[0].any()
+
+
+def test_nothing_is_differentiated_through_the_judge(judge):
+    inputs = prepare(judge)
+
+    def total(params):
+        evidence = gather_evidence(params, inputs, judge[1], **SETTINGS)
+        return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(evidence) if leaf.dtype == jnp.float32)
+
+    gradients = jax.jit(jax.grad(total))(judge[0])
+    assert all(not np.asarray(leaf).any() for leaf in jax.tree.leaves(gradients))
+
+
+@pytest.mark.parametrize("tokens", [16, 17, 100])
+def test_the_bucket_and_the_padding_change_nothing(judge, tokens):
+    params, config, _ = judge
+    inputs = prepare(judge, tokens=tokens)
+    ours = encode_jitted(params, inputs, config)
+    for p, count in enumerate(inputs.statement_count):
+        theirs = jax.jit(encode_text, static_argnums=2)(params, inputs.statements[p], config)[:count]
+        theirs = theirs / jnp.linalg.norm(theirs, axis=-1, keepdims=True)
+        np.testing.assert_allclose(ours[p, :count], theirs, atol=1e-5)
+
+
+def test_many_statements_are_encoded_in_chunks_and_only_as_many_as_there_are(judge):
+    params, config, _ = judge
+    group = 30  # 2 prompts x 31 statements x 24 tokens: several chunks
+    letters = [f"{letter} nodule seen on the left side" for letter in "abcdefghijklmnopqrstuvwxyz0123"]
+    inputs = prepare(judge, [letters, letters], ANCHORS)
+    assert list(inputs.statement_count) == [group + 1] * 2
+    whole = np.asarray(encode_jitted(params, inputs, config))
+    theirs = jax.jit(encode_text, static_argnums=2)(params, inputs.statements[0], config)
+    np.testing.assert_allclose(whole[0], theirs / jnp.linalg.norm(theirs, axis=-1, keepdims=True), atol=1e-5)
+    few = encode_jitted(params, inputs.replace(statement_count=np.array([2, 1], np.int32)), config)
+    np.testing.assert_allclose(few[:, :2], whole[:, :2], atol=1e-5)
+    assert not np.asarray(few)[:, -1].any()  # never computed
+
+
+def test_one_compilation_serves_every_length_and_number_of_statements(judge, gather):
+    gather(prepare(judge))
+    before = gather_jitted._cache_size()
+    for statements in ([["a"] * 4, [None] * 4], [["there is a nodule seen on the left side of the lung"] * 4] * 2):
+        gather(prepare(judge, statements))
+    assert gather_jitted._cache_size() == before
+
+
+@pytest.mark.parametrize("method", ["gradient_activation", "gradcam"])
+def test_signed_saliency_is_linear_in_the_statement(judge, method):
+    params, config, _ = judge
+    pixels, directions = random_inputs(config)
+    u = directions[:, :1]
+    directions = np.concatenate([u, -u, 4 * u, 0 * u], axis=1)
+    _, maps = explain_jitted(params, pixels, directions, config, method=method, block=-1)
+    tolerance = 1e-5 * np.abs(maps[:, 0]).max()
+    np.testing.assert_allclose(maps[:, 1], -maps[:, 0], atol=tolerance)
+    np.testing.assert_allclose(maps[:, 2], 4 * maps[:, 0], atol=4 * tolerance)
+    assert not np.asarray(maps[:, 3]).any()
+
+
+def test_gradient_activation_is_no_rounding_residue(judge):
+    # At the block's *input* the same product is 0 up to the norm's epsilon: the map would be noise.
+    params, config, _ = judge
+    pixels, u = random_inputs(config)
+    _, maps = explain_jitted(params, pixels, u, config, method="gradient_activation", block=-1)
+    _, weights = explain_jitted(params, pixels, u, config, method="gradcam", block=-1)
+    assert np.abs(maps).max() > 1e-3 * np.abs(weights).max() > 0
+
+
+def test_centred_evidence_is_blind_to_what_the_question_says(judge, gather):
+    inputs = prepare(judge, questions=QUESTIONS)
+    evidence = gather(inputs, centered=True)
+    u = np.asarray(encode_jitted(judge[0], inputs, judge[1]))
+    expected = u[0, inputs.statement_index[0]] - u[0, 1]
+    expected /= np.linalg.norm(expected, axis=-1, keepdims=True)
+    np.testing.assert_allclose(evidence.statement_embeddings[0], expected, atol=1e-4)
+    # the second anchor only repeats its question: it says nothing, so nothing can agree with it
+    assert not np.asarray(evidence.anchor_embeddings)[1].any()
+    assert evidence.is_degenerate[1].all() and not np.asarray(evidence.visual_fidelity)[1].any()
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"saliency": "gradCAM"}, "judge.saliency: expected one of"),
+    ({"saliency_block": 2}, "expected -2 to 1, this judge has 2 blocks; got 2"),
+])  # fmt: skip
+def test_unknown_methods_and_blocks_are_refused(judge, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        jax.eval_shape(lambda p, i: gather_evidence(p, i, judge[1], **(SETTINGS | changes)), judge[0], prepare(judge))

@@ -1,0 +1,104 @@
+"""Tiny random Qwen2.5-VL checkpoints written by transformers, and batches of odd images to compare on."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+VOCABULARY = 160
+IMAGE, VIDEO, VISION_START, VISION_END, EOS, PAD = 150, 151, 152, 153, 154, 155
+
+
+def write_checkpoint(directory: Path, *, is_tied: bool = True, seed: int = 0) -> Path:
+    """Saves a random model in the hub's layout (flat config.json, hub tensor names) and returns its directory."""
+    import torch
+    from safetensors.torch import save_file
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "config.json").write_text(json.dumps(_config(is_tied)))
+    (directory / "generation_config.json").write_text(json.dumps({"eos_token_id": [EOS, 149], "pad_token_id": PAD}))
+    torch.manual_seed(seed)
+    model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig.from_pretrained(directory)).float()
+    with torch.no_grad():
+        for parameter in model.parameters():  # as wide as trained weights; biases and norms away from 0 and 1
+            if parameter.ndim > 1:
+                parameter.mul_(6.0)
+            else:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    tensors = {
+        name.replace("model.language_model.", "model.").replace("model.visual.", "visual."): tensor.contiguous()
+        for name, tensor in model.state_dict().items()
+        if not (is_tied and name == "lm_head.weight")
+    }
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    return directory
+
+
+def load_torch(directory: Path):
+    """The same checkpoint as a torch model."""
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
+    return Qwen2_5_VLForConditionalGeneration.from_pretrained(directory, attn_implementation="eager").float().eval()
+
+
+def batch(*, padding: str, seed: int = 0) -> dict[str, np.ndarray]:
+    """Three rows as a Hugging Face processor would make them.
+
+    Row 0 has a wide image whose windows are cut on both sides, row 1 none, row 2 a tall one and a small one: two aspect
+    ratios, two images in a row, a row without an image.
+    """
+    rng = np.random.default_rng(seed)
+    grids = [[(1, 12, 10)], [], [(1, 4, 22), (1, 8, 8)]]
+    rows = []
+    for images in grids:
+        row = list(rng.integers(0, 140, 3))
+        for _, height, width in images:
+            row += [VISION_START, *[IMAGE] * (height * width // 4), VISION_END, *rng.integers(0, 140, 2)]
+        rows.append(row + list(rng.integers(0, 140, 9)))
+    length = max(map(len, rows)) + 2  # the longest row is padded too
+    input_ids = np.full((len(rows), length), PAD)
+    attention_mask = np.zeros((len(rows), length), np.int64)
+    for index, row in enumerate(rows):
+        where = slice(length - len(row), length) if padding == "left" else slice(0, len(row))
+        input_ids[index, where], attention_mask[index, where] = row, 1
+    flat = [grid for images in grids for grid in images]
+    pixels = rng.normal(size=(sum(h * w for _, h, w in flat), 1176)).astype(np.float32)
+    return {
+        "input_ids": input_ids,
+        "attention_mask": attention_mask,
+        "pixel_values": pixels,
+        "image_grid_thw": np.array(flat),
+    }
+
+
+def torch_inputs(inputs: dict[str, np.ndarray]) -> dict:
+    """The batch as keyword arguments of the torch model."""
+    import torch
+
+    tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
+    return {**tensors, "mm_token_type_ids": (tensors["input_ids"] == IMAGE).int()}
+
+
+def relative_error(got: np.ndarray, expected: np.ndarray) -> float:
+    """Largest error over the largest number expected."""
+    got, expected = np.asarray(got), np.asarray(expected)
+    assert got.shape == expected.shape, (got.shape, expected.shape)
+    return float(np.abs(got - expected).max() / np.abs(expected).max())
+
+
+def _config(is_tied: bool) -> dict:
+    return {
+        "model_type": "qwen2_5_vl", "architectures": ["Qwen2_5_VLForConditionalGeneration"], "hidden_act": "silu",
+        "image_token_id": IMAGE, "video_token_id": VIDEO, "vision_start_token_id": VISION_START,
+        "vision_end_token_id": VISION_END, "bos_token_id": PAD, "eos_token_id": EOS, "hidden_size": 64,
+        "intermediate_size": 96, "num_attention_heads": 4, "num_hidden_layers": 3, "num_key_value_heads": 2,
+        "rms_norm_eps": 1e-6, "rope_theta": 1e6, "tie_word_embeddings": is_tied, "vocab_size": VOCABULARY,
+        "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]}, "use_sliding_window": False,
+        "sliding_window": 32768, "max_window_layers": 3, "max_position_embeddings": 4096,
+        "vision_config": {
+            "depth": 4, "hidden_act": "silu", "hidden_size": 32, "intermediate_size": 44, "num_heads": 2, "in_chans": 3,
+            "out_hidden_size": 64, "patch_size": 14, "spatial_merge_size": 2, "spatial_patch_size": 14,
+            "window_size": 112, "fullatt_block_indexes": [1, 3], "tokens_per_second": 2, "temporal_patch_size": 2,
+        },
+    }  # fmt: skip

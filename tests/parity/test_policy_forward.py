@@ -1,0 +1,164 @@
+"""Qwen2.5-VL against transformers on the same weights: features, logits, log-probs, gradients.
+
+Everything is float32 on both sides; the issue's bound of 1e-4 of the largest number leaves room for the order of sums
+only (1e-6 is usual). The batches hold two aspect ratios, windows cut by the edge of the image, two images in a row, and
+a row without one.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from reflex_jax.checkpoints.huggingface import load_policy_params
+from reflex_jax.data.images import merged_feature_order, prompt_inputs_from_huggingface
+from reflex_jax.models.qwen_vl import completion_log_probs, encode_images, prompt_logits, read_qwen_config
+from tests.parity import qwen_reference as reference
+
+TOLERANCE = 1e-4
+GRADIENT_TOLERANCE = 1e-3
+TEMPERATURE = 0.8
+
+# our leaf -> tensor of the torch model, how to bring the torch gradient into our layout
+NAMED_TENSORS = {
+    "embed/embedding": ("model.language_model.embed_tokens.weight", lambda g: g),
+    "layers/q/bias": ("model.language_model.layers.1.self_attn.q_proj.bias", lambda g: g),
+    "layers/k/kernel": ("model.language_model.layers.1.self_attn.k_proj.weight", lambda g: g.T),
+    "layers/gate/kernel": ("model.language_model.layers.1.mlp.gate_proj.weight", lambda g: g.T),
+    "layers/post_norm/scale": ("model.language_model.layers.1.post_attention_layernorm.weight", lambda g: g),
+    "final_norm/scale": ("model.language_model.norm.weight", lambda g: g),
+    "vision/patch_embed/kernel": ("model.visual.patch_embed.proj.weight", lambda g: g.reshape(len(g), -1).T),
+    "vision/layers/v/kernel": ("model.visual.blocks.1.attn.qkv.weight", lambda g: np.split(g, 3)[2].T),
+    "vision/layers/q/bias": ("model.visual.blocks.1.attn.qkv.bias", lambda g: np.split(g, 3)[0]),
+    "vision/layers/down/kernel": ("model.visual.blocks.1.mlp.down_proj.weight", lambda g: g.T),
+    "vision/merger/fc1/bias": ("model.visual.merger.mlp.0.bias", lambda g: g),
+    "vision/merger/norm/scale": ("model.visual.merger.ln_q.weight", lambda g: g),
+}
+
+
+@pytest.fixture(scope="module", params=["tied", "untied"])
+def policy(request, tmp_path_factory):
+    """(torch model, our parameters, config) of one checkpoint."""
+    directory = reference.write_checkpoint(tmp_path_factory.mktemp("policy"), is_tied=request.param == "tied")
+    config = read_qwen_config(directory)
+    return reference.load_torch(directory), load_policy_params(directory, config), config
+
+
+def torch_logits(model, inputs) -> np.ndarray:
+    import torch
+
+    with torch.no_grad():
+        return model(**reference.torch_inputs(inputs)).logits.numpy()
+
+
+def random_completions(rows: int) -> np.ndarray:
+    return np.random.default_rng(3).integers(0, 140, (rows, 2, 5)).astype(np.int32)
+
+
+def torch_log_probs(model, inputs, completions: np.ndarray):
+    """Log-probs of each completion behind its own copy of the prompt, all of it through the torch model."""
+    import torch
+
+    rows, group_size, steps = completions.shape
+    of_place = []
+    for place in range(group_size):
+        whole = dict(inputs)
+        whole["input_ids"] = np.concatenate([inputs["input_ids"], completions[:, place]], axis=1)
+        whole["attention_mask"] = np.concatenate([inputs["attention_mask"], np.ones((rows, steps), int)], axis=1)
+        logits = model(**reference.torch_inputs(whole)).logits[:, -steps - 1 : -1] / TEMPERATURE
+        tokens = torch.from_numpy(completions[:, place]).long()
+        of_place.append(torch.log_softmax(logits, -1).gather(-1, tokens[..., None])[..., 0])
+    return torch.stack(of_place, 1)
+
+
+@pytest.mark.parametrize("padding", ["left", "right"])
+def test_logits_and_positions_are_those_of_transformers(policy, padding):
+    model, params, config = policy
+    inputs = reference.batch(padding=padding)
+    prompts = prompt_inputs_from_huggingface(**inputs, config=config)
+    for_positions = {k: v for k, v in reference.torch_inputs(inputs).items() if k != "pixel_values"}
+    np.testing.assert_array_equal(
+        prompts.positions.swapaxes(0, 1), model.model.get_rope_index(**for_positions)[0].numpy()
+    )
+    got = np.asarray(jax.jit(prompt_logits, static_argnums=2)(params, prompts, config))
+    assert got.dtype == np.float32
+    expected = torch_logits(model, inputs)
+    is_valid = prompts.is_valid
+    assert reference.relative_error(got[is_valid], expected[is_valid]) < TOLERANCE
+
+
+def test_vision_features_are_those_of_transformers(policy):
+    import torch
+
+    model, params, config = policy
+    inputs = reference.batch(padding="left")
+    prompts = prompt_inputs_from_huggingface(**inputs, config=config)
+    features = np.asarray(jax.jit(encode_images, static_argnums=2)(params, prompts.vision, config))
+    with torch.no_grad():
+        expected = model.model.get_image_features(
+            torch.from_numpy(inputs["pixel_values"]), torch.from_numpy(inputs["image_grid_thw"])
+        ).pooler_output
+    first, second, third = (tuple(grid) for grid in inputs["image_grid_thw"])
+    got = np.concatenate(
+        [
+            features[0, merged_feature_order([first], config.vision)],
+            features[2, merged_feature_order([second, third], config.vision)],
+        ]
+    )
+    assert reference.relative_error(got, torch.cat(expected).numpy()) < TOLERANCE
+
+
+def test_log_probs_and_gradients_are_those_of_transformers(policy):
+    """The loss weights every log-prob differently, so that no two errors cancel."""
+    import torch
+
+    model, params, config = policy
+    inputs, completions = reference.batch(padding="left"), random_completions(3)
+    weights = np.random.default_rng(4).normal(size=completions.shape).astype(np.float32)
+    expected = torch_log_probs(model, inputs, completions)
+    model.zero_grad()
+    (expected * torch.from_numpy(weights)).sum().backward()
+    prompts = prompt_inputs_from_huggingface(**inputs, config=config)
+    allowed = np.ones(config.text.vocabulary, bool)
+
+    def loss(params):
+        log_probs, _ = completion_log_probs(
+            params, prompts, completions, config, allowed=allowed, temperature=TEMPERATURE
+        )
+        return (weights * log_probs).sum(), log_probs
+
+    gradients, got = jax.jit(jax.grad(loss, has_aux=True))(params)
+    assert reference.relative_error(got, expected.detach().numpy()) < TOLERANCE
+    of_torch = dict(model.named_parameters())
+    names = dict(NAMED_TENSORS)
+    if not config.text.is_tied:
+        names["head/kernel"] = ("lm_head.weight", lambda g: g.T)
+    flat = flatten_dict(gradients, sep="/")
+    for path, (name, arrange) in names.items():
+        got = np.asarray(flat[path])
+        got = got[1] if "layers/" in path else got
+        error = reference.relative_error(got, arrange(of_torch[name].grad.numpy()))
+        assert error < GRADIENT_TOLERANCE, (path, error)
+
+
+def test_half_precision_is_as_near_to_float32_as_that_of_transformers(policy):
+    """Both round to bfloat16 at every layer; only the statistics stay float32, so the errors are of one size."""
+    model, params, config = policy
+    inputs = reference.batch(padding="left")
+    prompts = prompt_inputs_from_huggingface(**inputs, config=config)
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
+    got = np.asarray(jax.jit(partial(prompt_logits, config=config))(half, prompts))
+    assert got.dtype == np.float32
+    exact = torch_logits(model, inputs)
+    half_model = type(model)(model.config).bfloat16().eval()
+    half_model.load_state_dict(model.state_dict())
+    import torch
+
+    with torch.no_grad():
+        of_torch = half_model(**reference.torch_inputs(inputs)).logits.float().numpy()
+    is_valid = prompts.is_valid
+    ours, theirs = (np.abs(each - exact)[is_valid].mean() for each in (got, of_torch))
+    assert ours < 1.3 * theirs

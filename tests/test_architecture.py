@@ -1,0 +1,285 @@
+"""The house keeps its shape: floors, light imports, plain names, short functions, no setting that nobody reads."""
+
+import ast
+import dataclasses
+import io
+import subprocess
+import sys
+import tokenize
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from reflex_jax import config as config_module
+
+PACKAGE = Path(config_module.__file__).resolve().parent
+PATHS = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
+TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in PATHS.items()}
+
+# Imports go down or stay on a floor; the front door (reflex_jax/__init__.py) sees everything, by name and on first use.
+FLOORS = {
+    "config.py": 0, "records.py": 0, "assets": 0,
+    "sharding.py": 1, "text": 1,
+    "models": 2, "data": 2, "rewards": 2, "grpo": 2,
+    "judge": 3, "rollout": 3, "checkpoints": 3,
+    "training": 4, "evaluation": 4, "audit": 4,
+    "cli.py": 5,
+    "__init__.py": 6,
+}  # fmt: skip
+EMPTY_NAMES = {"utils", "util", "helpers", "helper", "common", "manager", "base", "misc"}
+LONGEST_FUNCTION = 60  # lines with code on them, signature included, docstring not
+
+
+def _imported_modules(name: str, *, top_level_only: bool = False) -> set[str]:
+    """Full names of what a module imports; `from a import b` gives a and a.b."""
+    nodes = TREES[name].body if top_level_only else ast.walk(TREES[name])
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name}:{node.lineno}: relative import; write the full name"
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def _file_of(module: str) -> str | None:
+    """File of a module of this package, None for anything else."""
+    first, *rest = module.split(".")
+    if first != "reflex_jax" or not rest:
+        return None
+    candidates = ("/".join(rest) + ".py", "/".join(rest) + "/__init__.py")
+    return next((candidate for candidate in candidates if candidate in PATHS), None)
+
+
+def _imported_files(name: str, **options: bool) -> set[str]:
+    return {file for module in _imported_modules(name, **options) if (file := _file_of(module))} - {name}
+
+
+def _room(file: str) -> str:
+    return file.split("/")[0]
+
+
+def _cycle(graph: dict[str, set[str]]) -> list[str]:
+    """Some cycle of a directed graph, [] if there is none."""
+    finished: set[str] = set()
+
+    def visit(node: str, path: list[str]) -> list[str]:
+        if node in path:
+            return [*path[path.index(node) :], node]
+        if node in finished:
+            return []
+        for neighbour in sorted(graph.get(node, ())):
+            if cycle := visit(neighbour, [*path, node]):
+                return cycle
+        finished.add(node)
+        return []
+
+    return next((cycle for node in sorted(graph) if (cycle := visit(node, []))), [])
+
+
+def test_every_file_has_a_floor():
+    assert {_room(name) for name in PATHS} <= FLOORS.keys()
+
+
+def test_imports_only_go_down():
+    climbing = [
+        f"{name} (floor {FLOORS[_room(name)]}) imports {file} (floor {FLOORS[_room(file)]})"
+        for name in PATHS
+        for file in sorted(_imported_files(name))
+        if FLOORS[_room(file)] > FLOORS[_room(name)]
+    ]
+    assert not climbing, "\n".join(climbing)
+
+
+def test_modules_do_not_import_each_other_in_a_circle():
+    """Imports inside functions included."""
+    assert not _cycle({name: _imported_files(name) for name in PATHS})
+
+
+def test_packages_of_one_floor_do_not_need_each_other():
+    """One of them may stand on the other, not both."""
+    rooms: dict[str, set[str]] = defaultdict(set)
+    for name in PATHS:
+        rooms[_room(name)] |= {_room(file) for file in _imported_files(name)} - {_room(name)}
+    assert not _cycle(rooms)
+
+
+def test_names_say_what_is_inside():
+    parts = {part.removesuffix(".py") for name in PATHS for part in name.split("/")}
+    assert not parts & EMPTY_NAMES
+
+
+@pytest.mark.parametrize(
+    "package, homes",
+    [
+        ("transformers", {"text/tokenizer.py"}),
+        ("torch", {"checkpoints/bin_conversion.py"}),
+        ("torchvision", set()),
+        ("open_clip", set()),
+        ("timm", set()),
+        ("tensorflow", set()),
+        ("wandb", {"training/metrics.py"}),
+        ("tensorboardX", {"training/metrics.py"}),
+        ("orbax", {"training/checkpoint.py"}),
+        ("pydicom", {"data/medical_images.py"}),
+    ],
+)
+def test_heavy_packages_have_one_home(package, homes):
+    users = {name for name in PATHS if any(m.split(".")[0] == package for m in _imported_modules(name))}
+    assert users <= homes
+
+
+def test_rewards_and_grpo_see_neither_configurations_nor_models():
+    """DEVICE modules take arrays, HOST modules strings; each says which it is in its first line."""
+    for name in PATHS:
+        if _room(name) not in ("rewards", "grpo"):
+            continue
+        rooms = {_room(file) for file in _imported_files(name)}
+        assert rooms <= {"text", _room(name)}, f"{name} imports {sorted(rooms)}"
+        if _room(name) == "rewards" and not name.endswith("__init__.py"):
+            docstring = ast.get_docstring(TREES[name]) or ""
+            assert docstring.startswith(("DEVICE: ", "HOST: ")), f"{name}: expected DEVICE or HOST in its first line"
+            assert docstring.startswith("HOST: ") or "text" not in rooms, f"{name}: DEVICE modules see no strings"
+
+
+def test_importing_the_package_is_light():
+    program = (
+        "import sys, reflex_jax\n"
+        "heavy = {'transformers', 'tensorflow_datasets', 'tensorflow', 'grain', 'orbax', 'torch', 'torchvision',"
+        " 'open_clip', 'timm', 'wandb', 'tensorboardX', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, sorted(heavy)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def _code_lines(name: str) -> set[int]:
+    """Numbers of the lines that hold more than a comment."""
+    ignored = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
+    lines: set[int] = set()
+    for token in tokenize.generate_tokens(io.StringIO(PATHS[name].read_text(encoding="utf-8")).readline):
+        if token.type not in ignored:
+            lines |= set(range(token.start[0], token.end[0] + 1))
+    return lines
+
+
+def _functions(name: str) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    return (node for node in ast.walk(TREES[name]) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)))
+
+
+def test_functions_are_short():
+    too_long = []
+    for name in PATHS:
+        code_lines = _code_lines(name)
+        for function in _functions(name):
+            lines = code_lines & set(range(function.lineno, function.end_lineno + 1))
+            if ast.get_docstring(function, clean=False) is not None:
+                lines -= set(range(function.body[0].lineno, function.body[0].end_lineno + 1))
+            if len(lines) > LONGEST_FUNCTION:
+                too_long.append(f"{name}:{function.lineno} {function.name}: {len(lines)} lines")
+    assert not too_long, "\n".join(too_long)
+
+
+def test_errors_are_caught_by_name():
+    wide = [
+        f"{name}:{node.lineno}"
+        for name, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ExceptHandler)
+        and (node.type is None or ast.unparse(node.type) in ("Exception", "BaseException"))
+    ]
+    assert not wide, "\n".join(wide)
+
+
+# --- every setting does something
+
+
+def _sections() -> dict[str, type]:
+    """Section name -> its dataclass; the phases of the curriculum count as one more section."""
+    hints = {field.name: field.default_factory for field in dataclasses.fields(config_module.Config)}
+    return {**hints, "phases": config_module.PhaseConfig}
+
+
+def _targets_and_values(node: ast.AST) -> Iterator[tuple[ast.expr, ast.expr]]:
+    """What is bound to what, by assignments (also of tuples), loops and comprehensions."""
+    if isinstance(node, ast.Assign):
+        for target in node.targets:
+            both_tuples = isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple)
+            yield from zip(target.elts, node.value.elts, strict=True) if both_tuples else [(target, node.value)]
+    elif isinstance(node, (ast.AnnAssign, ast.NamedExpr)) and node.value is not None:
+        yield node.target, node.value
+    elif isinstance(node, (ast.For, ast.comprehension)):
+        # `for phase in config.data.phases` and `for i, phase in enumerate(config.data.phases)`
+        target = node.target.elts[-1] if isinstance(node.target, ast.Tuple) else node.target
+        for inner in ast.walk(node.iter):
+            if isinstance(inner, ast.Attribute) and inner.attr == "phases":
+                yield target, inner
+
+
+def _last_name(node: ast.expr) -> str | None:
+    """The name an expression ends in: `self._config.grpo` -> grpo, `data` -> data, `phases[0]` -> phases."""
+    if isinstance(node, ast.Attribute):
+        return node.attr
+    if isinstance(node, ast.Name):
+        return node.id
+    return _last_name(node.value) if isinstance(node, ast.Subscript) else None
+
+
+def _fields_read(tree: ast.Module) -> set[tuple[str, str]]:
+    """(section, field) pairs a module reads: `x.section.field`, or through a name bound or annotated as the section."""
+    sections = _sections()
+    by_class = {section_class.__name__: section for section, section_class in sections.items()}
+    meaning = {section: section for section in sections}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.arg) and node.annotation is not None:
+            for class_name in {n.id for n in ast.walk(node.annotation) if isinstance(n, ast.Name)} & by_class.keys():
+                meaning[node.arg] = by_class[class_name]
+        for target, value in _targets_and_values(node):
+            if isinstance(value, (ast.Attribute, ast.Subscript)) and _last_name(value) in sections:
+                meaning[_last_name(target)] = _last_name(value)
+    return {
+        (meaning[owner], node.attr)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and (owner := _last_name(node.value)) in meaning
+    }
+
+
+@pytest.mark.parametrize(
+    "program, expected",
+    [
+        ("def f(config): return config.judge.dtype", {("judge", "dtype")}),
+        ("def f(self): return self._config.grpo.ratio", {("grpo", "ratio")}),
+        ("def f(config):\n  g, x = config.grpo, 1\n  return g.ratio", {("grpo", "ratio")}),
+        ("def f(settings: DataConfig): return settings.root", {("data", "root")}),
+        ("def f(c): return [p.epochs for p in c.data.phases]", {("data", "phases"), ("phases", "epochs")}),
+        ("def f(c):\n  for i, p in enumerate(c.data.phases): p.fraction", {("data", "phases"), ("phases", "fraction")}),
+        ("def f(c, i): return c.data.phases[i].answer_type", {("data", "phases"), ("phases", "answer_type")}),
+        ("def f(other): return other.ratio", set()),
+    ],
+)
+def test_reading_a_setting_is_recognised(program, expected):
+    assert {pair for pair in _fields_read(ast.parse(program)) if pair[1] in _field_names()} == expected
+
+
+def _field_names() -> set[str]:
+    return {field.name for section_class in _sections().values() for field in dataclasses.fields(section_class)}
+
+
+def test_every_setting_is_read_by_some_code():
+    read = set().union(*(_fields_read(tree) for name, tree in TREES.items() if name != "config.py"))
+    # a property of a section reads fields for those who read the property
+    for section, section_class in _sections().items():
+        node = next(n for n in TREES["config.py"].body if getattr(n, "name", None) == section_class.__name__)
+        for function in (f for f in ast.walk(node) if isinstance(f, ast.FunctionDef)):
+            if (section, function.name) in read:
+                read |= {(section, a.attr) for a in ast.walk(function) if isinstance(a, ast.Attribute)}
+    unread = [
+        f"{section}.{field.name}"
+        for section, section_class in _sections().items()
+        for field in dataclasses.fields(section_class)
+        if (section, field.name) not in read
+    ]
+    assert not unread, f"settings that no code reads: {', '.join(unread)}"

@@ -1,0 +1,178 @@
+"""The command line as a user meets it: what works says where to look, what is wrong says what to do and exits with 2."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file, save_file
+
+from reflex_jax.checkpoints.paths import resolve_checkpoint
+from reflex_jax.cli import main
+
+QUICK = ["training.steps=2", "training.evaluate_every=0", "grpo.prompts_per_step=8", "grpo.group_size=2",
+         "rollout.max_new_tokens=6", "data.size=64", "logging.progress=false"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """Prepared data and compiled programs, shared by the tests of this file."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path, cache, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+
+
+def refused(capsys, *arguments: str) -> str:
+    """Runs a command that must be refused; returns its message."""
+    assert main(list(arguments)) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("reflex ") and "Traceback" not in message
+    return message
+
+
+@pytest.fixture
+def phantom(repository) -> str:
+    """Path of the phantom configuration."""
+    return str(repository / "configs" / "phantom.yaml")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("grpo.group_sise=4", ["group_sise", "group_size"]),
+        ("grpo.group_size=four", ["grpo.group_size", "'four'"]),
+        ("grpo.group_size=1", ["grpo.group_size", ">= 2"]),
+        ("mesh.fsdp=3", ["mesh", "3", "found 8"]),
+        ("mesh.tensor=16", ["mesh", "16", "found 8"]),
+        ("grpo.prompts_per_step=6", ["prompts_per_step", "8"]),
+        ("policy.path=nowhere", ["policy.path", "nowhere"]),
+        ("judge.path=nowhere", ["judge.path", "nowhere"]),
+        ("data.max_prompt_tokens=8", ["data.max_prompt_tokens=8", "phantom-train"]),
+        ("data.prompt=haiku", ["data.prompt", "haiku"]),
+        ("data.split=holidays", ["holidays", "train"]),
+        ("rollout.eos_ids=[999999]", ["rollout.eos_ids", "999999"]),
+    ],
+)
+def test_a_wrong_setting_is_named(capsys, phantom, override, words):
+    message = refused(capsys, "train", phantom, *QUICK, override)
+    for word in words:
+        assert word in message
+
+
+def test_a_missing_tensor_and_a_misshaped_one_are_both_named(capsys, phantom, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(resolve_checkpoint("phantom", "policy"), broken)
+    (weights,) = broken.glob("*.safetensors")
+    tensors = load_file(weights)
+    names = sorted(tensors)
+    del tensors[names[0]]
+    tensors[names[1]] = np.zeros((3, 5), np.float32)
+    tensors["surplus.weight"] = np.zeros(2, np.float32)
+    save_file(tensors, weights)
+    message = refused(capsys, "train", phantom, *QUICK, f"policy.path={broken}")
+    for word in (names[0], names[1], "surplus.weight", "3, 5"):
+        assert word in message
+
+
+def test_a_checkpoint_without_weights_is_named(capsys, phantom, tmp_path):
+    bare = tmp_path / "bare"
+    shutil.copytree(resolve_checkpoint("phantom", "policy"), bare, ignore=shutil.ignore_patterns("*.safetensors"))
+    assert "safetensors" in refused(capsys, "train", phantom, *QUICK, f"policy.path={bare}")
+
+
+def vqa_rad_folder(tmp_path, images: dict[str, bytes], answer: str = "Yes") -> str:
+    """A folder in VQA-RAD's layout, one closed and one open question for each image file."""
+    root = tmp_path / "vqa"
+    (root / "VQA_RAD Image Folder").mkdir(parents=True)
+    rows = []
+    for number, (name, content) in enumerate(images.items()):
+        (root / "VQA_RAD Image Folder" / name).write_bytes(content)
+        for kind in ("CLOSED", "OPEN"):
+            rows.append({
+                "qid": f"{number}{kind}", "phrase_type": "freeform", "image_name": name, "image_organ": "HEAD",
+                "question": "Is this a scan?",
+                "question_rephrase": "NULL", "question_type": "PRES", "answer": answer, "answer_type": kind,
+            })  # fmt: skip
+    (root / "VQA_RAD Dataset Public.json").write_text(json.dumps(rows))
+    return str(root)
+
+
+def test_odd_images_are_converted_or_refused_by_name_before_the_first_step(capsys, repository, tmp_path, data_root):
+    config = str(repository / "configs" / "vqa_rad_tiny.yaml")
+    odd = data_root / "odd-images"
+    good = ["i_trns.png", "pil_sample_cmyk.jpg", "pil123p.png", "hopper_orientation_6.jpg"]
+    bad = ["truncated_jpeg.jpg", "truncated_image.png"]
+    root = vqa_rad_folder(tmp_path, {name: (odd / name).read_bytes() for name in [*good, *bad]})
+    message = refused(capsys, "train", config, f"data.root={root}", *QUICK)
+    assert all(name in message for name in bad) and not any(name in message for name in good)
+    shutil.rmtree(root)
+    root = vqa_rad_folder(tmp_path, {name: (odd / name).read_bytes() for name in good})
+    assert main(["train", config, f"data.root={root}", *QUICK]) == 0
+
+
+def test_a_question_without_an_answer_is_named(capsys, repository, tmp_path):
+    picture = tmp_path / "picture.png"
+    Image.new("RGB", (64, 64), (9, 9, 9)).save(picture)
+    root = vqa_rad_folder(tmp_path, {"a.png": picture.read_bytes()}, answer=" ")
+    message = refused(capsys, "train", str(repository / "configs" / "vqa_rad_tiny.yaml"), f"data.root={root}", *QUICK)
+    assert "answer" in message and "0CLOSED" in message
+
+
+def test_a_root_without_the_official_files_is_named(capsys, repository, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for name in ("vqa_rad", "slake"):
+        message = refused(capsys, "train", str(repository / "configs" / f"{name}_tiny.yaml"), "data.root=empty", *QUICK)
+        assert "json" in message
+
+
+def test_training_again_continues_and_other_mathematics_is_refused(capsys, phantom):
+    assert main(["train", phantom, *QUICK, "run.dir=out"]) == 0
+    assert main(["train", phantom, *QUICK, "run.dir=out", "training.steps=3"]) == 0
+    assert "continuing after step 2" in capsys.readouterr().out
+    with open("out/metrics.jsonl") as lines:
+        rows = [json.loads(line) for line in lines]
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    message = refused(capsys, "train", phantom, *QUICK, "run.dir=out", "grpo.clip_low=0.3")
+    assert "grpo.clip_low" in message and "0.2" in message and "0.3" in message
+
+
+def test_a_run_directory_in_other_use_is_refused(capsys, phantom, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    assert "mine" in refused(capsys, "train", phantom, *QUICK, "run.dir=mine")
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+def test_evaluating_what_is_no_run_is_refused(capsys):
+    assert "nowhere" in refused(capsys, "evaluate", "nowhere")
+
+
+def test_evaluate_prints_greedy_and_sampled_scores_also_without_seeing(capsys, phantom):
+    assert main(["train", phantom, *QUICK, "run.dir=out"]) == 0
+    assert main(["evaluate", "out", "training.evaluation_questions=8"]) == 0
+    seeing = capsys.readouterr().out
+    assert "eval/greedy/accuracy" in seeing and "eval/sampled/reward/total" in seeing
+    assert main(["evaluate", "out", "training.evaluation_questions=8", "--blank-image"]) == 0
+
+
+def test_the_supervised_phase_leaves_a_policy_that_training_accepts(capsys, phantom):
+    assert (
+        main(
+            [
+                "sft",
+                phantom,
+                "run.dir=warm",
+                "training.steps=2",
+                "sft.batch_size=8",
+                "data.size=32",
+                "logging.progress=false",
+            ]
+        )
+        == 0
+    )
+    assert main(["train", phantom, *QUICK, "run.dir=out", "policy.path=warm/policy"]) == 0
