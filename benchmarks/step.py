@@ -231,7 +231,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write all measurements to this file")
     parser.add_argument("--verbose", action="store_true", help="show every step")
     parser.add_argument("--measure", action="store_true", help="measure ours in this very process, print JSON")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     if arguments.measure:
         print(json.dumps(measure(arguments)))
         return

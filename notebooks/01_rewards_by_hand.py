@@ -33,13 +33,13 @@ import reflex_jax as rx
 # %%
 phantom = rx.make_phantom(seed=2, index=23, lesion_count=2)
 picture = Image.fromarray(phantom.image).convert("RGB")
-first, second = phantom.lesions
-print([f"{lesion.kind} in the {lesion.region}" for lesion in phantom.lesions], phantom.modality, phantom.organ)
+first, second = phantom.facts.findings
+print(phantom.facts)
 
 # %%
 plt.imshow(picture)
-for lesion in phantom.lesions:
-    plt.contour(lesion.mask, [0.5], colors="red")
+for mask in phantom.masks:
+    plt.contour(mask, [0.5], colors="red")
 plt.axis("off");
 
 # %% [markdown]
@@ -65,7 +65,7 @@ print("t1:", *statements, sep="\n    ")
 
 # %%
 judge = rx.load_judge("phantom")
-evidence = rx.judge_evidence(judge, [picture], [statements], [anchor], quantile=0.9)
+evidence = rx.judge_evidence(judge, [picture], [statements], [anchor], saliency_block=-2, quantile=0.9)
 print({name: np.shape(getattr(evidence, name)) for name in ("image_embeddings", "statement_embeddings", "saliency")})
 
 
@@ -75,8 +75,10 @@ def show(maps, titles):
     figure, axes = plt.subplots(1, len(maps), figsize=(4 * len(maps), 4))
     for axis, values, title in zip(np.atleast_1d(axes), maps, titles):
         axis.imshow(picture, extent=(0, 14, 14, 0))
-        axis.imshow(np.ma.masked_less_equal(np.asarray(values, float), 0), cmap="inferno", alpha=0.6, extent=(0, 14, 14, 0))
-        axis.set(title=title, xticks=[], yticks=[])
+        shown = np.ma.masked_less_equal(np.asarray(values, float), 0)
+        axis.imshow(shown, cmap="inferno", alpha=0.6, extent=(0, 14, 14, 0), vmin=0, vmax=1.3 * shown.max())
+        axis.set(xticks=[], yticks=[])
+        axis.set_title(title, fontsize=9)
 
 
 show(evidence.saliency[0], statements)

@@ -56,6 +56,7 @@ def phantom(repository) -> str:
         ("data.prompt=haiku", ["data.prompt", "haiku"]),
         ("data.split=holidays", ["holidays", "train"]),
         ("rollout.eos_ids=[999999]", ["rollout.eos_ids", "999999"]),
+        ("judge.max_statement_tokens=65", ["judge.max_statement_tokens", "64", "65"]),
     ],
 )
 def test_a_wrong_setting_is_named(capsys, phantom, override, words):

@@ -23,7 +23,7 @@ from reflex_jax.data.phantom_world import (
     mask_cells,
 )
 
-__all__ = ["Facts", "Phantom", "SPLITS", "make_phantom", "mask_cells", "phantom_examples", "phantom_questions"]
+__all__ = ["Facts", "Phantom", "SPLITS", "make_phantom", "mask_cells", "phantom_examples", "phantom_image", "phantom_questions"]
 
 # Each split is a world of its own; the shipped judge and policy were made from the last two.
 SPLITS = ("train", "validation", "test", "judge_training", "policy_warm_start")
@@ -82,5 +82,10 @@ def _lesion_count(template: str, is_affirmative: bool, random: np.random.Generat
     return int(random.choice(allowed, p=shares / shares.sum()))
 
 
+def phantom_image(phantom: Phantom) -> Image.Image:
+    """The picture as the models read it: RGB."""
+    return Image.fromarray(phantom.image).convert("RGB")
+
+
 def _render(world: int, index: int, lesion_count: int) -> Image.Image:
-    return Image.fromarray(make_phantom(world, index, lesion_count=lesion_count).image).convert("RGB")
+    return phantom_image(make_phantom(world, index, lesion_count=lesion_count))

@@ -173,9 +173,10 @@ def misperceive(facts: Facts, random: Generator, *, noise: float) -> Facts:
 
 
 def describe(facts: Facts) -> str:
-    """The thought of the teacher: scan, organ and findings."""
+    """The thought of the teacher: scan, organ and findings, these in reading order."""
     scan = SCANS[facts.modality].split(" ", 1)[1]
-    seen = " and ".join(f"{with_article(f.kind)} in the {f.region} region" for f in facts.findings)
+    in_order = sorted(facts.findings, key=lambda finding: (finding.level == "lower", finding.side == "right"))
+    seen = " and ".join(f"{with_article(f.kind)} in the {f.region} region" for f in in_order)
     return f"{scan} of the {facts.organ}. i see {seen or 'no abnormality'}."
 
 

@@ -46,7 +46,7 @@ Params = dict[str, Any]
 
 # Lengths to which statements are padded; the longest statement of the batch picks one at run time.
 TOKEN_BUCKETS = (16, 24, 32, 64, 128, 256, 512)
-_CHUNK_ROWS = 256  # token rows per text tower call: more waste padding statements, fewer starve the matrix products
+_CHUNK_ROWS = 144  # token rows per text tower call: more waste work on padding, fewer starve the matrix products
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,19 @@ from jaxtyping import Array, Bool, Float, Int
 MASKED = -1e30  # finite, so that a row without any allowed key stays finite too
 
 
+def score_bias(is_allowed: Bool[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """What to add to scores so that forbidden keys weigh nothing.
+
+    An addition joins the matrix product on a CPU and needs nothing in the backward pass; a selection does neither.
+    """
+    return jnp.where(is_allowed, 0.0, MASKED)
+
+
 def masked_softmax_product(
     scores: Float[Array, "*batch T S"], is_allowed: Bool[Array, "*#batch #T S"], values: Float[Array, "*batch S H"]
 ) -> Float[Array, "*batch T H"]:
     """softmax(scores) @ values over the allowed keys; one division per output instead of one per score."""
-    scores = jnp.where(is_allowed, scores, MASKED)
+    scores = scores + score_bias(is_allowed)
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
     return (_product(weights.astype(values.dtype), values) / weights.sum(-1, keepdims=True)).astype(values.dtype)
 
@@ -48,7 +56,7 @@ def prompt_attention(
     repeats = rows.shape[2]
     rows = rows.reshape(prompts, key_heads, repeats * length, width)
     scores = _product(rows, keys.transpose(0, 2, 3, 1)).reshape(prompts, key_heads, repeats, length, length)
-    scores = jnp.where(is_allowed[:, None, None], scores, MASKED)
+    scores = scores + score_bias(is_allowed)[:, None, None]
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
     sums = weights.sum(-1, keepdims=True)
     weights = weights.astype(values.dtype).reshape(prompts, key_heads, repeats * length, length)
@@ -58,9 +66,9 @@ def prompt_attention(
 
 def group_attention(
     queries: Float[Array, "P G T N H"],
-    prompt_keys: Float[Array, "P K S H"],
+    prompt_keys: Float[Array, "P K H S"],
     prompt_values: Float[Array, "P K S H"],
-    own_keys: Float[Array, "P K G C H"],
+    own_keys: Float[Array, "P K G H C"],
     own_values: Float[Array, "P K G C H"],
     is_valid: Bool[Array, "P S"],
     is_written: Bool[Array, "T C"],
@@ -72,10 +80,11 @@ def group_attention(
 
     Args:
       queries: rotated, not yet scaled.
-      prompt_keys: heads first.
+      prompt_keys: heads first, tokens last: as the matrix product wants them, or decoding would transpose the whole
+        cache at every token.
       prompt_values: heads first.
-      own_keys: of the completions, heads first; C = T in training, the cache's slots in decoding.
-      own_values: likewise.
+      own_keys: of the completions, tokens last; C = T in training, the cache's slots in decoding.
+      own_values: of the completions.
       is_valid: False for padding of the prompt.
       is_written: whether query t may read slot c of its own completion.
     """
@@ -85,10 +94,10 @@ def group_attention(
     rows = rows.transpose(0, 3, 1, 4, 2, 5)  # [P, K, G, R, T, H]
     all_rows = rows.reshape(prompts, key_heads, group * repeats * length, width)
     own_rows = rows.reshape(prompts, key_heads, group, repeats * length, width)
-    to_prompt = jnp.where(is_valid[:, None, None, :], _product(all_rows, prompt_keys.swapaxes(-1, -2)), MASKED)
+    to_prompt = _product(all_rows, prompt_keys) + score_bias(is_valid)[:, None, None, :]
     to_prompt = to_prompt.reshape(*own_rows.shape[:-1], -1)  # [P, K, G, R*T, S]
-    to_own = _product(own_rows, own_keys.swapaxes(-1, -2))  # [P, K, G, R*T, C]
-    to_own = jnp.where(jnp.tile(is_written, (repeats, 1)), to_own, MASKED)
+    to_own = _product(own_rows, own_keys)  # [P, K, G, R*T, C]
+    to_own = to_own + jnp.tile(score_bias(is_written), (repeats, 1))
     peak = jnp.maximum(to_prompt.max(-1, keepdims=True), to_own.max(-1, keepdims=True))
     peak = jax.lax.stop_gradient(peak)
     to_prompt, to_own = jnp.exp(to_prompt - peak), jnp.exp(to_own - peak)

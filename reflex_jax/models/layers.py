@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -39,3 +42,13 @@ def gated_feed_forward(x: Float[Array, "*rows D"], *, hidden: int, use_bias: boo
     gate = dense(hidden, "gate", use_bias=use_bias)(x)
     up = dense(hidden, "up", use_bias=use_bias)(x)
     return dense(x.shape[-1], "down", use_bias=use_bias)(nn.silu(gate) * up)
+
+
+def checkpointed(layer: Callable[..., Any], *, remat: bool) -> Callable[..., Any]:
+    """Says what the backward pass of a layer inside a scan keeps.
+
+    Without `remat` the results of matrix products are kept and everything cheap (norms, activations, softmax) is
+    computed again: less memory to write and read than keeping that too. With `remat` only the layer's input is kept.
+    """
+    policy = None if remat else jax.checkpoint_policies.dots_saveable
+    return jax.checkpoint(layer, prevent_cse=False, policy=policy)

@@ -16,7 +16,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from reflex_jax.models import attention
-from reflex_jax.models.layers import RMSNorm, dense, gated_feed_forward
+from reflex_jax.models.layers import RMSNorm, checkpointed, dense, gated_feed_forward
 from reflex_jax.models.rope import Rotation, multimodal_rotation, rotate
 
 Params = dict[str, Any]
@@ -98,13 +98,13 @@ def prompt_stack(
     """Runs all layers over prompts.
 
     Returns:
-      The last hidden states (not normed) and, if `keep_cache`, keys and values [L, P, K, Lp, H].
+      The last hidden states (not normed) and, if `keep_cache`, keys [L, P, K, H, Lp] and values [L, P, K, Lp, H].
     """
     rotation = text_rotation(positions.swapaxes(1, 2), config)
 
     def attend(queries: Array, keys: Array, values: Array) -> tuple[Array, tuple[Array, Array] | None]:
         mixed = attention.prompt_attention(queries, keys, values, is_valid, implementation=implementation)
-        return mixed, (keys.swapaxes(1, 2), values.swapaxes(1, 2)) if keep_cache else None
+        return mixed, (keys.transpose(0, 2, 3, 1), values.swapaxes(1, 2)) if keep_cache else None
 
     return _scan_layers(layers, x, rotation, attend, config, remat)
 
@@ -132,12 +132,12 @@ def shared_group_stack(
         of_prompts = attention.prompt_attention(
             queries[:, :length], keys[:, :length], values[:, :length], is_valid, implementation=implementation
         )
-        prompt_keys, prompt_values = (part[:, :length].swapaxes(1, 2) for part in (keys, values))
+        prompt_keys, prompt_values = keys[:, :length].transpose(0, 2, 3, 1), values[:, :length].swapaxes(1, 2)
         own_queries, own_keys, own_values = (
             part[:, length:].reshape(prompts, group_size, -1, *part.shape[2:]) for part in (queries, keys, values)
         )
         steps = own_keys.shape[2]
-        own_keys, own_values = (part.transpose(0, 3, 1, 2, 4) for part in (own_keys, own_values))
+        own_keys, own_values = own_keys.transpose(0, 3, 1, 4, 2), own_values.transpose(0, 3, 1, 2, 4)
         of_groups = attention.group_attention(
             own_queries, prompt_keys, prompt_values, own_keys, own_values, is_valid, jnp.tri(steps, dtype=bool)
         )
@@ -163,4 +163,4 @@ def _scan_layers(
     def step(x: Array, layer_params: Params) -> tuple[Array, Any]:
         return DecoderLayer(config).apply({"params": layer_params}, x, rotation, attend)
 
-    return jax.lax.scan(jax.checkpoint(step, prevent_cse=False) if remat else step, x, layers)
+    return jax.lax.scan(checkpointed(step, remat=remat), x, layers)

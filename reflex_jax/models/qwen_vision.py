@@ -18,7 +18,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from reflex_jax.models import attention
-from reflex_jax.models.layers import RMSNorm, dense, gated_feed_forward
+from reflex_jax.models.layers import RMSNorm, checkpointed, dense, gated_feed_forward
 from reflex_jax.models.rope import Rotation, image_rotation, rotate
 from reflex_jax.records import VisionInputs
 
@@ -118,7 +118,7 @@ def encode_patches(
 
     for is_full, start, stop in _runs_of_equal_layers(config):
         step = partial(apply_layer, attention.image_attention if is_full else attention.window_attention)
-        step = jax.checkpoint(step, prevent_cse=False) if remat else step
+        step = checkpointed(step, remat=remat)
         run = jax.tree.map(lambda leaf, start=start, stop=stop: leaf[start:stop], params["layers"])
         x, _ = jax.lax.scan(lambda x, p, step=step: (step(x, p), None), x, run)
     return PatchMerger(config).apply({"params": params["merger"]}, x)

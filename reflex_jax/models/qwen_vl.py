@@ -55,7 +55,7 @@ class Prefill:
     """What decoding needs of the prompts: a cache without a group axis."""
 
     last_hidden: Float[Array, "P D"]  # at the last valid token, not normed
-    keys: Float[Array, "L P K Lp H"]
+    keys: Float[Array, "L P K H Lp"]
     values: Float[Array, "L P K Lp H"]
     is_valid: Bool[Array, "P Lp"]
     next_position: Int[Array, "P"]  # of the first completion token, on all three axes
@@ -261,10 +261,11 @@ def decode_layers(params: Params, prefilled: Prefill) -> list[tuple[Params, Arra
 
 
 def empty_caches(prefilled: Prefill, *, group_size: int, steps: int) -> list[tuple[Array, Array]]:
-    """Room for the keys and values of the completions, [P, K, G, Lc, H] twice for each layer."""
-    layers, prompts, key_heads, _, width = prefilled.keys.shape
-    empty = jnp.zeros((prompts, key_heads, group_size, steps, width), prefilled.keys.dtype)
-    return [(empty, empty) for _ in range(layers)]
+    """Room for the keys [P, K, G, H, Lc] and values [P, K, G, Lc, H] of the completions, for each layer."""
+    layers, prompts, key_heads, width, _ = prefilled.keys.shape
+    shape = (prompts, key_heads, group_size)
+    keys, values = (jnp.zeros((*shape, *tail), prefilled.keys.dtype) for tail in ((width, steps), (steps, width)))
+    return [(keys, values) for _ in range(layers)]
 
 
 def decode_step(
@@ -288,18 +289,18 @@ def decode_step(
       config: sizes.
     """
     x = params["embed"]["embedding"][tokens][:, :, None]  # [P, G, 1, D]
-    positions = jnp.broadcast_to((prefilled.next_position + step)[:, None, None, None], (*x.shape[:-1], 3))
-    rotation = text_rotation(positions, config.text)
-    is_written = (jnp.arange(caches[0][0].shape[3]) <= step)[None]  # [1, Lc]
+    positions = jnp.broadcast_to((prefilled.next_position + step)[:, None, None, None], (len(tokens), 1, 1, 3))
+    # the barrier keeps XLA from computing sines again in every layer, for every head
+    rotation = jax.lax.optimization_barrier(text_rotation(positions, config.text))
+    is_written = (jnp.arange(caches[0][1].shape[3]) <= step)[None]  # [1, Lc]
     written = []
     for (layer_params, prompt_keys, prompt_values), cache in zip(layers, caches, strict=True):
 
-        def attend(queries: Array, *new: Array, prompt=(prompt_keys, prompt_values), cache=cache) -> tuple[Array, Any]:
-            # [P, G, 1, K, H] -> [P, K, G, 1, H]
-            own = tuple(
-                jax.lax.dynamic_update_slice_in_dim(old, part.transpose(0, 3, 1, 2, 4), step, axis=3)
-                for old, part in zip(cache, new, strict=True)
-            )
+        def attend(queries: Array, keys: Array, values: Array, *, prompt=(prompt_keys, prompt_values), cache=cache):
+            # [P, G, 1, K, H] -> [P, K, G, H, 1] and [P, K, G, 1, H]
+            own_keys = jax.lax.dynamic_update_slice_in_dim(cache[0], keys.transpose(0, 3, 1, 4, 2), step, axis=4)
+            own_values = jax.lax.dynamic_update_slice_in_dim(cache[1], values.transpose(0, 3, 1, 2, 4), step, axis=3)
+            own = (own_keys, own_values)
             return attention.group_attention(queries, *prompt, *own, prefilled.is_valid, is_written), own
 
         x, own = DecoderLayer(config.text).apply({"params": layer_params}, x, rotation, attend)

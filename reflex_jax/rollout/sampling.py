@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from reflex_jax.config import ConfigError
 from reflex_jax.models.attention import MASKED
 
 BLOCK = 128  # tokens of one block of the two-level search
@@ -30,13 +31,13 @@ def allowed_tokens(
       eos_ids: ids that end a completion.
 
     Raises:
-      ValueError: an EOS id without a row.
+      ConfigError: an EOS id without a row.
     """
     allowed = np.arange(vocabulary) < tokenizer_length
     eos_ids = list(eos_ids)
     strangers = [i for i in eos_ids if not 0 <= i < vocabulary]
     if strangers or not eos_ids:
-        raise ValueError(f"rollout.eos_ids: expected at least one id below {vocabulary}; got {eos_ids}.")
+        raise ConfigError(f"rollout.eos_ids: expected at least one id below {vocabulary}; got {eos_ids}.")
     allowed[[i for i in banned_ids if i < vocabulary]] = False
     allowed[eos_ids] = True
     return allowed

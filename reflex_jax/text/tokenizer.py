@@ -59,7 +59,8 @@ def _without_added_tokens(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
     """The same vocabulary, merges and splitting, with no added token to find in the text."""
     description = json.loads(tokenizer.backend_tokenizer.to_str())
     description["added_tokens"] = []
-    description["post_processor"] = None  # may name added tokens; adds nothing inside a prompt
+    description["post_processor"] = None  # [CLS], [SEP]: the caller's business
+    description["padding"] = description["truncation"] = None  # BiomedCLIP's file pads and cuts to 256 by itself
     return Tokenizer.from_str(json.dumps(description))
 
 

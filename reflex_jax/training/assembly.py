@@ -81,8 +81,15 @@ def load_models(config: Config) -> Models:
         banned_ids=policy.special_ids,
         eos_ids=eos_ids,
     )
+    judge = load_judge(config.judge.path, dtype=config.judge.dtype)
+    longest = judge.config.text.positions
+    if config.judge.max_statement_tokens > longest:
+        raise ConfigError(
+            f"judge.max_statement_tokens: expected at most the {longest} positions of the judge in {config.judge.path}; "
+            f"got {config.judge.max_statement_tokens}."
+        )
     return Models(
-        mesh=mesh, policy=policy, judge=load_judge(config.judge.path, dtype=config.judge.dtype),
+        mesh=mesh, policy=policy, judge=judge,
         allowed=allowed, eos_ids=eos_ids,
     )  # fmt: skip
 

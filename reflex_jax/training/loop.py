@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from reflex_jax.config import Config
-from reflex_jax.data.pipeline import training_batches
+from reflex_jax.data.pipeline import TrainingBatches, training_batches
 from reflex_jax.data.sources import load_examples
 from reflex_jax.records import TrainBatch
 from reflex_jax.rollout.host_bridge import BridgedRollout, HostBridge
@@ -53,72 +53,82 @@ def train(config: Config) -> TrainResult:
       ConfigError: anything that would fail later is refused before the first step.
     """
     models = load_models(config)
-    check_batch(
-        models.mesh, config.grpo.prompts_per_step // config.grpo.minibatches, "grpo.prompts_per_step / minibatches"
-    )
-    examples = load_examples(config.data, config.data.split, seed=config.run.seed)
-    held_out = (
-        load_examples(config.data, config.data.evaluation_split, seed=config.run.seed)
-        if config.training.evaluate_every
-        else []
-    )
+    grpo, seed = config.grpo, config.run.seed
+    check_batch(models.mesh, grpo.prompts_per_step // grpo.minibatches, "grpo.prompts_per_step / minibatches")
+    examples = load_examples(config.data, config.data.split, seed=seed)
+    held_out = []
+    if config.training.evaluate_every:
+        held_out = load_examples(config.data, config.data.evaluation_split, seed=seed)
     sizes = measure_prompts(config, models.policy.processor, examples, held_out)
     batches = training_batches(
-        examples,
-        config.data,
-        prompts_per_step=config.grpo.prompts_per_step,
-        steps=config.training.steps,
-        seed=config.run.seed,
+        examples, config.data, prompts_per_step=grpo.prompts_per_step, steps=config.training.steps, seed=seed
     )
     is_resumed = open_run_directory(config)
-    updates = len(batches) * config.grpo.epochs * config.grpo.minibatches
-    state, frozen, optimizer = place_state(config, models, updates)
+    state, frozen, optimizer = place_state(config, models, len(batches) * grpo.epochs * grpo.minibatches)
     checkpoints = RunCheckpoints(config.run.directory, keep=config.training.keep_checkpoints)
     start = checkpoints.latest_step() or 0
     if start:
         state, _ = checkpoints.restore(state)
     if is_resumed:
         print(f"{config.run.directory}: continuing after step {start} of {len(batches)}")
+    builder = BatchBuilder(models.policy.processor, models.judge, sizes, resize=config.judge.resize)
     logger = RunLogger(
         config.run.directory,
         tensorboard=config.logging.tensorboard,
         wandb_project=config.logging.wandb_project,
         resume_step=start,
     )
-    builder = BatchBuilder(models.policy.processor, models.judge, sizes, resize=config.judge.resize)
-    evaluator = Evaluator(config, models, held_out, builder) if held_out else None
     trainer = Trainer(config, models, frozen, optimizer, make_host_bridge(config, models))
+    evaluator = Evaluator(config, models, held_out, builder) if held_out else None
+    try:
+        metrics = _run_steps(
+            config, batches, trainer, evaluator, logger, checkpoints, state=state, start=start, builder=builder
+        )
+    finally:
+        logger.close()
+        checkpoints.close()
+    return TrainResult(config.run.directory, len(batches), metrics)
+
+
+def _run_steps(
+    config: Config,
+    batches: TrainingBatches,
+    trainer: Trainer,
+    evaluator: Evaluator | None,
+    logger: RunLogger,
+    checkpoints: RunCheckpoints,
+    *,
+    state: TrainState,
+    start: int,
+    builder: BatchBuilder,
+) -> dict[str, Any]:
+    """Runs the steps that are left; returns the metrics of the last one."""
+    training = config.training
     metrics: dict[str, Any] = {}
 
     def phase_name(step: int) -> str:
         return config.data.phases[batches.phase_of(step)].answer_type
 
-    try:
-        if evaluator and start == 0:
-            metrics = evaluator.run(state.params, frozen)
-            logger.log(0, {"phase": phase_name(0), **metrics})
-        steps = tqdm(
-            batches.iterate(start, builder), initial=start, total=len(batches), unit="step", disable=not config.logging.progress,
-            desc=config.run.name,
-        )  # fmt: skip
-        for step, batch in enumerate(steps, start + 1):
-            state, metrics, rows = trainer.run_step(state, batch, step)
-            metrics = {"phase": phase_name(step - 1), **metrics}
-            is_last = step == len(batches)
-            if evaluator and (is_last or step % config.training.evaluate_every == 0):
-                metrics |= evaluator.run(state.params, frozen)
-            logger.log(step, metrics)
-            if is_last or step % config.training.log_every == 0:
-                logger.samples(step, rows)
-            if is_last or step % config.training.save_every == 0:
-                checkpoints.save(state, step, {"phase": metrics["phase"], "data_seed": config.run.seed})
-            steps.set_postfix(
-                {"reward": f"{metrics['reward/total']:.2f}", "tok/s": f"{metrics['tokens_per_second']:.0f}"}
-            )
-    finally:
-        logger.close()
-        checkpoints.close()
-    return TrainResult(config.run.directory, len(batches), metrics)
+    if evaluator and start == 0:
+        metrics = evaluator.run(state.params, trainer.frozen)
+        logger.log(0, {"phase": phase_name(0), **metrics})
+    bar = tqdm(
+        batches.iterate(start, builder), initial=start, total=len(batches), unit="step", desc=config.run.name,
+        disable=not config.logging.progress,
+    )  # fmt: skip
+    for step, batch in enumerate(bar, start + 1):
+        state, metrics, rows = trainer.run_step(state, batch, step)
+        metrics = {"phase": phase_name(step - 1), **metrics}
+        is_last = step == len(batches)
+        if evaluator and (is_last or step % training.evaluate_every == 0):
+            metrics |= evaluator.run(state.params, trainer.frozen)
+        logger.log(step, metrics)
+        if is_last or step % training.log_every == 0:
+            logger.samples(step, rows)
+        if is_last or step % training.save_every == 0:
+            checkpoints.save(state, step, {"phase": metrics["phase"], "data_seed": config.run.seed})
+        bar.set_postfix({"reward": f"{metrics['reward/total']:.2f}", "tok/s": f"{metrics['tokens_per_second']:.0f}"})
+    return metrics
 
 
 class Trainer:
@@ -126,7 +136,7 @@ class Trainer:
 
     def __init__(self, config: Config, models: Models, frozen: FrozenParams, optimizer: Any, bridge: HostBridge):
         """Builds the functions; they compile at the first step."""
-        self._models, self._frozen, self._bridge = models, frozen, bridge
+        self._models, self.frozen, self._bridge = models, frozen, bridge
         self._prompts_per_step = config.grpo.prompts_per_step
         self._key = jax.random.key(config.run.seed)
         self._generate = make_generator(
@@ -145,14 +155,14 @@ class Trainer:
             prompts = models.place_batch(batch.prompts)
             key = jax.random.fold_in(self._key, step)
             prompt_ids = models.place_batch(np.arange(self._prompts_per_step, dtype=np.int32))
-            rollout = self._generate(state.params, self._frozen.fixed, prompts, key, prompt_ids)
+            rollout = self._generate(state.params, self.frozen.fixed, prompts, key, prompt_ids)
             tokens, mask = jax.device_get((rollout.tokens, rollout.mask))
         with _timed(seconds, "time/bridge"):
             bridged = self._bridge(batch.examples, tokens, mask, batch.judge_pixels)
         with _timed(seconds, "time/train_step"):
             judge, scores = models.place_batch((bridged.judge, bridged.scores))
             state, scored, metrics = self._train_step(
-                state, self._frozen, TrainBatch(prompts=prompts, rollout=rollout, judge=judge, scores=scores)
+                state, self.frozen, TrainBatch(prompts=prompts, rollout=rollout, judge=judge, scores=scores)
             )
             scored, metrics = jax.device_get((scored, metrics))
         total = sum(seconds.values())

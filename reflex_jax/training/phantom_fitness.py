@@ -22,6 +22,8 @@ from reflex_jax.judge.saliency import image_evidence, unit
 from reflex_jax.models.biomedclip import BiomedClipConfig, Params, encode_image, encode_text, normalise_pixels
 from reflex_jax.rewards.visual_fidelity import intersection_over_union, quantile_mask
 
+# The judge of three blocks gathers dark lesions into [CLS] one block before the last; the last block alone misses them.
+SALIENCY_BLOCK = -2
 _BATCH = 50
 Encoder = Callable[[list[str]], Int[np.ndarray, "N T"]]
 
@@ -34,6 +36,7 @@ def judge_fitness(
     world: int,
     count: int = 300,
     saliency: str = "attention_gradient",
+    saliency_block: int = SALIENCY_BLOCK,
     quantile: float = 0.9,
 ) -> dict[str, float]:
     """Measures a judge on `count` pictures with one lesion, as many with two, and as many as they come.
@@ -45,9 +48,10 @@ def judge_fitness(
       world: pictures that the judge was not trained on.
       count: pictures of each sort, a multiple of 50.
       saliency: method of the maps.
+      saliency_block: block from which the maps are rolled out.
       quantile: p of the masks whose IoU is reported.
     """
-    explain = jax.jit(functools.partial(_explain, config=config, saliency=saliency))
+    explain = jax.jit(functools.partial(_explain, config=config, saliency=saliency, block=saliency_block))
     numbers: dict[str, float] = {}
     for lesions, name in ((1, "one"), (2, "two")):
         phantoms = [make_phantom(world, lesions * count + i, lesion_count=lesions) for i in range(count)]
@@ -66,11 +70,12 @@ def _explain(
     *,
     config: BiomedClipConfig,
     saliency: str,
+    block: int,
 ) -> Float[Array, "P S 14 14"]:
     rgb = normalise_pixels(jnp.broadcast_to(pixels[..., None], (*pixels.shape, 3)), config)
     directions = unit(encode_text(params, ids.reshape(-1, ids.shape[-1]), config))
     directions = directions.reshape(*ids.shape[:2], -1)
-    return image_evidence(params, rgb, directions, config, method=saliency, block=-1)[1]
+    return image_evidence(params, rgb, directions, config, method=saliency, block=block)[1]
 
 
 def _maps(

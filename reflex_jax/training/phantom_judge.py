@@ -50,8 +50,9 @@ class JudgeRecipe:
     """Numbers of one training."""
 
     pairs: int = 6000  # of pictures that differ in one lesion
-    steps: int = 3000
-    pairs_per_step: int = 16
+    steps: int = 2600
+    twin_steps: int = 1300  # at the end: each picture of a batch beside its twin; before, pictures are independent
+    batch_size: int = 32
     learning_rate: float = 1.5e-3
     weight_decay: float = 0.05
     text_weight: float = 0.5  # of the loss between statements, against the one between pictures and statements
@@ -156,7 +157,7 @@ def train_judge(
     config, random = read_judge_config(directory), np.random.default_rng(seed)
     pixels, facts = render_pairs(seed, recipe.pairs, recipe.lesion_shares)
     claims = all_claims()
-    truth = truth_matrix(claims, facts).reshape(recipe.pairs, 2, len(claims))
+    truth = truth_matrix(claims, facts)
     encode = StatementCache(directory)
     params = init_judge_params(config, jax.random.key(seed))
     schedule = optax.warmup_cosine_decay_schedule(0.0, recipe.learning_rate, recipe.steps // 20, recipe.steps)
@@ -176,11 +177,10 @@ def train_judge(
 
     state, losses = optimizer.init(params), []
     for number in range(recipe.steps):
-        rows = random.integers(recipe.pairs, size=recipe.pairs_per_step)
+        rows = _batch_rows(recipe, random, are_twins=number >= recipe.steps - recipe.twin_steps)
         wordings = [str(random.choice(claim.wordings)) for claim in claims + claims]
         nonsense = nonsense_statements(claims, random, _NONSENSE)
-        chosen_pixels, chosen_truth = pixels[rows].reshape(-1, *pixels.shape[2:]), truth[rows].reshape(-1, len(claims))
-        step = JudgeStep(chosen_pixels, chosen_truth, encode(wordings), encode(nonsense))
+        step = JudgeStep(pixels[rows], truth[rows], encode(wordings), encode(nonsense))
         params, state, step_losses = update(params, state, step)
         losses.append(step_losses)
         if (number + 1) % 50 == 0:
@@ -188,6 +188,14 @@ def train_judge(
             report(number + 1, {"image_loss": float(image_loss), "text_loss": float(text_loss)})
     save_judge_params(params, config, directory)
     return params
+
+
+def _batch_rows(recipe: JudgeRecipe, random: Generator, *, are_twins: bool) -> Int[np.ndarray, "B"]:
+    """Rows of one batch among the pictures (0, its twin 1, 2, its twin 3, ...)."""
+    if not are_twins:
+        return random.integers(2 * recipe.pairs, size=recipe.batch_size)
+    first = 2 * random.integers(recipe.pairs, size=recipe.batch_size // 2)
+    return np.stack([first, first + 1], axis=1).ravel()
 
 
 class StatementCache:
@@ -223,7 +231,7 @@ def nonsense_statements(claims: list[Claim], random: Generator, count: int) -> l
 
 def render_pairs(
     seed: int, count: int, lesion_shares: tuple[float, float, float]
-) -> tuple[UInt8[np.ndarray, "N 2 112 112"], list[Facts]]:
+) -> tuple[UInt8[np.ndarray, "2N 112 112"], list[Facts]]:
     """Pictures of the judge's world, each beside a twin of the same anatomy that differs in one lesion.
 
     Without twins a judge may read a lesion off the absence of others, and then it does not look at it.
@@ -233,14 +241,14 @@ def render_pairs(
       count: pairs.
       lesion_shares: how many of the first pictures have 0, 1 and 2 lesions.
     Returns:
-      Pictures, and 2N facts: both of the first pair, both of the second, ...
+      2N pictures and their facts: both of the first pair, both of the second, ...
     """
     world, bounds, pictures, facts = split_world("judge_training", seed), np.cumsum(lesion_shares), [], []
     for index in range(count):
         random = np.random.default_rng((world, index, 3))
         first = draw_facts(world, index, lesion_count=int(np.searchsorted(bounds, random.random())))
         facts += [first, twin_facts(first, random)]
-        pictures.append([render_phantom(world, index, shown).image for shown in facts[-2:]])
+        pictures += [render_phantom(world, index, shown).image for shown in facts[-2:]]
     return np.array(pictures), facts
 
 

@@ -167,8 +167,18 @@ def policy_update(
     whole = compute_params(state.params, frozen.fixed, dtype)
     old = jax.lax.stop_gradient(log_probs_of(whole, inputs.prompts, inputs.rollout.tokens)[0])
     minibatches = split_prompts((inputs.replace(old_log_probs=old), is_valid), grpo.minibatches)
+    return _repeat_updates(update, state, minibatches, grpo.epochs)
+
+
+def _repeat_updates(
+    update: Callable[[TrainState, Any], tuple[TrainState, dict[str, Array]]],
+    state: TrainState,
+    minibatches: Any,
+    epochs: int,
+) -> tuple[TrainState, dict[str, Array]]:
+    """Runs the minibatches in turn, `epochs` times; the metrics are means over all updates."""
     gaps, summaries = [], []
-    for _ in range(grpo.epochs):
+    for _ in range(epochs):
         state, summary = jax.lax.scan(update, state, minibatches)
         gaps.append(summary["logprob_gap_max"][0])
         summaries.append({name: values.mean() for name, values in summary.items()})

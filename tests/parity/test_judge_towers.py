@@ -21,6 +21,7 @@ torch = pytest.importorskip("torch")
 open_clip = pytest.importorskip("open_clip")
 
 TOLERANCE = 1e-4
+encode = jax.jit(encode_text, static_argnums=2)
 STATEMENTS = [
     "there is a nodule in the left lung",
     "",
@@ -65,13 +66,13 @@ def test_statement_embeddings_equal_open_clips_also_when_empty_and_when_cut(judg
     assert (ids[1] != 0).sum() == 2 and (ids[3] != 0).all()  # [CLS] [SEP]; all 256 places taken
     with torch.no_grad():
         theirs = model.encode_text(torch.from_numpy(ids).long())
-    assert_close(jax.jit(encode_text, static_argnums=2)(params, ids, config), theirs)
+    assert_close(encode(params, ids, config), theirs)
 
 
 def test_padding_does_not_change_a_statement(judge):
     directory, _, config, params = judge
     ids = statement_rows(directory, 64)[:3]
-    assert_close(encode_text(params, ids[:, :40], config), encode_text(params, ids, config))
+    assert_close(encode(params, ids[:, :40], config), encode(params, ids, config))
 
 
 def test_statements_become_open_clips_token_ids(judge):
@@ -191,8 +192,8 @@ def test_a_truncated_or_absent_weight_file_is_one_clear_line(judge, tmp_path):
 def test_bfloat16_weights_give_float32_embeddings_near_the_exact_ones(judge):
     directory, _, config, params = judge
     ids = statement_rows(directory, 64)[:3]
-    exact = np.asarray(encode_text(params, ids, config))
-    rounded = encode_text(load_judge_params(directory, config, jnp.bfloat16), ids, config)
+    exact = np.asarray(encode(params, ids, config))
+    rounded = encode(load_judge_params(directory, config, jnp.bfloat16), ids, config)
     assert rounded.dtype == jnp.float32
     cosines = (exact * rounded).sum(-1) / np.linalg.norm(exact, axis=-1) / np.linalg.norm(rounded, axis=-1)
     assert cosines.min() > 0.99

@@ -86,6 +86,14 @@ def test_the_judge_tokenizer_lowers_and_frames_text(data_root):
     assert ids == tokenizer("chest x-ray", padding="do_not_pad")["input_ids"]
 
 
+def test_words_for_the_judge_come_without_frame_padding_or_special_tokens(data_root):
+    tokenizer = load_bert_tokenizer(data_root / "tokenizers" / "biomedclip")
+    ids = encode_user_text(tokenizer, "chest x-ray")
+    assert ids == tokenizer("chest x-ray", padding="do_not_pad", truncation=False)["input_ids"][1:-1]
+    assert not set(encode_user_text(tokenizer, "[PAD] [SEP] [CLS] [MASK]")) & {0, 2, 3, 4}
+    assert len(encode_user_text(tokenizer, "lung " * 300)) == 300
+
+
 @pytest.mark.parametrize("load", [load_policy_tokenizer, load_bert_tokenizer])
 def test_missing_files_are_named(tmp_path, load):
     with pytest.raises(ConfigError, match=r"expected tokenizer_config.json and one of tokenizer.json, vocab"):
