@@ -49,7 +49,7 @@ def evaluation_rows(directory: Path) -> list[dict]:
         return [row for row in map(json.loads, lines) if "eval/sampled/reward/total" in row]
 
 
-def blind_accuracy(directory: Path) -> dict[str, float]:
+def blind_metrics(directory: Path) -> dict[str, float]:
     """Metrics of the trained policy when it sees a grey picture."""
     printed = reflex("evaluate", str(directory), "--blank-image")
     return {
@@ -69,7 +69,7 @@ def draw(rows_by_seed: dict[int, list[dict]], path: Path) -> None:
                     [row["step"] for row in rows], [CURVES[name](row) for row in rows], style, color=f"C{number}",
                     label=f"{name}, seed {seed}",
                 )  # fmt: skip
-        axis.set(xlabel="GRPO step", title=" / ".join(names))
+        axis.set(xlabel="GRPO step", title=" / ".join(names) + (" (dashed)" if len(names) > 1 else ""))
         axis.title.set_fontsize(8)
         axis.grid(alpha=0.3)
     axes[0].legend([f"seed {seed}" for seed in rows_by_seed], fontsize=8)
@@ -86,16 +86,17 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     options = parser.parse_args()
     rows_by_seed = {}
-    print("seed, minutes, held-out reward, closed accuracy, greedy closed, closed when blind, format at start")
+    print("seed, minutes, held-out reward, closed accuracy, greedy closed, format at start, when blind: closed, format")
     for seed in options.seeds:
         directory = (options.runs / f"phantom-seed-{seed}").absolute()
         minutes = float("nan") if options.plot_only else train(directory, seed, options.overrides)
         rows = rows_by_seed[seed] = evaluation_rows(directory)
-        blind = blind_accuracy(directory)["eval/sampled/accuracy_closed"]
+        blind = blind_metrics(directory)
+        without = f"{blind['eval/sampled/accuracy_closed']:.2f}, {blind['eval/sampled/reward/format']:.2f}"
         first, last = rows[0], rows[-1]
         reward, closed, greedy, _, form = CURVES.values()
         pairs = "   ".join(f"{curve(first):.2f} -> {curve(last):.2f}" for curve in (reward, closed, greedy))
-        print(f"{seed:4d}   {minutes:5.1f}   {pairs}   {blind:.2f}   {form(first):.2f}", flush=True)
+        print(f"{seed:4d}   {minutes:5.1f}   {pairs}   {form(first):.2f}   {without}", flush=True)
     draw(rows_by_seed, HERE / "phantom_learning.png")
 
 

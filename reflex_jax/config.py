@@ -109,6 +109,7 @@ class PhaseConfig:
     answer_type: str = "any"  # closed | open | any
     epochs: float = 1.0  # passes over the questions of this type; ignored where training.steps is set
     fraction: float | None = None  # share of training.steps; default: in proportion to epochs x questions
+    replay: float = 0.0  # share of the phase's prompts that are questions of the phases before it
 
     def __post_init__(self) -> None:
         """Refuses unknown answer types and empty phases."""
@@ -118,6 +119,7 @@ class PhaseConfig:
             self.fraction is None or 0 < self.fraction <= 1,
             f"data.phases.fraction: expected a number in (0, 1]; got {self.fraction}.",
         )
+        _check(0 <= self.replay < 1, f"data.phases.replay: expected a number in [0, 1); got {self.replay}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,6 +251,7 @@ class OptimizerConfig:
     b2: float = 0.999
     clip_norm: float = 1.0
     schedule: str = "constant"  # constant | linear | cosine (both to 0 at the last step)
+    warmup_steps: int = 0  # updates over which the learning rate rises from 0, before the schedule begins
 
     def __post_init__(self) -> None:
         """Refuses unknown choices and values out of range."""
@@ -256,7 +259,8 @@ class OptimizerConfig:
         _check_choice("optimizer.schedule", self.schedule, ("constant", "linear", "cosine"))
         for name in ("learning_rate", "clip_norm"):
             _check(getattr(self, name) > 0, f"optimizer.{name}: expected > 0; got {getattr(self, name)}.")
-        _check(self.weight_decay >= 0, f"optimizer.weight_decay: expected >= 0; got {self.weight_decay}.")
+        for name in ("weight_decay", "warmup_steps"):
+            _check(getattr(self, name) >= 0, f"optimizer.{name}: expected >= 0; got {getattr(self, name)}.")
         _check(
             0 <= self.b1 < 1 and 0 <= self.b2 < 1, f"optimizer.b1, b2: expected in [0, 1); got {self.b1}, {self.b2}."
         )

@@ -132,14 +132,22 @@ def test_a_root_without_the_official_files_is_named(capsys, repository, tmp_path
 
 
 def test_training_again_continues_and_other_mathematics_is_refused(capsys, phantom):
-    assert main(["train", phantom, *QUICK, "run.dir=out"]) == 0
-    assert main(["train", phantom, *QUICK, "run.dir=out", "training.steps=3"]) == 0
+    quick = [*QUICK, "optimizer.schedule=constant"]
+    assert main(["train", phantom, *quick, "run.dir=out"]) == 0
+    assert main(["train", phantom, *quick, "run.dir=out", "training.steps=3"]) == 0
     assert "continuing after step 2" in capsys.readouterr().out
     with open("out/metrics.jsonl") as lines:
         rows = [json.loads(line) for line in lines]
     assert [row["step"] for row in rows] == [1, 2, 3]
-    message = refused(capsys, "train", phantom, *QUICK, "run.dir=out", "grpo.clip_low=0.3")
+    message = refused(capsys, "train", phantom, *quick, "run.dir=out", "grpo.clip_low=0.3")
     assert "grpo.clip_low" in message and "0.2" in message and "0.3" in message
+
+
+def test_a_schedule_that_ends_cannot_be_continued_past_its_end(capsys, phantom):
+    quick = [*QUICK, "optimizer.schedule=linear", "run.dir=out"]
+    assert main(["train", phantom, *quick]) == 0
+    message = refused(capsys, "train", phantom, *quick, "training.steps=3")
+    assert "training.steps" in message and "linear" in message and "2" in message
 
 
 def test_a_run_directory_in_other_use_is_refused(capsys, phantom, tmp_path):

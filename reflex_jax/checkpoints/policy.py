@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from reflex_jax.checkpoints.huggingface import load_policy_params, save_policy_params
@@ -16,7 +17,9 @@ from reflex_jax.checkpoints.paths import resolve_checkpoint
 from reflex_jax.config import DataConfig
 from reflex_jax.data.images import prompt_inputs_from_huggingface
 from reflex_jax.data.prompts import Processor, load_processor
+from reflex_jax.models.partitioning import policy_table
 from reflex_jax.models.qwen_vl import QwenVLConfig, prompt_logits
+from reflex_jax.sharding import parameter_shardings
 
 _WEIGHT_SUFFIXES = (".safetensors", ".safetensors.index.json", ".bin", ".pt", ".pth", ".gguf")
 
@@ -43,6 +46,7 @@ class Policy:
 def load_policy(
     path: str | Path,
     dtype: str = "float32",
+    mesh: Mesh | None = None,
     *,
     min_pixels: int = DataConfig.min_pixels,
     max_pixels: int = DataConfig.max_pixels,
@@ -53,6 +57,7 @@ def load_policy(
     Args:
       path: the directory, or "phantom" for the one that ships with the package.
       dtype: of the parameters in memory.
+      mesh: of `reflex_jax.sharding.make_mesh`, whose devices share the parameters; None: they stay on the host.
       min_pixels, max_pixels: area of the resized image.
       prompt: name of the user turn's template, see `data/prompts.py`.
     Raises:
@@ -62,6 +67,8 @@ def load_policy(
     directory = resolve_checkpoint(path, "policy")
     processor = load_processor(directory, min_pixels=min_pixels, max_pixels=max_pixels, prompt=prompt)
     params = load_policy_params(directory, processor.config, dtype)
+    if mesh is not None:
+        params = jax.device_put(params, parameter_shardings(params, policy_table(processor.config, mesh), mesh))
     return Policy(processor.config, params, processor, directory)
 
 

@@ -27,6 +27,7 @@ class TrainingBatches:
         phases: Sequence[Sequence[int]],
         phase_steps: Sequence[int],
         *,
+        replay: Sequence[float] | None = None,
         prompts_per_step: int,
         seed: int,
     ):
@@ -36,21 +37,19 @@ class TrainingBatches:
           examples: all questions.
           phases: the questions of each phase, as indices.
           phase_steps: how many steps each phase takes.
+          replay: for each phase the share of its prompts that come from the phases before it; None: 0.
           prompts_per_step: P.
           seed: of the shuffles; phase k uses seed + k.
         """
         self.examples = examples
         self.phase_steps = tuple(phase_steps)
+        shares = replay or [0.0] * len(phases)
         self._indices = grain.MapDataset.concatenate(
             [
-                # A phase shorter than its steps starts over, reshuffled; a batch may span two passes.
-                grain.MapDataset.source(list(questions))
-                .seed(seed + k)
-                .shuffle()
-                .repeat()
+                _mix_in(questions, sorted({i for earlier in phases[:k] for i in earlier}), share, seed=seed + k)
                 .batch(prompts_per_step, drop_remainder=True)
                 .slice(slice(0, steps))
-                for k, (questions, steps) in enumerate(zip(phases, phase_steps, strict=True))
+                for k, (questions, share, steps) in enumerate(zip(phases, shares, phase_steps, strict=True))
             ]
         )
 
@@ -90,6 +89,16 @@ class TrainingBatches:
         yield from iterator
 
 
+def _mix_in(questions: Sequence[int], earlier: Sequence[int], share: float, *, seed: int) -> grain.MapDataset:
+    """An endless order of `questions`, reshuffled in every pass, with a share of `earlier` ones spread evenly in it."""
+    # A phase shorter than its steps starts over; a batch may span two passes.
+    own = grain.MapDataset.source(list(questions)).seed(seed).shuffle().repeat()
+    if share == 0:
+        return own
+    again = grain.MapDataset.source(list(earlier)).seed(seed).shuffle().repeat()
+    return grain.MapDataset.mix([own, again], weights=[1 - share, share])
+
+
 def training_batches(
     examples: Sequence[Example], data: DataConfig, *, prompts_per_step: int, steps: int | None, seed: int
 ) -> TrainingBatches:
@@ -103,8 +112,10 @@ def training_batches(
       seed: of the shuffles.
 
     Raises:
-      ConfigError: a phase without questions, or steps that cannot be shared.
+      ConfigError: a phase without questions, nothing to replay, or steps that cannot be shared.
     """
+    if data.phases[0].replay > 0:
+        raise ConfigError(f"data.phases: the first phase has nothing to replay; got replay {data.phases[0].replay:g}.")
     phases = [
         [i for i, example in enumerate(examples) if phase.answer_type in ("any", example.answer_type)]
         for phase in data.phases
@@ -119,6 +130,7 @@ def training_batches(
         examples,
         phases,
         share_steps(data.phases, sizes, prompts_per_step=prompts_per_step, steps=steps),
+        replay=[phase.replay for phase in data.phases],
         prompts_per_step=prompts_per_step,
         seed=seed,
     )
@@ -127,7 +139,7 @@ def training_batches(
 def share_steps(
     phases: Sequence[PhaseConfig], sizes: Sequence[int], *, prompts_per_step: int, steps: int | None
 ) -> tuple[int, ...]:
-    """How many steps each phase takes, at least one.
+    """How many steps each phase takes, at least one; what a phase replays comes on top of its own questions.
 
     Without `steps` a phase takes its epochs, the last incomplete batch dropped. With it, phases that name a
     fraction get that share and the others divide the rest in proportion to epochs x questions.
@@ -135,7 +147,7 @@ def share_steps(
     Raises:
       ConfigError: fewer steps than phases, fractions without steps, or fractions that do not add up to the whole.
     """
-    passes = np.array([phase.epochs * size for phase, size in zip(phases, sizes, strict=True)])
+    passes = np.array([phase.epochs * size / (1 - phase.replay) for phase, size in zip(phases, sizes, strict=True)])
     named = np.array([phase.fraction is not None for phase in phases])
     if steps is None:
         if named.any():

@@ -23,6 +23,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 from PIL import Image
 
@@ -41,12 +42,13 @@ from reflex_jax.rewards.visual_fidelity import (
     tied_fraction,
     visual_fidelity_reward,
 )
+from reflex_jax.sharding import replicated
 
 Params = dict[str, Any]
 
 # Lengths to which statements are padded; the longest statement of the batch picks one at run time.
 TOKEN_BUCKETS = (16, 24, 32, 64, 128, 256, 512)
-_CHUNK_ROWS = 144  # token rows per text tower call: more waste work on padding, fewer starve the matrix products
+_CHUNK_ROWS = 288  # token rows per text tower call: more waste work on padding, fewer starve the matrix products
 
 
 @dataclass(frozen=True)
@@ -58,15 +60,22 @@ class Judge:
     tokenizer: StatementTokenizer
 
 
-def load_judge(path: str | Path, dtype: str = "float32") -> Judge:
+def load_judge(path: str | Path, dtype: str = "float32", mesh: Mesh | None = None) -> Judge:
     """Loads a judge from an open_clip directory; "phantom" is the tiny one shipped with the package.
 
+    Args:
+      path: the directory.
+      dtype: of the parameters in memory.
+      mesh: whose devices each hold the whole judge; None: the default device.
     Raises:
       ConfigError: a file is missing, or its tensors or sizes are not those of a BiomedCLIP-shaped model.
     """
     directory = resolve_checkpoint(path, "judge")
     config = read_judge_config(directory)
-    return Judge(config, load_judge_params(directory, config, jnp.dtype(dtype)), StatementTokenizer(directory))
+    params = load_judge_params(directory, config, jnp.dtype(dtype))
+    if mesh is not None:
+        params = jax.device_put(params, replicated(mesh))
+    return Judge(config, params, StatementTokenizer(directory))
 
 
 def judge_evidence(

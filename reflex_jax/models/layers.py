@@ -32,9 +32,32 @@ class RMSNorm(nn.Module):
         return rms_norm(x, self.param("scale", nn.initializers.ones, (x.shape[-1],)), epsilon=self.epsilon)
 
 
+@jax.custom_vjp
+def _rows_times_kernel(x: Float[Array, "N in"], kernel: Float[Array, "in out"]) -> Float[Array, "N out"]:
+    return x @ kernel
+
+
+def _rows_times_kernel_backward(saved: tuple[Array, Array], gradient: Float[Array, "N out"]) -> tuple[Array, Array]:
+    x, kernel = saved
+    return gradient @ kernel.T, x.T @ gradient
+
+
+_rows_times_kernel.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _rows_times_kernel_backward)
+
+
+def _dense_product(x: Float[Array, "*rows in"], kernel: Float[Array, "in out"], *_: Any, **__: Any) -> Array:
+    """The product of a dense layer, with the kernel's gradient as x^T @ gradient.
+
+    JAX's own rule writes it as (gradient^T @ x)^T, for which XLA on a CPU computes the gradient's elementwise part (of
+    SwiGLU, say) in transposed order: a quarter of the backward pass of a narrow decoder.
+    """
+    return _rows_times_kernel(x.reshape(-1, x.shape[-1]), kernel).reshape(*x.shape[:-1], kernel.shape[-1])
+
+
 def dense(features: int, name: str, *, use_bias: bool) -> nn.Dense:
     """A linear layer [in, out] drawn with standard deviation 0.02, as Qwen's are."""
-    return nn.Dense(features, use_bias=use_bias, kernel_init=nn.initializers.normal(0.02), name=name)
+    init = nn.initializers.normal(0.02)
+    return nn.Dense(features, use_bias=use_bias, kernel_init=init, dot_general=_dense_product, name=name)
 
 
 def gated_feed_forward(x: Float[Array, "*rows D"], *, hidden: int, use_bias: bool) -> Float[Array, "*rows D"]:

@@ -15,7 +15,7 @@ from reflex_jax.checkpoints.paths import resolve_checkpoint
 from reflex_jax.judge.evidence import load_judge
 from reflex_jax.training.phantom_fitness import judge_fitness
 from reflex_jax.training.phantom_judge import JudgeRecipe, StatementCache, train_judge, write_judge_directory
-from reflex_jax.training.phantom_policy import CLEAN_STAGE, NOISY_STAGE, warm_start, write_policy_directory
+from reflex_jax.training.phantom_policy import warm_start, write_policy_directory
 
 _FITNESS_WORLD = 1_000_003  # pictures that no split of any sensible seed shows
 
@@ -53,7 +53,7 @@ def rebuild_policy(directory: Path, seed: int) -> None:
     """Warms the policy up by the supervised phase."""
     write_policy_directory(directory)
     with tempfile.TemporaryDirectory() as work:
-        warm_start(directory, Path(work), seed=seed, stages=(CLEAN_STAGE, NOISY_STAGE))
+        warm_start(directory, Path(work), seed=seed)
 
 
 def _listed(numbers: dict[str, float]) -> str:

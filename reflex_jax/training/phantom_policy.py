@@ -1,7 +1,8 @@
 """The tiny policy of the phantom world: a Qwen2.5-VL of about a million parameters, and how it is warmed up.
 
-The warm start runs the package's own supervised phase twice: long on a teacher who sees the truth, then shortly on one
-with habits (see `misperceive`), so that reinforcement has errors to repair and samples in which they are absent.
+First the vision tower alone (`phantom_vision`), then the package's own supervised phase: long on a teacher who sees the
+truth, then shortly on one with habits (see `misperceive`), so that reinforcement has errors to repair and samples in
+which they are absent.
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ import numpy as np
 
 from reflex_jax.checkpoints.huggingface import load_policy_params, save_policy_params
 from reflex_jax.config import load_config
+from reflex_jax.data.phantom import split_world
+from reflex_jax.data.prompts import load_processor
 from reflex_jax.models.qwen_vl import init_policy_params, read_qwen_config
 from reflex_jax.training.phantom_tokenizer import write_policy_tokenizer
+from reflex_jax.training.phantom_vision import train_vision
 from reflex_jax.training.sft_loop import run_sft
 
 VOCABULARY_ROWS = 1024  # of the embedding; like the real model it has more rows than the tokenizer has ids
@@ -26,16 +30,23 @@ VOCABULARY_ROWS = 1024  # of the embedding; like the real model it has more rows
 
 @dataclass(frozen=True)
 class WarmStartStage:
-    """One supervised run."""
+    """One supervised run on pictures of its own."""
 
     steps: int
     learning_rate: float
     noise: float  # of the teacher
     schedule: str
+    warmup_steps: int = 0
 
 
-CLEAN_STAGE = WarmStartStage(steps=3000, learning_rate=2e-3, noise=0.0, schedule="cosine")
-NOISY_STAGE = WarmStartStage(steps=80, learning_rate=5e-4, noise=0.6, schedule="constant")
+VISION_STEPS, VISION_LEARNING_RATE = 350, 2e-3
+STAGES = (
+    WarmStartStage(steps=500, learning_rate=1.5e-3, noise=0.0, schedule="cosine", warmup_steps=20),
+    WarmStartStage(steps=500, learning_rate=1e-3, noise=0.0, schedule="cosine", warmup_steps=20),
+    WarmStartStage(steps=60, learning_rate=5e-4, noise=0.6, schedule="constant"),
+)
+_BATCH_SIZE = 64
+_MAX_PIXELS = 12544  # 112 x 112: phantoms are not resized
 
 
 def write_policy_directory(directory: Path) -> None:
@@ -74,33 +85,46 @@ def _write_json(path: Path, content: Any) -> None:
 
 
 def write_random_weights(directory: Path, seed: int) -> None:
-    """Weights of an untrained policy, wide enough for a small width to carry a signal."""
+    """Weights of an untrained policy: kernels scaled to their inputs, which Qwen's 0.02 is for widths of thousands only."""
     config = read_qwen_config(directory)
     params = init_policy_params(config, jax.random.key(seed))
-    params = jax.tree.map(lambda leaf: 2.5 * leaf if leaf.ndim > 1 and np.std(leaf) > 0 else leaf, params)
-    save_policy_params(params, config, directory)
+
+    def scaled(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
+        if leaf.ndim < 2 or np.std(leaf) == 0:  # biases and scales
+            return leaf
+        inputs = leaf.shape[-1] if path[-1].key == "embedding" else leaf.shape[-2]
+        return leaf / (0.02 * np.sqrt(inputs))
+
+    save_policy_params(jax.tree_util.tree_map_with_path(scaled, params), config, directory)
 
 
-def warm_start(directory: Path, work: Path, *, seed: int, stages: tuple[WarmStartStage, ...]) -> None:
-    """Runs the supervised stages one after the other and leaves the last weights, as bfloat16, in `directory`.
+def warm_start(directory: Path, work: Path, *, seed: int) -> None:
+    """Trains vision, then the supervised stages one after the other; leaves the last weights, as bfloat16, in `directory`.
 
     Args:
       directory: as `write_policy_directory` leaves it.
       work: run directories of the stages.
       seed: of initial weights, pictures and order.
-      stages: each continues the one before.
     """
-    current = work / "random"
+    current = work / "vision"
     shutil.copytree(directory, current)
     write_random_weights(current, seed)
-    for number, stage in enumerate(stages):
+    processor = load_processor(current, min_pixels=3136, max_pixels=_MAX_PIXELS, prompt="bare")
+    config = processor.config
+    params = train_vision(
+        load_policy_params(current, config, "float32"), processor, world=split_world("policy_warm_start", seed),
+        steps=VISION_STEPS, batch_size=_BATCH_SIZE, learning_rate=VISION_LEARNING_RATE,
+        report=lambda step, metrics: print(f"vision step {step}: {metrics}", flush=True),
+    )  # fmt: skip
+    save_policy_params(params, config, current)
+    for number, stage in enumerate(STAGES):
         overrides = {
             "run.dir": work / f"stage{number}", "run.seed": seed + number, "policy.path": current,
-            "policy.remat": False, "data.prompt": "bare", "data.split": "policy_warm_start", "data.size": 20000,
-            "data.max_pixels": 12544, "rollout.max_new_tokens": 48, "training.steps": stage.steps,
-            "sft.noise": stage.noise, "sft.batch_size": 64, "optimizer.learning_rate": stage.learning_rate,
-            "optimizer.b2": 0.98, "optimizer.schedule": stage.schedule, "logging.tensorboard": False,
+            "policy.remat": False, "data.prompt": "bare", "data.split": "policy_warm_start", "data.size": 40000,
+            "data.max_pixels": _MAX_PIXELS, "rollout.max_new_tokens": 44, "training.steps": stage.steps,
+            "sft.noise": stage.noise, "sft.batch_size": _BATCH_SIZE, "optimizer.learning_rate": stage.learning_rate,
+            "optimizer.b2": 0.98, "optimizer.schedule": stage.schedule, "optimizer.warmup_steps": stage.warmup_steps,
+            "logging.tensorboard": False,
         }  # fmt: skip
         current = run_sft(load_config(None, [f"{key}={value}" for key, value in overrides.items()]))
-    config = read_qwen_config(directory)
     save_policy_params(load_policy_params(current, config, "bfloat16"), config, directory)

@@ -49,11 +49,15 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
       config: section `optimizer`.
       steps: optimiser updates of the whole run, where the decaying schedules reach 0.
     """
+    decay_steps = max(steps - config.warmup_steps, 1)
     schedule = {
         "constant": optax.constant_schedule(config.learning_rate),
-        "linear": optax.linear_schedule(config.learning_rate, 0.0, max(steps, 1)),
-        "cosine": optax.cosine_decay_schedule(config.learning_rate, max(steps, 1)),
+        "linear": optax.linear_schedule(config.learning_rate, 0.0, decay_steps),
+        "cosine": optax.cosine_decay_schedule(config.learning_rate, decay_steps),
     }[config.schedule]
+    if config.warmup_steps:
+        rising = optax.linear_schedule(0.0, config.learning_rate, config.warmup_steps)
+        schedule = optax.join_schedules([rising, schedule], [config.warmup_steps])
     if config.name == "sgd":
         update = optax.chain(optax.add_decayed_weights(config.weight_decay), optax.sgd(schedule))
     else:

@@ -46,6 +46,23 @@ def test_a_phase_that_starts_over_is_shuffled_anew_and_loses_nothing():
     assert len({tuple(each) for each in passes}) > 1
 
 
+def test_replay_spreads_questions_of_earlier_phases_evenly():
+    phases = (PhaseConfig(answer_type="closed"), PhaseConfig(answer_type="open", replay=0.25))
+    batches = training_batches(make_examples(12, 24), DataConfig(phases=phases), prompts_per_step=4, steps=None, seed=0)
+    assert batches.phase_steps == (3, 8)  # 24 open questions are three quarters of 8 x 4 prompts
+    kinds = [[example.answer_type for example in batches[step]] for step in range(11)]
+    assert kinds[:3] == [["closed"] * 4] * 3
+    assert all(batch.count("closed") == 1 for batch in kinds[3:])
+    seen = [example.id for step in range(3, 11) for example in batches[step] if example.answer_type == "open"]
+    assert len(set(seen)) == 24
+
+
+def test_the_first_phase_has_nothing_to_replay():
+    data = DataConfig(phases=(PhaseConfig(answer_type="any", replay=0.5),))
+    with pytest.raises(ConfigError, match="first phase has nothing to replay"):
+        training_batches(make_examples(), data, prompts_per_step=4, steps=2, seed=0)
+
+
 def test_more_prompts_than_questions_still_fill_a_batch():
     batches = training_batches(make_examples(3, 3), CLOSED_THEN_OPEN, prompts_per_step=8, steps=None, seed=0)
     assert len(batches) == 2 and [len(batches[step]) for step in range(2)] == [8, 8]

@@ -99,6 +99,7 @@ def test_judge_loss_is_small_for_the_trained_and_large_for_the_random(judge_dire
         truth_matrix(claims, [phantom.facts for phantom in phantoms]),
         encode(wordings),
         encode(nonsense_statements(claims, np.random.default_rng(0), 6)),
+        np.tile(np.arange(196), (8, 1)),
     )
     trained = judge_loss(judge.params, step, judge.config)
     random = judge_loss(init_judge_params(judge.config, jax.random.key(1)), step, judge.config)
