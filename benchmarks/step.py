@@ -70,15 +70,16 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     ]  # fmt: skip
     with tempfile.TemporaryDirectory() as directory:
         config = load_config(None, settings(arguments.checkpoints.resolve(), arguments, directory))
-        models = load_models(config)
+        models, params = load_models(config)
         sizes = measure_prompts(config, models.policy.processor, examples)
         batches = training_batches(
             examples, config.data, prompts_per_step=arguments.prompts, steps=config.training.steps, seed=0
         )
-        state, frozen, optimizer = place_state(config, models, len(batches))
-        builder = TimedBuilder(BatchBuilder(models.policy.processor, models.judge, sizes, resize=config.judge.resize))
+        state, frozen, optimizer = place_state(config, models, params, len(batches))
+        rows_here = models.rows(arguments.prompts)
+        builder = TimedBuilder(BatchBuilder(models, sizes, rows_here, resize=config.judge.resize))
         bridge = make_bridge(config, models)
-        trainer = Trainer(config, models, frozen, optimizer, bridge)
+        trainer = Trainer(config, models, state, frozen, optimizer, bridge)
         logger = RunLogger(config.run.directory, tensorboard=True, wandb_project=None, resume_step=0)
         iterator = batches.iterate(0, builder)
         rows = []
@@ -86,12 +87,13 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             started, cpu_started = time.perf_counter(), time.process_time()
             batch = next(iterator)
             waited = time.perf_counter() - started
-            state, metrics, samples = trainer.run_step(state, batch, step)
+            state, result = trainer.run_step(state, batch, step)
             before_logging = time.perf_counter()
+            metrics, samples = result.metrics, result.rows
             logger.log(step, metrics)
             logger.samples(step, samples)
             ended = time.perf_counter()
-            row = {part: metrics[f"time/{part}"] for part in ("generate", "bridge", "train_step")}
+            row = {part: metrics[f"time/{part}"] for part in ("reshard", "generate", "bridge", "train_step")}
             row |= {"step": ended - started, "data": waited, "logging": ended - before_logging}
             row |= {"cpu": time.process_time() - cpu_started, "compilations": metrics["compilations"]}
             row |= {"new_tokens": sum(sample["tokens"] for sample in samples)}

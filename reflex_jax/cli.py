@@ -1,15 +1,18 @@
 """Command line: `reflex train | sft | evaluate`; the same words everywhere.
 
-Wrong input ends with one clear message and exit code 2.
+Exit codes: 0 done; 1 a checkpoint could not be written; 2 wrong input; 3 another process was lost; 4 the loss is not a
+number; 75 stopped by a signal, saved. Each but 0 comes with one clear message.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
 from reflex_jax.config import ConfigError, load_config
+from reflex_jax.training.stops import PROCESS_LOST, RunStopped
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,6 +24,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"reflex {options.command}: {error}", file=sys.stderr)
         return 2
+    except RunStopped as stopped:
+        print(f"\nreflex {options.command}: {stopped}", file=sys.stderr, flush=True)
+        if stopped.code == PROCESS_LOST:
+            os._exit(PROCESS_LOST)  # an orderly end would wait for the process that is gone
+        return stopped.code
 
 
 def _make_parser() -> argparse.ArgumentParser:
@@ -49,9 +57,12 @@ def _make_parser() -> argparse.ArgumentParser:
 def _train(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.overrides)
     _prepare()
+    from reflex_jax.processes import is_first
     from reflex_jax.training.loop import train
 
     result = train(config)
+    if not is_first():
+        return 0
     print(f"\nDone: {result.steps} steps, reward {result.metrics.get('reward/total', float('nan')):.2f}.")
     print(f"  metrics   {result.directory}/metrics.jsonl   (tensorboard --logdir {result.directory})")
     print(f"  samples   {result.directory}/samples.jsonl   question, completion, statements, every score")
@@ -86,9 +97,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _prepare() -> None:
-    """Quiets third-party start-up chatter and turns the persistent compilation cache on."""
-    import os
-
+    """Quiets start-up chatter, turns the persistent compilation cache on, joins the other processes of the run."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import absl.logging
@@ -100,6 +109,9 @@ def _prepare() -> None:
         cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "reflex_jax", "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    from reflex_jax.processes import start_processes
+
+    start_processes()
 
 
 if __name__ == "__main__":

@@ -163,12 +163,14 @@ class RolloutConfig:
     top_p: float = 1.0  # 1: off
     max_new_tokens: int = 1024
     eos_ids: tuple[int, ...] = ()  # default: those of the model's generation_config.json
+    weights: str = "gathered"  # gathered: whole over fsdp while sampling | sharded: stay cut, slower, where memory is short
 
     def __post_init__(self) -> None:
         """Refuses values out of range."""
         _check(self.temperature >= 0, f"rollout.temperature: expected >= 0; got {self.temperature}.")
         _check(self.top_k >= 0, f"rollout.top_k: expected >= 0 (0 is off); got {self.top_k}.")
         _check(0 < self.top_p <= 1, f"rollout.top_p: expected a number in (0, 1]; got {self.top_p}.")
+        _check_choice("rollout.weights", self.weights, ("gathered", "sharded"))
         _check(self.max_new_tokens >= 1, f"rollout.max_new_tokens: expected >= 1; got {self.max_new_tokens}.")
 
 
@@ -272,7 +274,10 @@ class TrainingConfig:
 
     steps: int | None = None  # default: the phases' epochs
     save_every: int = 50  # steps; the last step is always saved
-    keep_checkpoints: int = 2
+    keep_checkpoints: int = 2  # the latest so many
+    best_metric: str | None = None  # keep the checkpoint where this is highest too, e.g. eval/greedy/accuracy
+    max_skipped_steps: int = 5  # steps in a row whose loss is not a number, after which the run stops
+    stall_seconds: float = 1800.0  # a step longer than this is reported with the stacks of all threads; 0: never
     evaluate_every: int = 0  # steps; 0: only by `reflex evaluate`
     evaluation_questions: int = 64  # 0: all of the split
     log_every: int = 1  # steps between sample dumps; metrics are written at every step
@@ -280,9 +285,9 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         """Refuses values out of range."""
         _check(self.steps is None or self.steps >= 1, f"training.steps: expected >= 1; got {self.steps}.")
-        for name in ("save_every", "keep_checkpoints", "log_every"):
+        for name in ("save_every", "keep_checkpoints", "log_every", "max_skipped_steps"):
             _check(getattr(self, name) >= 1, f"training.{name}: expected >= 1; got {getattr(self, name)}.")
-        for name in ("evaluate_every", "evaluation_questions"):
+        for name in ("evaluate_every", "evaluation_questions", "stall_seconds"):
             _check(getattr(self, name) >= 0, f"training.{name}: expected >= 0; got {getattr(self, name)}.")
 
 

@@ -2,17 +2,24 @@
 
 Axes of the mesh: `data` (copies of the weights), `fsdp` (weights cut by their width), `tensor` (cut by heads and hidden
 units). Prompts are cut over `data` and `fsdp` together. JAX's own partitioner (GSPMD) does the rest.
+
+The policy's weights lie in one of two ways. The update cuts them over `fsdp` too, with their float32 masters and moments.
+Sampling reads all of them for every token, so for it they are gathered over `fsdp` once per step, in the compute dtype.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Int
 
 from reflex_jax.config import ConfigError, MeshConfig
 
@@ -20,7 +27,8 @@ MESH_AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
 
 # logical axis of a parameter -> mesh axis; None: never cut
-LOGICAL_RULES: dict[str | None, str | None] = {
+Rules = Mapping[str | None, str | None]
+UPDATE_RULES: Rules = {
     None: None,
     "layers": None,
     "embed": "fsdp",
@@ -28,6 +36,7 @@ LOGICAL_RULES: dict[str | None, str | None] = {
     "heads": "tensor",
     "vocab": "tensor",
 }
+ROLLOUT_RULES: Rules = {**UPDATE_RULES, "embed": None}
 
 
 def make_mesh(config: MeshConfig, devices: list[Any] | None = None) -> Mesh:
@@ -47,7 +56,9 @@ def make_mesh(config: MeshConfig, devices: list[Any] | None = None) -> Mesh:
             f"mesh: {sizes} needs {'a multiple of ' if -1 in shape else ''}{known if -1 in shape else math.prod(shape)} "
             f"devices, found {len(devices)}. Set mesh.data=-1 to absorb the rest, and fsdp x tensor to a divisor of it."
         )
-    return Mesh(np.asarray(devices).reshape(shape), MESH_AXES, axis_types=(AxisType.Auto,) * 3)
+    # neighbours in the mesh are neighbours in the machine's network, where it has one
+    laid_out = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    return Mesh(laid_out, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def check_batch(mesh: Mesh, prompts: int, key: str) -> None:
@@ -70,13 +81,90 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def parameter_shardings(tree: Any, table: list[tuple[str, tuple[str | None, ...]]], mesh: Mesh) -> Any:
+def to_global(tree: Any, shardings: Any) -> Any:
+    """Puts host arrays, whole in every process, onto the devices; each takes its part.
+
+    Args:
+      tree: arrays.
+      shardings: one sharding for all of them, or a tree of the same shape.
+    """
+    if isinstance(shardings, NamedSharding):
+        shardings = jax.tree.map(lambda _: shardings, tree)
+    if jax.process_count() == 1:
+        return jax.device_put(tree, shardings)
+
+    def place(leaf: Any, sharding: NamedSharding) -> jax.Array:
+        whole = np.asarray(leaf)
+        return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+
+    return jax.tree.map(place, tree, shardings)
+
+
+@dataclass(frozen=True)
+class BatchRows:
+    """Which of the P prompts of a batch this process reads, decodes and scores."""
+
+    sharding: NamedSharding  # of every array whose first axis counts prompts
+    count: int  # P, over all processes
+    local: Int[np.ndarray, "p"]  # numbers of this process's prompts, ascending
+
+    def take(self, items: Any) -> list[Any]:
+        """This process's part of P items."""
+        return [items[row] for row in self.local]
+
+    def place(self, tree: Any) -> Any:
+        """Turns this process's rows `[p, ...]` into arrays `[P, ...]` over all devices."""
+        if len(self.local) == self.count:
+            return jax.device_put(tree, self.sharding)
+
+        def place(leaf: Any) -> jax.Array:
+            rows = np.asarray(leaf)
+            return jax.make_array_from_callback(
+                (self.count, *rows.shape[1:]), self.sharding, lambda index: rows[self._positions(index[0])]
+            )
+
+        return jax.tree.map(place, tree)
+
+    def fetch(self, tree: Any) -> Any:
+        """Copies this process's rows of arrays `[P, ...]` to the host; the inverse of `place`."""
+        if len(self.local) == self.count:
+            return jax.device_get(tree)
+
+        def fetch(leaf: jax.Array) -> np.ndarray:
+            rows = np.empty((len(self.local), *leaf.shape[1:]), leaf.dtype)
+            for shard in leaf.addressable_shards:
+                rows[self._positions(shard.index[0])] = np.asarray(shard.data)
+            return rows
+
+        for leaf in jax.tree.leaves(tree):
+            leaf.copy_to_host_async()
+        return jax.tree.map(fetch, tree)
+
+    def _positions(self, index: slice) -> np.ndarray:
+        return np.searchsorted(self.local, np.arange(*index.indices(self.count)))
+
+
+def batch_rows(mesh: Mesh, count: int) -> BatchRows:
+    """The rows of a batch of `count` prompts whose devices belong to this process.
+
+    Where `tensor` spans processes several of them hold, and score, the same rows.
+    """
+    sharding = batch_sharding(mesh)
+    parts = sharding.addressable_devices_indices_map((count,)).values()
+    local = sorted({row for (part,) in parts for row in range(*part.indices(count))})
+    return BatchRows(sharding, count, np.asarray(local))
+
+
+def parameter_shardings(
+    tree: Any, table: list[tuple[str, tuple[str | None, ...]]], mesh: Mesh, rules: Rules = UPDATE_RULES
+) -> Any:
     """Resolves a table (path pattern -> logical axes) to one `NamedSharding` per leaf.
 
     Args:
       tree: parameters, or anything whose leaves have a shape and whose paths end like the parameters' (an optimiser state).
       table: first pattern that matches the end of the path wins; a leaf no pattern matches is replicated.
       mesh: the mesh of `make_mesh`.
+      rules: `UPDATE_RULES` or `ROLLOUT_RULES`.
     Raises:
       ConfigError: axes that do not divide, all of them, with path and numbers.
     """
@@ -87,7 +175,7 @@ def parameter_shardings(tree: Any, table: list[tuple[str, tuple[str | None, ...]
         axes = next((a for pattern, a in table if re.search(pattern + "$", name) and len(a) == len(leaf.shape)), ())
         spec: list[str | None] = []
         for size, axis in zip(leaf.shape, axes, strict=False):
-            mesh_axis = LOGICAL_RULES[axis]
+            mesh_axis = rules[axis]
             ways = mesh.shape[mesh_axis] if mesh_axis else 1
             if size % ways:
                 problems.append(f"{name}: axis {axis!r} of {size} does not divide over mesh.{mesh_axis}={ways}")

@@ -19,7 +19,7 @@ from reflex_jax.data.images import prompt_inputs_from_huggingface
 from reflex_jax.data.prompts import Processor, load_processor
 from reflex_jax.models.partitioning import policy_table
 from reflex_jax.models.qwen_vl import QwenVLConfig, prompt_logits
-from reflex_jax.sharding import parameter_shardings
+from reflex_jax.sharding import parameter_shardings, to_global
 
 _WEIGHT_SUFFIXES = (".safetensors", ".safetensors.index.json", ".bin", ".pt", ".pth", ".gguf")
 
@@ -68,7 +68,7 @@ def load_policy(
     processor = load_processor(directory, min_pixels=min_pixels, max_pixels=max_pixels, prompt=prompt)
     params = load_policy_params(directory, processor.config, dtype)
     if mesh is not None:
-        params = jax.device_put(params, parameter_shardings(params, policy_table(processor.config, mesh), mesh))
+        params = to_global(params, parameter_shardings(params, policy_table(processor.config, mesh), mesh))
     return Policy(processor.config, params, processor, directory)
 
 

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from reflex_jax.config import Config
 from reflex_jax.data.sources import load_examples
-from reflex_jax.training.assembly import BatchBuilder, load_models, measure_prompts, place_state
+from reflex_jax.processes import refused_together
+from reflex_jax.sharding import check_batch
+from reflex_jax.training.assembly import (
+    BatchBuilder,
+    load_models,
+    make_weight_gatherer,
+    measure_prompts,
+    place_state,
+)
 from reflex_jax.training.checkpoint import RunCheckpoints
 from reflex_jax.training.validation import Evaluator
 
@@ -19,15 +27,17 @@ def evaluate_run(config: Config, *, blank_image: bool = False, initial: bool = F
     Raises:
       ConfigError: no checkpoint, or the questions do not fit.
     """
-    models = load_models(config)
-    examples = load_examples(config.data, config.data.evaluation_split, seed=config.run.seed)
-    sizes = measure_prompts(config, models.policy.processor, examples)
-    builder = BatchBuilder(
-        models.policy.processor, models.judge, sizes, resize=config.judge.resize, blank_image=blank_image
-    )
-    state, frozen, _ = place_state(config, models, 1)
+    with refused_together():
+        models, params = load_models(config)
+        examples = load_examples(config.data, config.data.evaluation_split, seed=config.run.seed)
+        sizes = measure_prompts(config, models.policy.processor, examples)
+        check_batch(models.mesh, config.grpo.prompts_per_step, "grpo.prompts_per_step")
+    rows = models.rows(config.grpo.prompts_per_step)
+    builder = BatchBuilder(models, sizes, rows, resize=config.judge.resize, blank_image=blank_image)
+    state, frozen, _ = place_state(config, models, params, 1)
     if not initial:
         checkpoints = RunCheckpoints(config.run.directory, keep=config.training.keep_checkpoints)
         state, _ = checkpoints.restore(state)
         checkpoints.close()
-    return Evaluator(config, models, examples, builder).run(state.params, frozen)
+    weights = make_weight_gatherer(config, models)(state.params, frozen.fixed)
+    return Evaluator(config, models, examples, builder).run(weights, frozen.judge)

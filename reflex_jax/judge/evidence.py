@@ -42,7 +42,7 @@ from reflex_jax.rewards.visual_fidelity import (
     tied_fraction,
     visual_fidelity_reward,
 )
-from reflex_jax.sharding import replicated
+from reflex_jax.sharding import replicated, to_global
 
 Params = dict[str, Any]
 
@@ -74,7 +74,7 @@ def load_judge(path: str | Path, dtype: str = "float32", mesh: Mesh | None = Non
     config = read_judge_config(directory)
     params = load_judge_params(directory, config, jnp.dtype(dtype))
     if mesh is not None:
-        params = jax.device_put(params, replicated(mesh))
+        params = to_global(params, replicated(mesh))
     return Judge(config, params, StatementTokenizer(directory))
 
 

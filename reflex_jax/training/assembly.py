@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -24,7 +24,16 @@ from reflex_jax.records import PromptInputs, Rollout
 from reflex_jax.rollout.generate import generate
 from reflex_jax.rollout.host_bridge import HostBridge
 from reflex_jax.rollout.sampling import allowed_tokens
-from reflex_jax.sharding import batch_sharding, make_mesh, parameter_shardings, replicated
+from reflex_jax.sharding import (
+    ROLLOUT_RULES,
+    UPDATE_RULES,
+    BatchRows,
+    Rules,
+    batch_rows,
+    batch_sharding,
+    make_mesh,
+    parameter_shardings,
+)
 from reflex_jax.text.tokenizer import decode
 from reflex_jax.training.state import (
     FrozenParams,
@@ -38,31 +47,28 @@ from reflex_jax.training.state import (
 
 @dataclass(frozen=True)
 class Models:
-    """The policy, the judge, and where their arrays lie."""
+    """Everything about the two models that does not change; the policy's parameters are handed on apart."""
 
     mesh: Mesh
-    policy: Policy  # its parameters as stored, on the host
-    judge: Judge
+    policy: Policy  # without its parameters: training takes them over and gives their memory away
+    judge: Judge  # on every device
     allowed: Bool[np.ndarray, "V"]  # vocabulary of the sampler and of every log-prob
     eos_ids: tuple[int, ...]
 
-    def place_policy(self, params: Any) -> Any:
-        """Puts parameters of the policy, a part of them or a training state of them onto the mesh."""
-        table = policy_table(self.policy.config, self.mesh)
-        return jax.device_put(params, parameter_shardings(params, table, self.mesh))
+    def policy_shardings(self, tree: Any, rules: Rules = UPDATE_RULES) -> Any:
+        """Where parameters of the policy, a part of them or a training state of them lie."""
+        return parameter_shardings(tree, policy_table(self.policy.config, self.mesh), self.mesh, rules)
 
-    def place_batch(self, batch: Any) -> Any:
-        """Puts arrays whose first axis counts prompts onto the mesh."""
-        return jax.device_put(batch, batch_sharding(self.mesh))
-
-    def place_replicated(self, tree: Any) -> Any:
-        """Puts the same arrays onto every device."""
-        return jax.device_put(tree, replicated(self.mesh))
+    def rows(self, count: int) -> BatchRows:
+        """Which of `count` prompts this process works on."""
+        return batch_rows(self.mesh, count)
 
 
-def load_models(config: Config) -> Models:
+def load_models(config: Config) -> tuple[Models, Any]:
     """Loads both models and derives the vocabulary the policy may sample from.
 
+    Returns:
+      The models, and the policy's parameters: float32, cut over the mesh as the update wants them.
     Raises:
       ConfigError: a checkpoint or the mesh does not fit, named.
     """
@@ -70,6 +76,7 @@ def load_models(config: Config) -> Models:
     policy = load_policy(
         config.policy.path,
         dtype="float32",
+        mesh=mesh,
         min_pixels=config.data.min_pixels,
         max_pixels=config.data.max_pixels,
         prompt=config.data.prompt,
@@ -81,28 +88,45 @@ def load_models(config: Config) -> Models:
         banned_ids=policy.special_ids,
         eos_ids=eos_ids,
     )
-    judge = load_judge(config.judge.path, dtype=config.judge.dtype)
+    judge = load_judge(config.judge.path, dtype=config.judge.dtype, mesh=mesh)
     longest = judge.config.text.positions
     if config.judge.max_statement_tokens > longest:
         raise ConfigError(
             f"judge.max_statement_tokens: expected at most the {longest} positions of the judge in {config.judge.path}; "
             f"got {config.judge.max_statement_tokens}."
         )
-    return Models(
-        mesh=mesh, policy=policy, judge=judge,
+    models = Models(
+        mesh=mesh, policy=replace(policy, params=None), judge=judge,
         allowed=allowed, eos_ids=eos_ids,
     )  # fmt: skip
+    return models, policy.params
+
+
+def make_weight_gatherer(config: Config, models: Models) -> Callable[[Any, Any], Any]:
+    """Builds the one reshard between update and rollout: `(params, fixed) -> weights` of the whole policy.
+
+    The weights are in the compute dtype and, with `rollout.weights=gathered`, no longer cut over `fsdp`, because sampling
+    reads all of them for every token.
+    """
+    rules = ROLLOUT_RULES if config.rollout.weights == "gathered" else UPDATE_RULES
+    dtype = jnp.dtype(config.policy.dtype)
+
+    def gather(params: Any, fixed: Any) -> Any:
+        weights = compute_params(params, fixed, dtype)
+        return jax.lax.with_sharding_constraint(weights, models.policy_shardings(weights, rules))
+
+    return jax.jit(gather)
 
 
 def make_generator(
     config: Config, models: Models, *, group_size: int, temperature: float
-) -> Callable[[Any, Any, PromptInputs, Any, Any], Rollout]:
-    """Builds the jitted sampler `(params, fixed, prompts, key, prompt_ids) -> Rollout` of this run's vocabulary."""
+) -> Callable[[Any, PromptInputs, Any, Any], Rollout]:
+    """Builds the jitted sampler `(weights, prompts, key, prompt_ids) -> Rollout` of this run's vocabulary."""
     rollout = config.rollout
 
-    def sample(params: Any, fixed: Any, prompts: PromptInputs, key: Any, prompt_ids: Any) -> Rollout:
+    def sample(weights: Any, prompts: PromptInputs, key: Any, prompt_ids: Any) -> Rollout:
         return generate(
-            compute_params(params, fixed, jnp.dtype(config.policy.dtype)),
+            weights,
             prompts,
             key,
             prompt_ids,
@@ -118,7 +142,7 @@ def make_generator(
             attention=config.policy.attention,
         )
 
-    return jax.jit(sample)
+    return jax.jit(sample, out_shardings=batch_sharding(models.mesh))
 
 
 def make_host_bridge(config: Config, models: Models) -> HostBridge:
@@ -133,30 +157,42 @@ def make_host_bridge(config: Config, models: Models) -> HostBridge:
     )
 
 
-def place_state(config: Config, models: Models, updates: int) -> tuple[TrainState, FrozenParams, Any]:
-    """Puts masters, optimiser state and the frozen parameters onto the mesh."""
-    dtype = config.policy.dtype
-    trainable, fixed = split_trainable(models.policy.params, config.policy.trainable)
+def place_state(config: Config, models: Models, params: Any, updates: int) -> tuple[TrainState, FrozenParams, Any]:
+    """Builds the training state and the frozen parameters on the mesh.
+
+    Args:
+      params: of `load_models`; the state takes them over, and its first step gives their memory away.
+      updates: optimiser updates of the whole run.
+    """
+    trainable, fixed = split_trainable(params, config.policy.trainable)
     optimizer = make_optimizer(config.optimizer, updates)
-    state = init_state(models.place_policy(trainable), optimizer)
-    cast = jax.jit(lambda tree: jax.tree.map(lambda x: x.astype(dtype), tree))
     needs_reference = config.grpo.kl_coefficient > 0 or config.grpo.ratio == "ref"
+    # copies, also where the dtype is the masters': these arrays outlive the ones the first step gives away
+    cast = jax.jit(lambda tree: jax.tree.map(lambda x: jnp.copy(x.astype(config.policy.dtype)), tree))
     frozen = FrozenParams(
-        fixed=cast(models.place_policy(fixed)),
-        reference=cast(models.place_policy(models.policy.params)) if needs_reference else None,
-        judge=models.place_replicated(models.judge.params),
+        fixed=cast(fixed), reference=cast(params) if needs_reference else None, judge=models.judge.params
     )
-    # the optimiser's leaves too lie where the compiled step will put them: else the second step would compile again
-    return models.place_policy(state), frozen, optimizer
+    return start_state(models, trainable, optimizer), frozen, optimizer
+
+
+def start_state(models: Models, trainable: Any, optimizer: Any) -> TrainState:
+    """Starts the optimiser; its state is cut like the parameters it belongs to, which it takes over."""
+
+    def init(params: Any) -> TrainState:
+        return init_state(params, optimizer)
+
+    # where the compiled step will put them: else the second step would compile again
+    shardings = models.policy_shardings(jax.eval_shape(init, trainable))
+    return jax.jit(init, out_shardings=shardings, donate_argnums=0)(trainable)
 
 
 @dataclass(frozen=True)
 class HostBatch:
-    """One step's questions as arrays, still on the host."""
+    """This process's part of one step's questions as arrays, still on the host."""
 
     examples: Sequence[Example]
     prompts: PromptInputs
-    judge_pixels: UInt8[np.ndarray, "P H W 3"]
+    judge_pixels: UInt8[np.ndarray, "p H W 3"]
 
 
 class BatchBuilder:
@@ -166,15 +202,14 @@ class BatchBuilder:
     the policy can say without seeing.
     """
 
-    def __init__(
-        self, processor: Processor, judge: Judge, sizes: PromptSizes, *, resize: str, blank_image: bool = False
-    ):
+    def __init__(self, models: Models, sizes: PromptSizes, rows: BatchRows, *, resize: str, blank_image: bool = False):
         """Fixes the shapes of every batch."""
-        self._processor, self._judge, self._sizes = processor, judge, sizes
-        self._resize, self._blank_image = resize, blank_image
+        self._processor, self._judge, self._sizes = models.policy.processor, models.judge, sizes
+        self.rows, self._resize, self._blank_image = rows, resize, blank_image
 
     def __call__(self, examples: Sequence[Example]) -> HostBatch:
-        """Loads, resizes and tokenises."""
+        """Loads, resizes and tokenises this process's part of P questions."""
+        examples = self.rows.take(examples)
         images = [example.load_image() for example in examples]
         seen = [Image.new("RGB", i.size, (127, 127, 127)) for i in images] if self._blank_image else images
         prompts = self._processor.collate(

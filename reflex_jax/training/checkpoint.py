@@ -1,58 +1,127 @@
-"""Checkpoints of a run: the only module that knows orbax."""
+"""Checkpoints of a run: the only module that knows orbax.
+
+One checkpoint holds the state (parameters, optimiser, step) and a few facts in JSON: which data and which reference policy
+the run belongs to, its seed, phase and metrics. Saving runs beside the next steps; a checkpoint appears under its name
+only when it is whole.
+"""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
 
 from reflex_jax.config import ConfigError
 from reflex_jax.training.state import TrainState
+from reflex_jax.training.stops import SAVE_FAILED, RunStopped
 
 
 class RunCheckpoints:
-    """Saves and restores the state of a run under `directory`/checkpoints, asynchronously and atomically."""
+    """Saves and restores the state of a run under `directory`/checkpoints, from all its processes."""
 
-    def __init__(self, directory: Path, *, keep: int):
+    def __init__(self, directory: Path, *, keep: int, best_metric: str | None = None):
         """Opens (and makes) the folder.
 
         Args:
-          directory: the run directory.
+          directory: the run directory, the same for all processes.
           keep: how many of the latest checkpoints stay.
+          best_metric: the checkpoint with the highest value of this metric stays too.
         """
         self._path = (directory / "checkpoints").absolute()
+        policies = [checkpoint_managers.LatestN(keep)]
+        if best_metric:
+            policies.append(checkpoint_managers.BestN(get_metric_fn=lambda m: m.get(best_metric, -math.inf), n=1))
+        self._best_metric = best_metric
+        self._saved = None  # the newest step that was handed to orbax
         self._manager = ocp.CheckpointManager(
-            self._path, options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+            self._path,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies), create=True
+            ),
         )
+
+    def steps(self) -> list[int]:
+        """All complete checkpoints, ascending."""
+        return sorted(self._manager.all_steps())
 
     def latest_step(self) -> int | None:
         """The newest complete checkpoint, or None."""
         return self._manager.latest_step()
 
-    def save(self, state: TrainState, step: int, facts: dict[str, Any]) -> None:
-        """Starts to save the state after `step` steps, with a few JSON facts beside it."""
-        self._manager.save(
-            step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), facts=ocp.args.JsonSave(facts))
-        )
-
-    def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """Restores the newest checkpoint into arrays with the shapes and shardings of `like`.
+    def save(self, state: TrainState, step: int, facts: dict[str, Any], metrics: dict[str, float]) -> None:
+        """Starts to save the state after `step` steps; a step that is saved already is left as it is.
 
         Raises:
-          ConfigError: there is none.
+          RunStopped: this save could not start, or the one before it failed; the older checkpoints stand.
         """
-        step = self.latest_step()
-        if step is None:
+        if step in (self._saved, self.latest_step()):
+            return
+        numbers = {k: v for k, v in metrics.items() if isinstance(v, (int, float)) and math.isfinite(v)}
+        try:
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(state=ocp.args.StandardSave(state), facts=ocp.args.JsonSave(facts)),
+                metrics=numbers,
+            )
+        except (OSError, ValueError) as error:
+            raise self._failed(step, error) from error
+        self._saved = step
+
+    def restore(self, like: TrainState, step: int | None = None) -> tuple[TrainState, dict[str, Any]]:
+        """Restores a checkpoint, whatever mesh and processes wrote it.
+
+        Args:
+          like: arrays of the shapes and shardings wanted.
+          step: which; None: the newest.
+        Raises:
+          ConfigError: there is none, not that one, or it cannot be read.
+        """
+        found = self.steps()
+        if not found:
             raise ConfigError(f"no checkpoint in {self._path}; train first.")
+        step = found[-1] if step is None else step
+        if step not in found:
+            raise ConfigError(f"no checkpoint of step {step} in {self._path}; there are {', '.join(map(str, found))}.")
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
-        restored = self._manager.restore(
-            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), facts=ocp.args.JsonRestore())
-        )
+        try:
+            restored = self._manager.restore(
+                step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), facts=ocp.args.JsonRestore())
+            )
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:  # what damaged files make the readers raise
+            older = [s for s in found if s < step]
+            way_out = f"remove that folder to go on from step {older[-1]}" if older else "start a new run"
+            raise ConfigError(
+                f"{self._path / str(step)}: this checkpoint cannot be read; nothing was changed. Restore the folder from a "
+                f"copy, or {way_out}. ({type(error).__name__}: {(str(error).strip() or '?').splitlines()[0][:300]})"
+            ) from error
         return restored["state"], restored["facts"]
 
+    def wait(self) -> None:
+        """Returns when everything handed to `save` is on disk.
+
+        Raises:
+          RunStopped: it could not be written.
+        """
+        try:
+            self._manager.wait_until_finished()
+        except (OSError, ValueError) as error:
+            raise self._failed(self._saved, error) from error
+
     def close(self) -> None:
-        """Waits until everything is on disk."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Waits, then lets go of the folder."""
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+
+    def _failed(self, step: int | None, error: Exception) -> RunStopped:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        return RunStopped(
+            SAVE_FAILED,
+            f"the checkpoint of step {step} could not be written to {self._path}; the checkpoints before it stand. Make "
+            f"room or mend the disk, then run the same command again. ({reason})",
+        )

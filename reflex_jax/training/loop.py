@@ -14,11 +14,13 @@ import numpy as np
 from tqdm import tqdm
 
 from reflex_jax.config import Config
+from reflex_jax.data.examples import Example
 from reflex_jax.data.pipeline import TrainingBatches, training_batches
 from reflex_jax.data.sources import load_examples
+from reflex_jax.processes import gather, host_name, is_first, refused_together
 from reflex_jax.records import TrainBatch
 from reflex_jax.rollout.host_bridge import BridgedRollout, HostBridge
-from reflex_jax.sharding import check_batch
+from reflex_jax.sharding import batch_sharding, check_batch, make_mesh, replicated
 from reflex_jax.training.assembly import (
     BatchBuilder,
     HostBatch,
@@ -26,15 +28,21 @@ from reflex_jax.training.assembly import (
     load_models,
     make_generator,
     make_host_bridge,
+    make_weight_gatherer,
     measure_prompts,
     place_state,
 )
 from reflex_jax.training.checkpoint import RunCheckpoints
-from reflex_jax.training.metrics import CompilationCounter, RunLogger
+from reflex_jax.training.faults import SkippedSteps, StepEnd
+from reflex_jax.training.identity import check_identity, data_fingerprint, policy_fingerprint
+from reflex_jax.training.metrics import CompilationCounter, RunLogger, SilentLogger, open_logger
+from reflex_jax.training.preflight import check_processes
 from reflex_jax.training.run_directory import open_run_directory
 from reflex_jax.training.state import FrozenParams, TrainState
 from reflex_jax.training.step import ScoredRollout, make_train_step
+from reflex_jax.training.stops import PROCESS_LOST, RunStopped, StopRequest
 from reflex_jax.training.validation import Evaluator
+from reflex_jax.training.watchdog import Watchdog
 
 
 @dataclass(frozen=True)
@@ -46,133 +54,226 @@ class TrainResult:
     metrics: dict[str, Any]
 
 
+@dataclass
+class _Run:
+    """What the steps of one run share."""
+
+    config: Config
+    batches: TrainingBatches
+    builder: BatchBuilder
+    trainer: Trainer
+    evaluator: Evaluator | None
+    checkpoints: RunCheckpoints
+    identity: dict[str, str]
+    start: int  # steps done before this command
+
+    def phase_name(self, step: int) -> str:
+        """Answer type of the curriculum phase of a step, counted from 0."""
+        return self.config.data.phases[self.batches.phase_of(step)].answer_type
+
+    def evaluate(self, state: TrainState) -> dict[str, float]:
+        """Scores the policy on the held-out questions."""
+        return self.evaluator.run(self.trainer.gather_weights(state), self.trainer.frozen.judge)
+
+    def save(self, state: TrainState, step: int, metrics: dict[str, Any]) -> None:
+        """Starts to save; the facts say what the state belongs to."""
+        facts = {**self.identity, "step": step, "phase": self.phase_name(step - 1), "seed": self.config.run.seed}
+        self.checkpoints.save(state, step, facts, metrics)
+
+
 def train(config: Config) -> TrainResult:
     """Trains (or continues) the run a configuration describes.
 
     Raises:
       ConfigError: anything that would fail later is refused before the first step.
+      RunStopped: the run ended early; the same command continues it.
     """
-    models = load_models(config)
-    grpo, seed = config.grpo, config.run.seed
-    check_batch(models.mesh, grpo.prompts_per_step // grpo.minibatches, "grpo.prompts_per_step / minibatches")
-    examples = load_examples(config.data, config.data.split, seed=seed)
-    held_out = []
-    if config.training.evaluate_every:
-        held_out = load_examples(config.data, config.data.evaluation_split, seed=seed)
-    sizes = measure_prompts(config, models.policy.processor, examples, held_out)
-    batches = training_batches(
-        examples, config.data, prompts_per_step=grpo.prompts_per_step, steps=config.training.steps, seed=seed
+    with refused_together():
+        mesh = make_mesh(config.mesh)
+        check_batch(mesh, config.grpo.prompts_per_step // config.grpo.minibatches, "grpo.prompts_per_step / minibatches")
+    check_processes(config, mesh)
+    with refused_together():
+        models, params = load_models(config)
+        examples, held_out = _load_questions(config)
+        sizes = measure_prompts(config, models.policy.processor, examples, held_out)
+        batches = training_batches(
+            examples, config.data, prompts_per_step=config.grpo.prompts_per_step, steps=config.training.steps,
+            seed=config.run.seed,
+        )  # fmt: skip
+        is_resumed = is_first() and open_run_directory(config)
+    state, frozen, optimizer = place_state(
+        config, models, params, len(batches) * config.grpo.epochs * config.grpo.minibatches
     )
-    is_resumed = open_run_directory(config)
-    state, frozen, optimizer = place_state(config, models, len(batches) * grpo.epochs * grpo.minibatches)
-    checkpoints = RunCheckpoints(config.run.directory, keep=config.training.keep_checkpoints)
+    del params
+    checkpoints = RunCheckpoints(
+        config.run.directory, keep=config.training.keep_checkpoints, best_metric=config.training.best_metric
+    )
+    identity = {"data": data_fingerprint(examples), "policy": policy_fingerprint(models.policy.directory)}
     start = checkpoints.latest_step() or 0
     if start:
-        state, _ = checkpoints.restore(state)
+        state, facts = checkpoints.restore(state)
+        check_identity(facts, identity, config.run.directory)
     if is_resumed:
-        print(f"{config.run.directory}: continuing after step {start} of {len(batches)}")
-    builder = BatchBuilder(models.policy.processor, models.judge, sizes, resize=config.judge.resize)
-    logger = RunLogger(
-        config.run.directory,
-        tensorboard=config.logging.tensorboard,
-        wandb_project=config.logging.wandb_project,
-        resume_step=start,
-    )
-    trainer = Trainer(config, models, frozen, optimizer, make_host_bridge(config, models))
+        print(f"{config.run.directory}: continuing after step {start} of {len(batches)}", flush=True)
+    builder = BatchBuilder(models, sizes, models.rows(config.grpo.prompts_per_step), resize=config.judge.resize)
+    trainer = Trainer(config, models, state, frozen, optimizer)
     evaluator = Evaluator(config, models, held_out, builder) if held_out else None
-    try:
-        metrics = _run_steps(
-            config, batches, trainer, evaluator, logger, checkpoints, state=state, start=start, builder=builder
-        )
-    finally:
-        logger.close()
-        checkpoints.close()
-    return TrainResult(config.run.directory, len(batches), metrics)
+    run = _Run(config, batches, builder, trainer, evaluator, checkpoints, identity, start)
+    return TrainResult(config.run.directory, len(batches), _run_to_the_end(run, state))
 
 
-def _run_steps(
-    config: Config,
-    batches: TrainingBatches,
-    trainer: Trainer,
-    evaluator: Evaluator | None,
-    logger: RunLogger,
-    checkpoints: RunCheckpoints,
-    *,
-    state: TrainState,
-    start: int,
-    builder: BatchBuilder,
-) -> dict[str, Any]:
-    """Runs the steps that are left; returns the metrics of the last one."""
-    training = config.training
-    metrics: dict[str, Any] = {}
+def _load_questions(config: Config) -> tuple[list[Example], list[Example]]:
+    """The training split, and the held-out one where the run looks at it."""
+    seed = config.run.seed
+    examples = load_examples(config.data, config.data.split, seed=seed)
+    if not config.training.evaluate_every:
+        return examples, []
+    return examples, load_examples(config.data, config.data.evaluation_split, seed=seed)
 
-    def phase_name(step: int) -> str:
-        return config.data.phases[batches.phase_of(step)].answer_type
 
-    if evaluator and start == 0:
-        metrics = evaluator.run(state.params, trainer.frozen)
-        logger.log(0, {"phase": phase_name(0), **metrics})
-    bar = tqdm(
-        batches.iterate(start, builder), initial=start, total=len(batches), unit="step", desc=config.run.name,
-        disable=not config.logging.progress,
+def _run_to_the_end(run: _Run, state: TrainState) -> dict[str, Any]:
+    """Runs the steps that are left and closes the files, also when the run is stopped; returns the last metrics."""
+    config, stop = run.config, StopRequest()
+    logger = open_logger(
+        config.run.directory, tensorboard=config.logging.tensorboard, wandb_project=config.logging.wandb_project,
+        resume_step=run.start, is_writing=is_first(),
     )  # fmt: skip
-    for step, batch in enumerate(bar, start + 1):
-        state, metrics, rows = trainer.run_step(state, batch, step)
-        metrics = {"phase": phase_name(step - 1), **metrics}
-        is_last = step == len(batches)
-        if evaluator and (is_last or step % training.evaluate_every == 0):
-            metrics |= evaluator.run(state.params, trainer.frozen)
+    watchdog = Watchdog(
+        config.run.directory, process=jax.process_index(), stall_seconds=config.training.stall_seconds
+    )
+    is_whole = True
+    try:
+        with stop.listening():
+            return _run_steps(run, state, logger, StepEnd(run.save, run.checkpoints, stop, watchdog))
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        is_whole = False  # what follows may not wait for the process that is gone
+        raise RunStopped(
+            PROCESS_LOST,
+            f"{host_name()}: the other processes do not answer any more; see their output. The same command continues from "
+            f"step {run.checkpoints.latest_step() or 0}. ({str(error).splitlines()[0][:300]})",
+        ) from error
+    finally:
+        watchdog.close()
+        logger.close()
+        if is_whole:
+            run.checkpoints.close()
+
+
+def _run_steps(run: _Run, state: TrainState, logger: RunLogger | SilentLogger, step_end: StepEnd) -> dict[str, Any]:
+    training, total = run.config.training, len(run.batches)
+    skipped = SkippedSteps(run.config.run.directory, limit=training.max_skipped_steps)
+    metrics: dict[str, Any] = {}
+    if run.evaluator and run.start == 0:
+        metrics = run.evaluate(state)
+        logger.log(0, {"phase": run.phase_name(0), **metrics})
+    bar = tqdm(
+        run.batches.iterate(run.start, run.builder), initial=run.start, total=total, unit="step",
+        desc=run.config.run.name, disable=not (run.config.logging.progress and is_first()),
+    )  # fmt: skip
+    for step, batch in enumerate(bar, run.start + 1):
+        state, result = run.trainer.run_step(state, batch, step)
+        is_last = step == total
+        metrics = {"phase": run.phase_name(step - 1), **result.metrics}
+        is_evaluated = run.evaluator is not None and (is_last or step % training.evaluate_every == 0)
+        if is_evaluated:
+            metrics |= run.evaluate(state)
         logger.log(step, metrics)
         if is_last or step % training.log_every == 0:
-            logger.samples(step, rows)
-        if is_last or step % training.save_every == 0:
-            checkpoints.save(state, step, {"phase": metrics["phase"], "data_seed": config.run.seed})
+            logger.samples(step, _all_rows(result.rows, run.builder.rows))
+        is_saved = is_last or step % training.save_every == 0 or (is_evaluated and training.best_metric in metrics)
+        skipped.note(step, result)
+        step_end(state, step, metrics, is_saved=is_saved or skipped.is_hopeless, is_last=is_last)
+        if skipped.is_hopeless:
+            run.checkpoints.wait()
+            raise skipped.as_stop(step)
         bar.set_postfix({"reward": f"{metrics['reward/total']:.2f}", "tok/s": f"{metrics['tokens_per_second']:.0f}"})
     return metrics
+
+
+def _all_rows(rows: list[dict[str, Any]], layout: Any) -> list[dict[str, Any]]:
+    """The completions of all processes in the order of the prompts, each once."""
+    if jax.process_count() == 1:
+        return rows
+    group = len(rows) // len(layout.local)
+    parts = gather([[int(p), rows[i * group : (i + 1) * group]] for i, p in enumerate(layout.local)])
+    by_prompt = {number: group_rows for part in parts for number, group_rows in part}
+    return [row for number in sorted(by_prompt) for row in by_prompt[number]]
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step leaves behind on the host; arrays and rows are this process's part."""
+
+    metrics: dict[str, Any]
+    rows: list[dict[str, Any]]  # one per completion
+    arrays: dict[str, np.ndarray]  # what went into the update, for looking into a step that failed
 
 
 class Trainer:
     """One step of the run: the compiled functions and the seam between them."""
 
-    def __init__(self, config: Config, models: Models, frozen: FrozenParams, optimizer: Any, bridge: HostBridge):
-        """Builds the functions; they compile at the first step."""
-        self._models, self.frozen, self._bridge = models, frozen, bridge
-        self._prompts_per_step = config.grpo.prompts_per_step
+    def __init__(
+        self,
+        config: Config,
+        models: Models,
+        state: TrainState,
+        frozen: FrozenParams,
+        optimizer: Any,
+        bridge: HostBridge | None = None,
+    ):
+        """Builds the functions; they compile at the first step. `bridge`: default, that of `make_host_bridge`."""
+        self.frozen = frozen
+        self._bridge = bridge or make_host_bridge(config, models)
+        self._rows = models.rows(config.grpo.prompts_per_step)
         self._key = jax.random.key(config.run.seed)
+        self._gather = make_weight_gatherer(config, models)
         self._generate = make_generator(
             config, models, group_size=config.grpo.group_size, temperature=config.rollout.temperature
         )
+        places = (models.policy_shardings(state), batch_sharding(models.mesh), replicated(models.mesh))
         self._train_step = make_train_step(
-            config, models.policy.config, models.judge.config, optimizer, models.allowed, models.eos_ids
+            config, models.policy.config, models.judge.config, optimizer, models.allowed, models.eos_ids, places
         )
         self._compilations = CompilationCounter()
 
-    def run_step(self, state: TrainState, batch: HostBatch, step: int) -> tuple[TrainState, dict[str, Any], list[dict]]:
-        """Samples, scores and updates; returns the new state, the metrics and one row per completion."""
+    def gather_weights(self, state: TrainState) -> Any:
+        """The policy as sampling wants it."""
+        return self._gather(state.params, self.frozen.fixed)
+
+    def run_step(self, state: TrainState, batch: HostBatch, step: int) -> tuple[TrainState, StepResult]:
+        """Samples, scores and updates."""
         seconds: dict[str, float] = {}
-        models = self._models
+        with _timed(seconds, "time/reshard"):
+            weights = jax.block_until_ready(self.gather_weights(state))
         with _timed(seconds, "time/generate"):
-            prompts = models.place_batch(batch.prompts)
+            prompts = self._rows.place(batch.prompts)
             key = jax.random.fold_in(self._key, step)
-            prompt_ids = models.place_batch(np.arange(self._prompts_per_step, dtype=np.int32))
-            rollout = self._generate(state.params, self.frozen.fixed, prompts, key, prompt_ids)
-            tokens, mask = jax.device_get((rollout.tokens, rollout.mask))
+            rollout = self._generate(weights, prompts, key, self._rows.place(self._rows.local.astype(np.int32)))
+            tokens, mask = self._rows.fetch((rollout.tokens, rollout.mask))
+            del weights
         with _timed(seconds, "time/bridge"):
             bridged = self._bridge(batch.examples, tokens, mask, batch.judge_pixels)
         with _timed(seconds, "time/train_step"):
-            judge, scores = models.place_batch((bridged.judge, bridged.scores))
+            judge, scores = self._rows.place((bridged.judge, bridged.scores))
             state, scored, metrics = self._train_step(
                 state, self.frozen, TrainBatch(prompts=prompts, rollout=rollout, judge=judge, scores=scores)
             )
-            scored, metrics = jax.device_get((scored, metrics))
+            scored, metrics = self._rows.fetch(scored), jax.device_get(metrics)
         total = sum(seconds.values())
         metrics = {name: float(value) for name, value in metrics.items()}
         metrics |= seconds | {
             "time/step": total,
-            "tokens_per_second": float(mask.sum()) / total,
+            "tokens_per_second": metrics["tokens"] / total,
             "compilations": self._compilations.read(),
         }
-        return state, metrics, completion_rows(batch, rollout_tokens=mask, bridged=bridged, scored=scored)
+        arrays = {
+            "tokens": tokens, "mask": mask, "rewards": scored.rewards, "advantages": scored.advantages,
+            **{f"reward_{name}": values for name, values in scored.components.items()},
+        }  # fmt: skip
+        rows = completion_rows(batch, rollout_tokens=mask, bridged=bridged, scored=scored)
+        return state, StepResult(metrics, rows, arrays)
 
 
 def completion_rows(

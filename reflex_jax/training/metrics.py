@@ -97,6 +97,28 @@ class RunLogger:
             self._wandb.finish()
 
 
+class SilentLogger:
+    """What the processes log that do not write: nothing."""
+
+    def log(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Does nothing."""
+
+    def samples(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Does nothing."""
+
+    def close(self) -> None:
+        """Does nothing."""
+
+
+def open_logger(
+    directory: Path, *, tensorboard: bool, wandb_project: str | None, resume_step: int, is_writing: bool
+) -> RunLogger | SilentLogger:
+    """The logger of one process of a run; see `RunLogger`."""
+    if not is_writing:
+        return SilentLogger()
+    return RunLogger(directory, tensorboard=tensorboard, wandb_project=wandb_project, resume_step=resume_step)
+
+
 class CompilationCounter:
     """Counts the programs XLA was asked to compile, those answered from the persistent cache included.
 

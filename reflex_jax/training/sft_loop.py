@@ -15,11 +15,11 @@ from reflex_jax.config import Config, ConfigError
 from reflex_jax.data.examples import Example, list_offenders
 from reflex_jax.data.sources import load_examples
 from reflex_jax.sharding import check_batch
-from reflex_jax.training.assembly import load_models, measure_prompts
+from reflex_jax.training.assembly import load_models, measure_prompts, start_state
 from reflex_jax.training.metrics import RunLogger
 from reflex_jax.training.run_directory import open_run_directory
 from reflex_jax.training.sft import SftBatch, encode_targets, make_sft_step
-from reflex_jax.training.state import compute_params, init_state, make_optimizer, split_trainable
+from reflex_jax.training.state import compute_params, make_optimizer, split_trainable
 
 POLICY_FOLDER = "policy"  # inside the run directory: what `policy.path` of the next run names
 
@@ -32,7 +32,7 @@ def run_sft(config: Config) -> Path:
     Raises:
       ConfigError: the source has no target completions, or the run directory is in use.
     """
-    models = load_models(config)
+    models, params = load_models(config)
     check_batch(models.mesh, config.sft.batch_size, "sft.batch_size")
     examples = load_examples(config.data, config.data.split, seed=config.run.seed, noise=config.sft.noise)
     lacking = [e.id for e in examples if e.target is None]
@@ -49,9 +49,9 @@ def run_sft(config: Config) -> Path:
         )
     steps = config.training.steps or max(len(examples) // config.sft.batch_size, 1)
     optimizer = make_optimizer(config.optimizer, steps)
-    trainable, fixed = split_trainable(models.policy.params, config.policy.trainable)
-    state = models.place_policy(init_state(models.place_policy(trainable), optimizer))
-    fixed = models.place_policy(fixed)
+    trainable, fixed = split_trainable(params, config.policy.trainable)
+    state = start_state(models, trainable, optimizer)
+    rows = models.rows(config.sft.batch_size)
     sft_step = make_sft_step(
         models.policy.config, optimizer, allowed=models.allowed, dtype=config.policy.dtype,
         remat=config.policy.remat, chunk=config.policy.log_prob_chunk,
@@ -66,7 +66,7 @@ def run_sft(config: Config) -> Path:
             [e.target for e in chosen], processor.tokenizer, eos_id=models.eos_ids[0], pad_id=processor.pad_id,
             answer_weight=config.sft.answer_weight, length=config.rollout.max_new_tokens,
         )  # fmt: skip
-        return models.place_batch(SftBatch(prompts=prompts, tokens=tokens, weights=weights))
+        return rows.place(SftBatch(prompts=prompts, tokens=tokens, weights=weights))
 
     def batch_at(step: int) -> SftBatch:
         return batch_of([examples[i] for i in _epoch_rows(len(examples), config.sft.batch_size, step, config.run.seed)])

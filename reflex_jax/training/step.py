@@ -157,10 +157,14 @@ def policy_update(
             jax.value_and_grad(microbatch_loss, has_aux=True),
             state.params, part, denominator, valid.shape[0] // (grpo.microbatch_prompts or valid.shape[0]),
         )  # fmt: skip
+        grad_norm = optax.global_norm(gradients)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        summary = reduce_metrics(token_metrics) | {"loss": loss, "grad_norm": optax.global_norm(gradients)}
-        return state.replace(params=params, optimizer_state=optimizer_state), summary
+        after = state.replace(params=optax.apply_updates(state.params, updates), optimizer_state=optimizer_state)
+        # an update that is not a number is skipped: parameters and moments stay as they were
+        is_finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        state = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), after, state)
+        summary = {"loss": loss, "grad_norm": grad_norm, "skipped": 1.0 - is_finite.astype(jnp.float32)}
+        return state, reduce_metrics(token_metrics) | summary
 
     if grpo.minibatches == grpo.epochs == 1:
         return update(state, (inputs, is_valid))
@@ -236,6 +240,7 @@ def rollout_metrics(
         "frac_zero_std": scored.is_zero_variance.astype(jnp.float32).mean(),
         "frac_invalid": 1.0 - valid.astype(jnp.float32).mean(),
         "completion_length": mean(lengths.astype(jnp.float32), valid),
+        "tokens": lengths.sum().astype(jnp.float32),
         "truncation_rate": mean((~finished).astype(jnp.float32), valid),
         "judge/iou": mean(scored.iou, valid),
         "judge/iou_chance_corrected": mean(scored.chance_corrected_iou, valid),
@@ -259,6 +264,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     allowed: Any,
     eos_ids: tuple[int, ...],
+    out_shardings: Any = None,
 ) -> Callable[[TrainState, FrozenParams, TrainBatch], tuple[TrainState, ScoredRollout, dict[str, Array]]]:
     """Builds `train_step(state, frozen, batch) -> (state, scored, metrics)`: pure, jitted, `state` donated.
 
@@ -268,6 +274,7 @@ def make_train_step(
       optimizer: from `make_optimizer`.
       allowed: bool [V], the vocabulary the sampler and the log-probs share.
       eos_ids: tokens that end a completion.
+      out_shardings: of (state, scored, metrics); None: where the compiler puts them.
     """
     log_probs_of = partial(
         _log_probs_of,
@@ -297,7 +304,7 @@ def make_train_step(
         metrics = rollout_metrics(scored, batch.scores, batch.rollout, eos_ids) | update_metrics
         return state.replace(step=state.step + 1), scored, metrics
 
-    return jax.jit(train_step, donate_argnums=0)
+    return jax.jit(train_step, donate_argnums=0, out_shardings=out_shardings)
 
 
 def _log_probs_of(

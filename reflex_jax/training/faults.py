@@ -1,0 +1,92 @@
+"""What the loop does when something goes wrong at the end of a step: nothing already computed is lost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from reflex_jax.processes import any_process
+from reflex_jax.training.checkpoint import RunCheckpoints
+from reflex_jax.training.state import TrainState
+from reflex_jax.training.stops import NOT_FINITE, PREEMPTED, RunStopped, StopRequest
+from reflex_jax.training.watchdog import Watchdog
+
+SKIPPED_FOLDER = "skipped"
+
+
+class StepEnd:
+    """Saves when it is time, or when somebody asks the run to stop; tells the watchdog that the step is over."""
+
+    def __init__(
+        self,
+        save: Callable[[TrainState, int, dict[str, Any]], None],
+        checkpoints: RunCheckpoints,
+        stop: StopRequest,
+        watchdog: Watchdog,
+    ):
+        """Takes the hands it works with: `save(state, step, metrics)` starts a checkpoint."""
+        self._save, self._checkpoints, self._stop, self._watchdog = save, checkpoints, stop, watchdog
+
+    def __call__(
+        self, state: TrainState, step: int, metrics: dict[str, Any], *, is_saved: bool, is_last: bool
+    ) -> None:
+        """Ends a step.
+
+        Raises:
+          RunStopped: a signal came to any process; the step is saved.
+        """
+        is_asked = any_process(self._stop.name is not None)
+        if is_saved or is_asked:
+            self._save(state, step, metrics)
+        self._watchdog.beat(step)
+        if is_asked and not is_last:
+            self._checkpoints.wait()
+            raise RunStopped(
+                PREEMPTED,
+                f"stopped by {self._stop.name or 'a signal to another process'} after step {step}, which is saved. The same "
+                "command continues.",
+            )
+
+
+class SkippedSteps:
+    """Keeps what went into the updates that were skipped, and stops a run that no longer learns."""
+
+    def __init__(self, directory: Path, *, limit: int):
+        """Starts counting.
+
+        Args:
+          directory: the run directory.
+          limit: so many skipped steps in a row end the run.
+        """
+        self._folder, self._limit, self._in_a_row = directory / SKIPPED_FOLDER, limit, 0
+
+    def note(self, step: int, result: Any) -> None:
+        """Looks at one step (`loop.StepResult`) and keeps its inputs if it was skipped."""
+        if not result.metrics["skipped"]:
+            self._in_a_row = 0
+            return
+        self._in_a_row += 1
+        self._folder.mkdir(exist_ok=True)
+        stem = f"step-{step:06d}.process-{jax.process_index()}"
+        np.savez_compressed(self._folder / f"{stem}.npz", **result.arrays)
+        with open(self._folder / f"{stem}.jsonl", "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in result.rows)
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether the run should end; its policy is still that of the last update that was finite."""
+        return self._in_a_row >= self._limit
+
+    def as_stop(self, step: int) -> RunStopped:
+        """Why the run ends."""
+        return RunStopped(
+            NOT_FINITE,
+            f"{self._in_a_row} steps in a row had a loss or gradient that is not a number (the last was step {step}); none "
+            f"of them changed the policy, which is saved. What went into them is in {self._folder}. Lower "
+            "optimizer.learning_rate or look there before you continue.",
+        )

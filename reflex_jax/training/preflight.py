@@ -1,0 +1,109 @@
+"""Before step 0: do all processes run the same thing, on devices that can hold it?"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from reflex_jax.config import Config, ConfigError, config_to_dict
+from reflex_jax.processes import gather, host_name
+from reflex_jax.sharding import batch_sharding, replicated
+
+_PACKAGES = ("reflex_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+_FREE_KEYS = ("data.root", "data.cache", "logging")  # may differ from host to host
+
+
+def check_processes(config: Config, mesh: Mesh) -> None:
+    """Compares the processes of a run, and lets all devices add up one number.
+
+    Raises:
+      ConfigError: versions, settings or devices differ, named by host; or the devices do not answer together.
+    """
+    facts = gather(_facts(config))
+    complaints = []
+    for key, expected in facts[0].items():
+        if key in ("name", "free_memory"):
+            continue
+        complaints += [
+            f"{other['name']}: {key} is {other[key]}, {facts[0]['name']} has {expected}"
+            for other in facts[1:]
+            if other[key] != expected
+        ]
+    most = max(fact["free_memory"] for fact in facts)
+    complaints += [
+        f"{fact['name']}: {fact['free_memory'] / 2**30:.1f} GiB are free, elsewhere {most / 2**30:.1f}; does another program run?"
+        for fact in facts
+        if fact["free_memory"] < 0.5 * most
+    ]
+    if complaints:
+        raise ConfigError("the processes of this run are not alike; make them so:\n" + "\n".join(complaints))
+    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    ones = jax.make_array_from_callback((ways,), batch_sharding(mesh), lambda index: np.ones(ways, np.float32)[index])
+    total = float(jax.jit(jnp.sum, out_shardings=replicated(mesh))(ones))
+    if total != ways:
+        raise ConfigError(f"{host_name()}: the devices add up {ways} ones to {total:g}; check their network and drivers.")
+
+
+def check_memory(needed: int) -> None:
+    """Refuses to load what the devices of this process cannot hold.
+
+    Args:
+      needed: bytes on each device, of what stays there for the whole run.
+    Raises:
+      ConfigError: less is free.
+    """
+    # fake CPU devices share one memory
+    total = needed * (jax.local_device_count() if jax.default_backend() == "cpu" else 1)
+    free = _free_memory()
+    if free and total > free:
+        raise ConfigError(
+            f"{host_name()}: weights, optimiser and judge need {total / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free. Raise "
+            "mesh.fsdp or mesh.tensor, or set policy.trainable=language."
+        )
+
+
+def _facts(config: Config) -> dict[str, Any]:
+    return {
+        "name": host_name(),
+        "devices": f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}",
+        "python": platform.python_version(),
+        **{package: _version(package) for package in _PACKAGES},
+        "the configuration": _digest(config),
+        "free_memory": _free_memory(),
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # run from a source tree
+        return "unknown"
+
+
+def _digest(config: Config) -> str:
+    settings = config_to_dict(config)
+    for key in _FREE_KEYS:
+        section, _, name = key.partition(".")
+        settings.pop(section) if not name else settings[section].pop(name)
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _free_memory() -> int:
+    """Bytes free on the fullest local device; on CPU those of the machine. 0: unknown."""
+    statistics = [device.memory_stats() for device in jax.local_devices()]
+    if all(s and "bytes_limit" in s for s in statistics):
+        return min(s["bytes_limit"] - s["bytes_in_use"] for s in statistics)
+    try:
+        with open("/proc/meminfo") as file:
+            lines = dict(line.split(":") for line in file)
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError):
+        return 0

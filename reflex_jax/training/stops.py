@@ -1,0 +1,45 @@
+"""Ways a run ends before its last step; the command line turns each into one line and its exit code."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+SAVE_FAILED, PROCESS_LOST, NOT_FINITE, PREEMPTED = 1, 3, 4, 75  # 75: "try again later" (EX_TEMPFAIL)
+
+
+class RunStopped(Exception):
+    """A run ended early; the message says where it stands and what to do."""
+
+    def __init__(self, code: int, message: str):
+        """Keeps the exit code of the command beside the message."""
+        super().__init__(message)
+        self.code = code
+
+
+class StopRequest:
+    """Remembers that somebody asked the run to stop (SIGTERM, or one Ctrl-C); a second Ctrl-C interrupts at once."""
+
+    def __init__(self) -> None:
+        """Nobody has asked yet."""
+        self.name: str | None = None
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Takes the signals over inside the block; outside the main thread, where nobody can, it does nothing."""
+        try:
+            before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        except ValueError:
+            before = {}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _note(self, number: int, frame: Any) -> None:
+        self.name = signal.Signals(number).name
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
