@@ -1,0 +1,197 @@
+"""A run cannot be lost: whatever ends it, the same command goes on, and the numbers are those of an undisturbed run."""
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from reflex_jax.cli import main
+from reflex_jax.config import ConfigError
+from reflex_jax.data.phantom import phantom_examples
+from reflex_jax.rollout.host_bridge import HostBridge
+from reflex_jax.training import loop
+from reflex_jax.training.identity import check_identity, data_fingerprint, policy_fingerprint
+from reflex_jax.training.stops import NOT_FINITE, PREEMPTED, SAVE_FAILED
+
+STEPS = 4  # two of the closed phase, two of the open one
+QUICK = [
+    f"training.steps={STEPS}", "training.save_every=1", "training.keep_checkpoints=9", "training.evaluate_every=0",
+    "grpo.prompts_per_step=8", "grpo.group_size=4", "rollout.max_new_tokens=24", "data.size=64", "logging.progress=false",
+    "logging.tensorboard=false",
+]  # fmt: skip
+TIMES = ("time/", "tokens_per_second", "compilations")
+
+
+@pytest.fixture(scope="module")
+def phantom(repository) -> str:
+    return str(repository / "configs" / "phantom.yaml")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(phantom, tmp_path_factory):
+    """A run of four steps that nothing disturbed, all checkpoints kept."""
+    directory = tmp_path_factory.mktemp("undisturbed") / "run"
+    os.environ.setdefault("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    assert train(phantom, directory) == 0
+    return directory
+
+
+def train(phantom: str, directory, *overrides: str) -> int:
+    """Runs the command line; returns its exit code."""
+    return main(["train", phantom, *QUICK, f"run.dir={directory}", *overrides])
+
+
+def saved(directory, step: int = STEPS) -> list[np.ndarray]:
+    """Every array of a checkpoint's state, in one order."""
+    tree = ocp.StandardCheckpointer().restore((directory / "checkpoints" / str(step) / "state").absolute())
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+
+
+def metrics(directory) -> list[dict]:
+    """Rows of metrics.jsonl without what depends on the clock."""
+    with open(directory / "metrics.jsonl") as lines:
+        rows = [json.loads(line) for line in lines]
+    return [{k: v for k, v in row.items() if not k.startswith(TIMES)} for row in rows]
+
+
+def completions(directory) -> list[tuple]:
+    with open(directory / "samples.jsonl") as lines:
+        return [(row["step"], row["id"], row["completion"]) for row in map(json.loads, lines)]
+
+
+def cut_back(directory, target, step: int):
+    """Copies a run as it stood when `step` was saved and the machine died during the next one."""
+    shutil.copytree(directory, target)
+    for path in (target / "checkpoints").iterdir():
+        if path.name.isdigit() and int(path.name) > step:
+            shutil.rmtree(path)
+    return target
+
+
+@pytest.mark.parametrize("step", [1, 2])  # inside the first phase, and at its border to the second
+def test_an_interrupted_run_ends_bit_for_bit_like_an_undisturbed_one(undisturbed, phantom, tmp_path, step):
+    directory = cut_back(undisturbed, tmp_path / "run", step)
+    assert train(phantom, directory) == 0
+    assert [row["step"] for row in metrics(directory)] == [1, 2, 3, 4]
+    assert metrics(directory) == metrics(undisturbed) and completions(directory) == completions(undisturbed)
+    for got, expected in zip(saved(directory), saved(undisturbed), strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("mesh", ["mesh.fsdp=8", "mesh.tensor=2"])
+def test_a_run_continues_on_another_mesh(undisturbed, phantom, tmp_path, mesh):
+    directory = cut_back(undisturbed, tmp_path / "run", 2)
+    assert train(phantom, directory, mesh) == 0
+    assert completions(directory) == completions(undisturbed)
+    for got, expected in zip(metrics(directory), metrics(undisturbed), strict=True):
+        assert got.keys() == expected.keys()
+        for name in ("loss", "reward/total", "kl", "accuracy", "judge/iou"):
+            np.testing.assert_allclose(got[name], expected[name], atol=1e-5, err_msg=name)
+
+
+def test_a_signal_ends_the_step_saves_and_says_how_to_go_on(undisturbed, phantom, tmp_path, monkeypatch, capsys):
+    run_step = loop.Trainer.run_step
+
+    def with_signal(self, state, batch, step):
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return run_step(self, state, batch, step)
+
+    monkeypatch.setattr(loop.Trainer, "run_step", with_signal)
+    assert train(phantom, tmp_path / "run") == PREEMPTED
+    message = capsys.readouterr().err
+    assert "SIGTERM after step 2" in message and "same command" in message
+    monkeypatch.setattr(loop.Trainer, "run_step", run_step)
+    assert train(phantom, tmp_path / "run") == 0
+    assert metrics(tmp_path / "run") == metrics(undisturbed)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_steps_that_are_not_numbers_change_nothing_are_kept_and_end_the_run(phantom, tmp_path, monkeypatch, capsys):
+    score = HostBridge.__call__
+
+    def broken(self, *inputs):
+        bridged = score(self, *inputs)
+        answer = np.full_like(bridged.scores.components["answer"], np.nan)
+        scores = bridged.scores.replace(components=bridged.scores.components | {"answer": answer})
+        return dataclasses.replace(bridged, scores=scores)
+
+    monkeypatch.setattr(HostBridge, "__call__", broken)
+    directory = tmp_path / "run"
+    assert train(phantom, directory, "training.max_skipped_steps=2", "training.save_every=50") == NOT_FINITE
+    assert "2 steps in a row" in capsys.readouterr().err
+    rows = metrics(directory)
+    assert [row["skipped"] for row in rows] == [1.0, 1.0] and rows[0]["loss"] is None
+    assert {path.name for path in (directory / "skipped").iterdir()} == {
+        f"step-00000{step}.process-0.{kind}" for step in (1, 2) for kind in ("npz", "jsonl")
+    }
+    with np.load(directory / "skipped" / "step-000001.process-0.npz") as arrays:
+        assert np.isnan(arrays["reward_answer"]).all() and arrays["tokens"].shape == (8, 4, 24)
+    monkeypatch.setattr(HostBridge, "__call__", score)
+    assert train(phantom, directory) == 0  # saved at step 2, so two steps are left
+    assert [row["step"] for row in metrics(directory)] == [1, 2, 3, 4]
+
+
+def test_a_checkpoint_that_cannot_be_read_is_refused_by_name(undisturbed, phantom, tmp_path, capsys):
+    directory = cut_back(undisturbed, tmp_path / "run", 3)
+    for path in (directory / "checkpoints" / "3" / "state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    before = {p: p.read_bytes() for p in directory.rglob("*") if p.is_file() and "heartbeats" not in p.parts}
+    assert train(phantom, directory) == 2
+    message = capsys.readouterr().err
+    assert "checkpoints/3" in message and "go on from step 2" in message and "Traceback" not in message
+    assert {p: p.read_bytes() for p in before} == before
+    shutil.rmtree(directory / "checkpoints" / "3")
+    assert train(phantom, directory) == 0
+    assert metrics(directory) == metrics(undisturbed)
+
+
+def test_a_half_written_checkpoint_is_not_one(undisturbed, phantom, tmp_path):
+    directory = cut_back(undisturbed, tmp_path / "run", 3)
+    half = directory / "checkpoints" / "4.orbax-checkpoint-tmp-0"
+    shutil.copytree(directory / "checkpoints" / "3", half)
+    assert train(phantom, directory) == 0
+    assert metrics(directory) == metrics(undisturbed)
+
+
+def test_a_full_disk_keeps_the_older_checkpoints(undisturbed, phantom, tmp_path, monkeypatch, capsys):
+    directory = cut_back(undisturbed, tmp_path / "run", 2)
+
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ocp.CheckpointManager, "save", full)
+    assert train(phantom, directory) == SAVE_FAILED
+    message = capsys.readouterr().err
+    assert "step 3" in message and "No space left" in message and "stand" in message
+    monkeypatch.undo()
+    assert train(phantom, directory) == 0
+    assert metrics(directory) == metrics(undisturbed)
+
+
+def test_the_best_checkpoint_stays(phantom, tmp_path):
+    directory = tmp_path / "run"
+    assert train(phantom, directory, "training.keep_checkpoints=1", "training.best_metric=reward/total") == 0
+    rewards = {row["step"]: row["reward/total"] for row in metrics(directory)}
+    kept = {int(p.name) for p in (directory / "checkpoints").iterdir() if p.name.isdigit()}
+    assert kept == {4, max(rewards, key=rewards.get)}
+
+
+def test_other_data_or_another_start_are_refused(tmp_path):
+    examples = phantom_examples("train", 8, 0)
+    other = phantom_examples("train", 8, 1)
+    (tmp_path / "model.safetensors").write_bytes(b"a" * 100)
+    expected = {"data": data_fingerprint(examples), "policy": policy_fingerprint(tmp_path)}
+    check_identity(expected, expected, tmp_path)
+    with pytest.raises(ConfigError, match="questions"):
+        check_identity(expected | {"data": data_fingerprint(other)}, expected, tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"b" * 100)
+    with pytest.raises(ConfigError, match="policy.path"):
+        check_identity(expected, expected | {"policy": policy_fingerprint(tmp_path)}, tmp_path)
