@@ -306,16 +306,37 @@ class SftConfig:
         _check(0 <= self.noise <= 1, f"sft.noise: expected a number in [0, 1]; got {self.noise}.")
 
 
+# Meshes by machine. `data` absorbs what is there beyond one copy of the weights, so a larger machine of the kind works too.
+# Google counts v5p by TensorCores, two on a chip: a v5p-64 has 32 chips.
+MESH_PRESETS = {
+    "cpu": {"data": -1, "fsdp": 1, "tensor": 1},
+    "1-gpu": {"data": 1, "fsdp": 1, "tensor": 1},
+    "8-gpu": {"data": -1, "fsdp": 8, "tensor": 1},
+    "2x8-gpu": {"data": -1, "fsdp": 16, "tensor": 1},
+    "8x8-gpu": {"data": -1, "fsdp": 16, "tensor": 1},
+    "v5e-8": {"data": -1, "fsdp": 8, "tensor": 1},
+    "v5e-16": {"data": -1, "fsdp": 16, "tensor": 1},
+    "v5e-64": {"data": -1, "fsdp": 32, "tensor": 2},
+    "v5p-64": {"data": -1, "fsdp": 16, "tensor": 2},
+    "v5p-128": {"data": -1, "fsdp": 32, "tensor": 2},
+    "v6e-16": {"data": -1, "fsdp": 16, "tensor": 1},
+    "v6e-64": {"data": -1, "fsdp": 32, "tensor": 2},
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class MeshConfig:
     """Device mesh; -1 absorbs the devices the other axes leave."""
 
+    preset: str | None = None  # sets the three axes for a machine; what is written after it wins
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
 
     def __post_init__(self) -> None:
-        """Refuses axes that are neither positive nor -1, and more than one -1."""
+        """Refuses unknown presets, axes that are neither positive nor -1, and more than one -1."""
+        if self.preset is not None:
+            _check_choice("mesh.preset", self.preset, tuple(MESH_PRESETS))
         sizes = (self.data, self.fsdp, self.tensor)
         _check(
             all(s == -1 or s >= 1 for s in sizes) and sizes.count(-1) <= 1,
@@ -372,7 +393,7 @@ def load_config(path: str | Path | None = None, overrides: list[str] | tuple[str
     _check(not problems, "\n".join(problems))
     merged: dict[str, Any] = {}
     for layer in layers:
-        merged = _merge(merged, layer)
+        merged = _merge(merged, _with_preset(layer))
     try:
         plain = OmegaConf.to_container(OmegaConf.create(merged), resolve=True)
     except OmegaConfBaseException as error:
@@ -429,6 +450,12 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     for key, value in over.items():
         merged[key] = _merge(base[key], value) if isinstance(value, dict) and isinstance(base.get(key), dict) else value
     return merged
+
+
+def _with_preset(layer: dict[str, Any]) -> dict[str, Any]:
+    """Spells a mesh preset out, under the axes the same file names itself."""
+    mesh = layer.get("mesh", {})
+    return {**layer, "mesh": {**MESH_PRESETS.get(mesh.get("preset"), {}), **mesh}} if "preset" in mesh else layer
 
 
 def _unknown_keys(values: Any, cls: Any, prefix: str) -> list[str]:

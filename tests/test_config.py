@@ -66,3 +66,18 @@ def test_every_shipped_configuration_loads(repository):
             else []
         )
         assert config_to_dict(load_config(path, overrides))
+
+
+def test_a_mesh_preset_sets_the_axes_and_what_comes_after_it_wins(repository):
+    config = load_config(repository / "configs" / "reflex_med_7b.yaml", ["mesh.preset=v5e-8", "data.root=x"])
+    assert (config.mesh.data, config.mesh.fsdp, config.mesh.tensor) == (-1, 8, 1)
+    config = load_config(None, ["mesh.preset=v5p-64", "mesh.tensor=4"])
+    assert (config.mesh.fsdp, config.mesh.tensor) == (16, 4)
+    with pytest.raises(ConfigError, match="mesh.preset.*v5e-8"):
+        load_config(None, ["mesh.preset=v99"])
+
+
+def test_a_resolved_configuration_with_a_preset_reads_back_as_it_was(tmp_path):
+    config = load_config(None, ["mesh.preset=v6e-16", "mesh.fsdp=4"])
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == config

@@ -145,3 +145,5 @@ def test_every_mesh_gives_the_step_of_one_device(tiny_world, shape):
     alone, spread = run(tiny_world, batch), run(tiny_world, batch, place=place)
     chex.assert_trees_all_equal(jax.device_get(alone[1].components), jax.device_get(spread[1].components))
     chex.assert_trees_all_close(jax.device_get(alone[0].params), jax.device_get(spread[0].params), rtol=1e-4, atol=2e-6)
+    for name in ("loss", "grad_norm", "kl", "reward/total"):
+        np.testing.assert_allclose(alone[2][name], spread[2][name], rtol=1e-5, atol=1e-6, err_msg=name)
