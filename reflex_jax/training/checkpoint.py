@@ -52,6 +52,32 @@ class RunCheckpoints:
         )
         return restored["state"], restored["facts"]
 
+    def find_step(self, step: int | None = None) -> int:
+        """Returns the newest complete checkpoint's step, or `step` if it has one.
+
+        Raises:
+          ConfigError: there is none; the message lists those there.
+        """
+        steps = sorted(self._manager.all_steps())
+        if not steps:
+            raise ConfigError(f"no checkpoint in {self._path}; train first.")
+        if step is not None and step not in steps:
+            raise ConfigError(f"no checkpoint of step {step} in {self._path}; it holds {', '.join(map(str, steps))}.")
+        return steps[-1] if step is None else step
+
+    def restore_params(self, like: Any, step: int) -> Any:
+        """Restores the trained parameters alone, without the optimiser's moments, which are twice as large.
+
+        Args:
+          like: tree of `jax.ShapeDtypeStruct` with shardings.
+          step: of `find_step`.
+        """
+        part = {"params": like}
+        arguments = ocp.args.PyTreeRestore(
+            item=part, restore_args=ocp.checkpoint_utils.construct_restore_args(part), partial_restore=True
+        )
+        return self._manager.restore(step, args=ocp.args.Composite(state=arguments))["state"]["params"]
+
     def close(self) -> None:
         """Waits until everything is on disk."""
         self._manager.wait_until_finished()

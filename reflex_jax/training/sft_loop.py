@@ -91,7 +91,8 @@ def run_sft(config: Config) -> Path:
         reader.shutdown(cancel_futures=True)
         logger.close()
     directory = config.run.directory / POLICY_FOLDER
-    save_policy(models.policy, jax.device_get(compute_params(state.params, fixed, "float32")), directory)
+    params = compute_params(state.params, fixed, "float32")
+    save_policy(models.policy.directory, models.policy.config, params, directory, dtype="float32")
     return directory
 
 
