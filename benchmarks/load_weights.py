@@ -4,14 +4,15 @@
     python benchmarks/load_weights.py FOLDER --model 3b        # 7.5 GB
 
 writes a Qwen2.5-VL-shaped checkpoint (bfloat16, sharded, cheap pseudo-random numbers) into FOLDER, loads it in a child
-process onto eight fake CPU devices (mesh.fsdp=8), and deletes it. The devices' memory is the host's here, so the child
-reports its peak beyond the finished arrays: what a host with accelerators would need.
+process onto eight fake CPU devices (mesh.fsdp=8), twice, and deletes it. The devices' memory is the host's here, so the
+child reports, for each leaf, its peak beyond the arrays finished so far: what a host with accelerators needs to load.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -74,11 +76,11 @@ def write_checkpoint(directory: Path, model: str) -> None:
     sources = leaf_sources(read_qwen_config(directory)).values()
     specs = {name: TensorSpec(s.tensor_shape, jnp.dtype("bfloat16")) for s in sources for name in s.names}
     size = sum(spec.bytes for spec in specs.values())
-    free = shutil.disk_usage(directory).free
-    if free < size + HEADROOM_BYTES:
+    free, headroom = shutil.disk_usage(directory).free, min(HEADROOM_BYTES, 2 * size)
+    if free < size + headroom:
         raise SystemExit(
-            f"{directory}: expected {(size + HEADROOM_BYTES) / GB:.1f} GB free ({size / GB:.1f} and 10 of headroom); "
-            f"there are {free / GB:.1f}. Name another folder, or take --model 3b."
+            f"{directory}: expected {(size + headroom) / GB:.1f} GB free ({size / GB:.1f} and headroom for others); "
+            f"there are {free / GB:.1f}. Name another folder, or take a smaller --model."
         )
     pattern = np.random.default_rng(0).normal(scale=0.02, size=2**20).astype(jnp.bfloat16)
 
@@ -102,7 +104,7 @@ def load(directory: Path, dtype: str) -> dict[str, float]:
 
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", 8)
-    from reflex_jax.checkpoints.huggingface import load_policy_params
+    from reflex_jax.checkpoints import huggingface
     from reflex_jax.checkpoints.policy import policy_shardings
     from reflex_jax.config import MeshConfig
     from reflex_jax.models.qwen_vl import read_qwen_config
@@ -111,22 +113,35 @@ def load(directory: Path, dtype: str) -> dict[str, float]:
     config = read_qwen_config(directory)
     shardings = policy_shardings(config, make_mesh(MeshConfig(data=1, fsdp=8)))
     jax.block_until_ready(jax.device_put(np.zeros(8), jax.devices()[0]))  # the backend's own memory
-    before = memory_mb("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    started = time.perf_counter()
-    leaves = jax.tree.leaves(jax.block_until_ready(load_policy_params(directory, config, dtype, shardings)))
-    seconds = time.perf_counter() - started
+    load_leaf, peaks, beyond = huggingface._load_leaf, [], []
+
+    def watched(*arguments: Any) -> jax.Array:
+        """One leaf, and the peak while it is made beyond what was there before and what is there now."""
+        before = memory_mb("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        leaf = jax.block_until_ready(load_leaf(*arguments))
+        peaks.append(memory_mb("VmHWM"))
+        beyond.append(peaks[-1] - before - sum(shard.data.nbytes for shard in leaf.addressable_shards) / 1e6)
+        return leaf
+
+    huggingface._load_leaf = watched
+    before, started, cpu = memory_mb("VmRSS"), time.perf_counter(), time.process_time()
+    leaves = jax.tree.leaves(huggingface.load_policy_params(directory, config, dtype, shardings))
+    seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu
     shards = [shard.data.nbytes for leaf in leaves for shard in leaf.addressable_shards]
+    tensors = huggingface._open_tensors(directory).values()
     disk = sum(file.stat().st_size for file in directory.glob("*.safetensors"))
     return {
         "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
         "gb_per_s": disk / GB / seconds,
         "arrays_gb": sum(shards) / GB,
         "largest_leaf_mb": max(leaf.nbytes for leaf in leaves) / 1e6,
         "largest_shard_mb": max(shards) / 1e6,
-        "peak_rss_gb": memory_mb("VmHWM") / 1e3,
+        "largest_tensor_mb": max(2 * math.prod(tensor.shape) for tensor in tensors) / 1e6,
+        "peak_rss_gb": max(peaks) / 1e3,
         "rss_before_mb": before,
-        "peak_beyond_arrays_mb": memory_mb("VmHWM") - before - sum(shards) / 1e6,
+        "largest_peak_beyond_arrays_mb": max(beyond),
     }
 
 

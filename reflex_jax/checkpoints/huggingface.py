@@ -174,7 +174,8 @@ def _read_block(source: Source, tensors: dict[str, _Tensor], bounds: Bounds, dty
 
 def _fetch(leaf: Any, piece: Piece) -> np.ndarray:
     """Brings one layer of a leaf to the host, in the tensor's order of axes."""
-    row = leaf if piece.layer is None else leaf[piece.layer]
+    # always an array of its own: np.asarray leaves the host's copy in the array it was given
+    row = leaf.copy() if piece.layer is None else leaf[piece.layer]
     if isinstance(row, jax.Array) and not row.is_fully_addressable:
         row = multihost_utils.process_allgather(row, tiled=True)
     row = np.asarray(row)
