@@ -138,14 +138,9 @@ def _copy_companions(source: Path, directory: Path, dtype: str | None) -> None:
 
 def _with_dtype(raw: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     """Names another dtype wherever a config.json names one: transformers loads in it."""
-    return {
-        key: dtype
-        if key in ("dtype", "torch_dtype")
-        else _with_dtype(value, dtype)
-        if isinstance(value, dict)
-        else value
-        for key, value in raw.items()
-    }
+    nested = {key: _with_dtype(value, dtype) for key, value in raw.items() if isinstance(value, dict)}
+    named = {key: dtype for key in ("dtype", "torch_dtype") if key in raw}
+    return {**raw, **nested, **named}
 
 
 def policy_logits(
