@@ -1,4 +1,4 @@
-"""Command line: `reflex train | sft | evaluate`; the same words everywhere.
+"""Command line: `reflex train | sft | evaluate | export`; the same words everywhere.
 
 Exit codes: 0 done; 1 a checkpoint could not be written; 2 wrong input; 3 another process was lost; 4 the loss is not a
 number; 75 stopped by a signal, saved. Each but 0 comes with one clear message.
@@ -51,6 +51,14 @@ def _make_parser() -> argparse.ArgumentParser:
     command.add_argument("--blank-image", action="store_true", help="show the policy a grey picture instead")
     command.add_argument("--initial", action="store_true", help="score the policy the run started from")
     command.set_defaults(run=_evaluate)
+    command = commands.add_parser("export", help="write the policy of a run as a Hugging Face directory")
+    command.add_argument("directory", help="run directory, e.g. runs/phantom")
+    command.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. mesh.fsdp=1 (not the run's machine)")
+    command.add_argument("--to", required=True, metavar="DIR", help="new or empty directory to write")
+    command.add_argument("--step", type=int, help="default: the newest checkpoint")
+    command.add_argument("--dtype", help="bfloat16 or float32; default: as the checkpoint the run started from")
+    command.add_argument("--shard-size", type=float, default=5.0, metavar="GB", help="of one file (default 5)")
+    command.set_defaults(run=_export)
     return parser
 
 
@@ -93,6 +101,20 @@ def _evaluate(options: argparse.Namespace) -> int:
     metrics = evaluate_run(config, blank_image=options.blank_image, initial=options.initial)
     for name, value in metrics.items():
         print(f"{name:40s} {value:8.4f}")
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from reflex_jax.training.run_directory import load_run_config
+
+    config = load_run_config(options.directory, options.overrides)
+    _prepare()
+    from reflex_jax.training.export import export_run
+
+    step = export_run(
+        config, options.to, step=options.step, dtype=options.dtype, shard_bytes=int(options.shard_size * 1e9)
+    )
+    print(f"Step {step} of {options.directory} is in {options.to}; transformers loads it, and so does policy.path.")
     return 0
 
 

@@ -52,6 +52,7 @@ def make_mesh(config: MeshConfig, devices: list[Any] | None = None) -> Mesh:
         shape[shape.index(-1)] = len(devices) // known
     if -1 in shape or math.prod(shape) != len(devices):
         sizes = f"data={config.data} fsdp={config.fsdp} tensor={config.tensor}"
+        sizes += f" (preset {config.preset})" if config.preset else ""
         raise ConfigError(
             f"mesh: {sizes} needs {'a multiple of ' if -1 in shape else ''}{known if -1 in shape else math.prod(shape)} "
             f"devices, found {len(devices)}. Set mesh.data=-1 to absorb the rest, and fsdp x tensor to a divisor of it."

@@ -3,12 +3,15 @@
 Every tensor of the checkpoint has one place in the tree and every leaf of the tree comes from the checkpoint, or the
 load fails and names all that are missing, extra or misshaped. Two spellings of the same names exist and both are read:
 the hub's (`model.`, `visual.`) and that of transformers 5 (`model.language_model.`, `model.visual.`).
+
+Neither direction ever holds the model on the host: loading fills one shard of one leaf after the other from the bytes
+that belong to it, saving fetches one layer of one leaf after the other.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,169 +19,180 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors import safe_open
-from safetensors.numpy import save_file
+from jax.experimental import multihost_utils
+from jax.sharding import Sharding
+from safetensors import SafetensorError, safe_open
 
+from reflex_jax.checkpoints.qwen_tensors import EMBEDDING, HEAD, Piece, Source, hub_name, leaf_sources, tensor_pieces
+from reflex_jax.checkpoints.safetensors_writer import (
+    BLOCK_ROWS,
+    FLOATS,
+    INDEX_FILE,
+    SHARD_BYTES,
+    SINGLE_FILE,
+    TensorSpec,
+    write_tensors,
+)
 from reflex_jax.config import ConfigError
-from reflex_jax.models.qwen_vl import QwenVLConfig, init_policy_params
+from reflex_jax.models.qwen_vl import QwenVLConfig
+from reflex_jax.sharding import path_name
 
 Params = dict[str, Any]
-SINGLE_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
-
-# leaf of one layer -> tensor of that layer
-_TEXT_LAYER = {
-    "input_norm/scale": "input_layernorm.weight",
-    "q/kernel": "self_attn.q_proj.weight",
-    "q/bias": "self_attn.q_proj.bias",
-    "k/kernel": "self_attn.k_proj.weight",
-    "k/bias": "self_attn.k_proj.bias",
-    "v/kernel": "self_attn.v_proj.weight",
-    "v/bias": "self_attn.v_proj.bias",
-    "o/kernel": "self_attn.o_proj.weight",
-    "post_norm/scale": "post_attention_layernorm.weight",
-    "gate/kernel": "mlp.gate_proj.weight",
-    "up/kernel": "mlp.up_proj.weight",
-    "down/kernel": "mlp.down_proj.weight",
-}
-_VISION_LAYER = {
-    "norm1/scale": "norm1.weight",
-    "o/kernel": "attn.proj.weight",
-    "o/bias": "attn.proj.bias",
-    "norm2/scale": "norm2.weight",
-    "gate/kernel": "mlp.gate_proj.weight",
-    "gate/bias": "mlp.gate_proj.bias",
-    "up/kernel": "mlp.up_proj.weight",
-    "up/bias": "mlp.up_proj.bias",
-    "down/kernel": "mlp.down_proj.weight",
-    "down/bias": "mlp.down_proj.bias",
-}
-_SINGLE = {
-    "embed/embedding": "model.embed_tokens.weight",
-    "final_norm/scale": "model.norm.weight",
-    "head/kernel": "lm_head.weight",
-    "vision/patch_embed/kernel": "visual.patch_embed.proj.weight",
-    "vision/merger/norm/scale": "visual.merger.ln_q.weight",
-    "vision/merger/fc1/kernel": "visual.merger.mlp.0.weight",
-    "vision/merger/fc1/bias": "visual.merger.mlp.0.bias",
-    "vision/merger/fc2/kernel": "visual.merger.mlp.2.weight",
-    "vision/merger/fc2/bias": "visual.merger.mlp.2.bias",
-}
+Bounds = tuple[tuple[int, int], ...]  # of a block: start and stop on each axis
 
 
-@dataclass(frozen=True)
-class _Source:
-    """Where one leaf comes from: one tensor, or one for each layer; `part` of a fused tensor's first axis."""
-
-    names: tuple[str, ...]
-    tensor_shape: tuple[int, ...]  # of each tensor
-    is_stacked: bool
-    is_transposed: bool
-    part: int | None = None  # 0, 1, 2: queries, keys, values of a fused tensor
-
-
-def load_policy_params(directory: str | Path, config: QwenVLConfig, dtype: Any = jnp.float32) -> Params:
+def load_policy_params(
+    directory: str | Path, config: QwenVLConfig, dtype: Any = jnp.float32, shardings: Any = None
+) -> Params:
     """Loads model.safetensors, or the shards its index names.
+
+    With shardings, each process reads what its own devices hold and no more; a block that several devices hold is read
+    once. The host holds one block at a time.
 
     Args:
       directory: of the checkpoint.
       config: of `read_qwen_config`.
       dtype: of the returned arrays.
+      shardings: one for each leaf, in a tree like the parameters'; None: all lie on the default device.
 
     Raises:
-      ConfigError: a file is missing, or tensors are missing, extra or misshaped (all are listed).
+      ConfigError: a file is missing or damaged, or tensors are missing, extra, misshaped or no floats (all are listed).
     """
     tensors = _open_tensors(Path(directory))
-    sources = _sources(config)
+    sources = leaf_sources(config)
     _check_tensors(tensors, sources, config, Path(directory))
-    leaves = {path: jnp.asarray(_leaf(source, tensors), dtype) for path, source in sources.items()}
-    return _nested(leaves)
+    places = {path_name(path): sharding for path, sharding in jax.tree_util.tree_leaves_with_path(shardings)}
+    return _nested(
+        {path: _load_leaf(source, tensors, jnp.dtype(dtype), places.get(path)) for path, source in sources.items()}
+    )
 
 
-def save_policy_params(params: Params, config: QwenVLConfig, directory: str | Path) -> None:
-    """Writes model.safetensors with the hub's names; the inverse of `load_policy_params`."""
-    flat = {_path_name(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
-    tensors: dict[str, np.ndarray] = {}
-    fused: dict[str, dict[int, np.ndarray]] = {}
-    for path, source in _sources(config).items():
-        rows = flat[path] if source.is_stacked else flat[path][None]
-        for name, row in zip(source.names, rows, strict=True):
-            row = np.ascontiguousarray(row.T if source.is_transposed else row)
-            if source.part is None:
-                tensors[name] = row.reshape(source.tensor_shape)
-            else:
-                fused.setdefault(name, {})[source.part] = row
-    tensors |= {name: np.concatenate([parts[i] for i in range(3)]) for name, parts in fused.items()}
-    Path(directory).mkdir(parents=True, exist_ok=True)
-    save_file(tensors, Path(directory) / SINGLE_FILE, metadata={"format": "pt"})
+def save_policy_params(
+    params: Params,
+    config: QwenVLConfig,
+    directory: str | Path,
+    *,
+    dtypes: Mapping[str, Any] | None = None,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Writes safetensors with the hub's names; the inverse of `load_policy_params`.
 
+    With several processes all call it, process 0 writes.
 
-def _sources(config: QwenVLConfig) -> dict[str, _Source]:
-    """For every leaf of the tree, the tensors it is made of and their shapes."""
-    abstract = jax.eval_shape(lambda: init_policy_params(config, jax.random.key(0)))
-    vision = config.vision
-    patch_shape = (vision.width, vision.channels, vision.temporal_patch_size, vision.patch_size, vision.patch_size)
-    sources: dict[str, _Source] = {}
-    for tree_path, leaf in jax.tree_util.tree_leaves_with_path(abstract):
-        path = _path_name(tree_path)
-        is_transposed = path.endswith("/kernel")
-        if path in _SINGLE:
-            shape = leaf.shape[::-1] if is_transposed else leaf.shape
-            shape = patch_shape if path == "vision/patch_embed/kernel" else shape
-            sources[path] = _Source((_SINGLE[path],), shape, is_stacked=False, is_transposed=is_transposed)
-            continue
-        shape, layers = leaf.shape[1:], leaf.shape[0]
-        shape = shape[::-1] if is_transposed else shape
-        template, part = _layer_tensor(path)
-        shape = shape if part is None else (3 * shape[0], *shape[1:])  # the hub fuses the three on the first axis
-        sources[path] = _Source(
-            tuple(template.format(layer) for layer in range(layers)),
-            shape,
-            is_stacked=True,
-            is_transposed=is_transposed,
-            part=part,
+    Args:
+      params: arrays, sharded or not, of numpy or JAX.
+      config: their sizes.
+      directory: made if it is not there.
+      dtypes: of the tensors on disk, by name; None: as the parameters.
+      shard_bytes: size of one file; what is larger is cut into several with an index.
+    Raises:
+      OSError: the disk is full, or the like.
+    """
+    leaves = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    sources = leaf_sources(config)
+    pieces = tensor_pieces(sources)
+    specs = {
+        name: TensorSpec(
+            sources[parts[0].path].tensor_shape, jnp.dtype(dtypes[name] if dtypes else leaves[parts[0].path].dtype)
         )
-    return sources
+        for name, parts in pieces.items()
+    }
+
+    def tensor(name: str) -> np.ndarray:
+        rows = [_fetch(leaves[piece.path], piece) for piece in pieces[name]]
+        return (rows[0] if len(rows) == 1 else np.concatenate(rows)).reshape(specs[name].shape)
+
+    is_writer = jax.process_index() == 0
+    if is_writer:
+        Path(directory).mkdir(parents=True, exist_ok=True)
+    write_tensors(Path(directory), specs, tensor, shard_bytes=shard_bytes, is_writer=is_writer)
 
 
-def _layer_tensor(path: str) -> tuple[str, int | None]:
-    """Name of a layer's tensor with {} for the layer, and the part of it if it is fused."""
-    if path.startswith("layers/"):
-        return "model.layers.{}." + _TEXT_LAYER[path.removeprefix("layers/")], None
-    leaf = path.removeprefix("vision/layers/")
-    if leaf in _VISION_LAYER:
-        return "visual.blocks.{}." + _VISION_LAYER[leaf], None
-    projection, kind = leaf.split("/")
-    return "visual.blocks.{}.attn.qkv." + {"kernel": "weight", "bias": "bias"}[kind], "qkv".index(projection)
-
-
-def _leaf(source: _Source, tensors: dict[str, _Tensor]) -> np.ndarray:
-    rows = []
-    for name in source.names:
-        row = tensors[name].read()
-        if source.part is not None:
-            row = np.split(row, 3)[source.part]
-        row = row.reshape(row.shape[0], -1) if row.ndim > 2 else row
-        rows.append(row.T if source.is_transposed else row)
-    return np.stack(rows) if source.is_stacked else rows[0]
+def tensor_dtypes(directory: str | Path) -> dict[str, np.dtype]:
+    """Dtype of every float tensor of a checkpoint, under the hub's names; only headers are read."""
+    tensors = _open_tensors(Path(directory))
+    return {name: FLOATS[tensor.code] for name, tensor in tensors.items() if tensor.code in FLOATS}
 
 
 @dataclass(frozen=True)
 class _Tensor:
-    """A tensor on disk."""
+    """A tensor on disk. The file is open only while a block is read: pages that stay mapped would count as ours."""
 
+    file: Path
+    name: str  # in the file
     shape: tuple[int, ...]
-    read: Callable[[], np.ndarray]
+    code: str  # safetensors' word for the dtype
+
+    def blocks(self, bounds: Bounds) -> Iterator[tuple[slice, np.ndarray]]:
+        """Yields the part inside `bounds`, some rows at a time, with their place in it.
+
+        Args:
+          bounds: of the tensor's first axis, and of its second or of all others behind one another.
+        """
+        (first, last), *columns = bounds
+        with safe_open(self.file, framework="numpy") as opened:
+            data = opened.get_slice(self.name)
+            for start in range(first, last, BLOCK_ROWS):
+                stop = min(start + BLOCK_ROWS, last)
+                if len(self.shape) > 2:
+                    rows = data[start:stop].reshape(stop - start, -1)[:, slice(*columns[0])]
+                else:
+                    rows = data[tuple(slice(*b) for b in ((start, stop), *columns))]
+                yield slice(start - first, stop - first), rows
+
+
+def _load_leaf(source: Source, tensors: dict[str, _Tensor], dtype: np.dtype, sharding: Sharding | None) -> jax.Array:
+    """Makes one leaf, block by block. (`jax.make_array_from_callback` would hold all blocks of the leaf on the host.)"""
+    if sharding is None:
+        return jnp.asarray(_read_block(source, tensors, tuple((0, size) for size in source.shape), dtype))
+    devices: dict[Bounds, list[jax.Device]] = {}
+    for device, index in sharding.addressable_devices_indices_map(source.shape).items():
+        bounds = tuple(s.indices(size)[:2] for s, size in zip(index, source.shape, strict=True))
+        devices.setdefault(bounds, []).append(device)
+    shards: list[jax.Array] = []
+    for bounds, holders in devices.items():
+        block = _read_block(source, tensors, bounds, dtype)
+        shards += jax.block_until_ready([jax.device_put(block, device) for device in holders])
+    return jax.make_array_from_single_device_arrays(source.shape, sharding, shards, dtype=dtype)
+
+
+def _read_block(source: Source, tensors: dict[str, _Tensor], bounds: Bounds, dtype: np.dtype) -> np.ndarray:
+    """Reads a block of a leaf into one new array, layer by layer, cast on the way."""
+    block = np.empty([stop - start for start, stop in bounds], dtype)
+    rows = block if source.is_stacked else block[None]
+    (first, last), *row_bounds = bounds if source.is_stacked else ((0, 1), *bounds)
+    on_disk = row_bounds[::-1] if source.is_transposed else row_bounds
+    if source.part is not None:
+        offset = source.part * source.tensor_shape[0] // 3
+        on_disk = [(on_disk[0][0] + offset, on_disk[0][1] + offset), *on_disk[1:]]
+    for row, name in zip(rows, source.names[first:last], strict=True):
+        target = row.T if source.is_transposed else row  # a view in the tensor's own order
+        for where, part in tensors[name].blocks(tuple(on_disk)):
+            target[where] = part
+    return block
+
+
+def _fetch(leaf: Any, piece: Piece) -> np.ndarray:
+    """Brings one layer of a leaf to the host, in the tensor's order of axes."""
+    # always an array of its own: np.asarray leaves the host's copy in the array it was given
+    row = leaf.copy() if piece.layer is None else leaf[piece.layer]
+    if isinstance(row, jax.Array) and not row.is_fully_addressable:
+        row = multihost_utils.process_allgather(row, tiled=True)
+    row = np.asarray(row)
+    return row.T if piece.is_transposed else row
 
 
 def _open_tensors(directory: Path) -> dict[str, _Tensor]:
-    """All tensors of the checkpoint under the hub's names; nothing is read yet."""
+    """All tensors of the checkpoint under the hub's names; only headers are read."""
     tensors: dict[str, _Tensor] = {}
     for file in _files(directory):
-        opened = safe_open(file, framework="numpy")
-        for name in opened.keys():
-            shape = tuple(opened.get_slice(name).get_shape())
-            tensors[_hub_name(name)] = _Tensor(shape, lambda opened=opened, name=name: opened.get_tensor(name))
+        try:
+            with safe_open(file, framework="numpy") as opened:
+                for name in opened.keys():  # noqa: SIM118
+                    data = opened.get_slice(name)
+                    tensors[hub_name(name)] = _Tensor(file, name, tuple(data.get_shape()), data.get_dtype())
+        except SafetensorError as error:
+            raise ConfigError(f"policy.path: {file} is damaged ({error}). Download it again.") from error
     return tensors
 
 
@@ -195,29 +209,26 @@ def _files(directory: Path) -> Iterator[Path]:
     return (directory / name for name in names)
 
 
-def _hub_name(name: str) -> str:
-    for newer, hub in (("model.language_model.", "model."), ("model.visual.", "visual.")):
-        if name.startswith(newer):
-            return hub + name.removeprefix(newer)
-    return name
-
-
 def _check_tensors(
-    tensors: dict[str, _Tensor], sources: dict[str, _Source], config: QwenVLConfig, directory: Path
+    tensors: dict[str, _Tensor], sources: dict[str, Source], config: QwenVLConfig, directory: Path
 ) -> None:
+    """Compares names, shapes and dtypes with what the configuration asks for, before any weight is read."""
     expected = {name: source.tensor_shape for source in sources.values() for name in source.names}
     extra = sorted(tensors.keys() - expected.keys())
-    head, embedding = _SINGLE["head/kernel"], _SINGLE["embed/embedding"]
-    if config.text.is_tied and head in extra and embedding in tensors:
-        # some exporters write the tied head out; it is redundant only if it really is the embedding
-        if np.array_equal(tensors[head].read(), tensors[embedding].read()):
-            extra.remove(head)
+    if config.text.is_tied and HEAD in extra and EMBEDDING in tensors and _are_equal(tensors[HEAD], tensors[EMBEDDING]):
+        extra.remove(HEAD)  # some exporters write the tied head out; it is redundant only if it really is the embedding
+    found = [(name, shape, tensors[name]) for name, shape in sorted(expected.items()) if name in tensors]
     problems = [f"missing {name} {list(shape)}" for name, shape in sorted(expected.items()) if name not in tensors]
     problems += [f"extra {name} {list(tensors[name].shape)}" for name in extra]
     problems += [
-        f"misshaped {name}: expected {list(shape)}, got {list(tensors[name].shape)}"
-        for name, shape in sorted(expected.items())
-        if name in tensors and tensors[name].shape != shape
+        f"misshaped {name}: expected {list(shape)}, got {list(tensor.shape)}"
+        for name, shape, tensor in found
+        if tensor.shape != shape
+    ]
+    problems += [
+        f"no floats {name}: expected {', '.join(FLOATS)}, got {tensor.code}"
+        for name, _, tensor in found
+        if tensor.code not in FLOATS
     ]
     if problems:
         raise ConfigError(
@@ -225,8 +236,12 @@ def _check_tensors(
         )
 
 
-def _path_name(path: Any) -> str:
-    return "/".join(key.key for key in path)
+def _are_equal(left: _Tensor, right: _Tensor) -> bool:
+    if left.shape != right.shape or {left.code, right.code} - FLOATS.keys():
+        return False
+    bounds = tuple((0, size) for size in left.shape)
+    pairs = zip(left.blocks(bounds), right.blocks(bounds), strict=True)
+    return all(np.array_equal(a, b) for (_, a), (_, b) in pairs)
 
 
 def _nested(leaves: dict[str, Any]) -> Params:

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from reflex_jax.checkpoints.huggingface import load_policy_params, save_policy_params
+from reflex_jax.checkpoints.huggingface import load_policy_params, save_policy_params, tensor_dtypes
 from reflex_jax.checkpoints.paths import resolve_checkpoint
+from reflex_jax.checkpoints.qwen_tensors import abstract_policy_params
+from reflex_jax.checkpoints.safetensors_writer import SHARD_BYTES
 from reflex_jax.config import DataConfig
 from reflex_jax.data.images import prompt_inputs_from_huggingface
 from reflex_jax.data.prompts import Processor, load_processor
 from reflex_jax.models.partitioning import policy_table
 from reflex_jax.models.qwen_vl import QwenVLConfig, prompt_logits
-from reflex_jax.sharding import parameter_shardings, to_global
+from reflex_jax.sharding import parameter_shardings
 
-_WEIGHT_SUFFIXES = (".safetensors", ".safetensors.index.json", ".bin", ".pt", ".pth", ".gguf")
+_WEIGHT_SUFFIXES = (".safetensors", ".index.json", ".bin", ".pt", ".pth", ".gguf")
 
 
 @dataclass(frozen=True)
@@ -57,29 +63,84 @@ def load_policy(
     Args:
       path: the directory, or "phantom" for the one that ships with the package.
       dtype: of the parameters in memory.
-      mesh: of `reflex_jax.sharding.make_mesh`, whose devices share the parameters; None: they stay on the host.
+      mesh: of `reflex_jax.sharding.make_mesh`, whose devices share the parameters, each reading its own; None: all
+        lie on the default device.
       min_pixels, max_pixels: area of the resized image.
       prompt: name of the user turn's template, see `data/prompts.py`.
     Raises:
-      ConfigError: not a checkpoint, or a file is missing.
-      ValueError: tensors missing, extra or misshaped, all of them listed.
+      ConfigError: not a checkpoint, a file is missing, or tensors are missing, extra, misshaped or no floats, all of
+        them listed.
     """
     directory = resolve_checkpoint(path, "policy")
     processor = load_processor(directory, min_pixels=min_pixels, max_pixels=max_pixels, prompt=prompt)
-    params = load_policy_params(directory, processor.config, dtype)
-    if mesh is not None:
-        params = to_global(params, parameter_shardings(params, policy_table(processor.config, mesh), mesh))
+    shardings = None if mesh is None else policy_shardings(processor.config, mesh)
+    params = load_policy_params(directory, processor.config, dtype, shardings)
     return Policy(processor.config, params, processor, directory)
 
 
-def save_policy(policy: Policy, params: Any, directory: str | Path) -> None:
-    """Writes parameters beside a copy of the policy's configuration and tokenizer, in the Hugging Face layout."""
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    for source in policy.directory.iterdir():
-        if source.is_file() and not source.name.endswith(_WEIGHT_SUFFIXES):
-            shutil.copyfile(source, directory / source.name)
-    save_policy_params(params, policy.config, directory)
+def policy_shardings(config: QwenVLConfig, mesh: Mesh) -> Any:
+    """Returns where each leaf of the policy's parameters lies on a mesh."""
+    return parameter_shardings(abstract_policy_params(config), policy_table(config, mesh), mesh)
+
+
+def save_policy(
+    source: Path,
+    config: QwenVLConfig,
+    params: Any,
+    directory: str | Path,
+    *,
+    dtype: str | None = None,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Writes a Hugging Face directory, whole or not at all: weights beside the files of the checkpoint they come from.
+
+    It is written under another name and then renamed. With several processes all call it, process 0 writes.
+
+    Args:
+      source: the checkpoint whose configuration, tokenizer and preprocessor are copied.
+      config: of the policy.
+      params: arrays, on any devices.
+      directory: where to; a directory there must be empty.
+      dtype: of the tensors on disk, which config.json then names; None: each as in `source`.
+      shard_bytes: size of one file.
+    Raises:
+      OSError: the disk is full, or the like; then nothing is left behind.
+    """
+    directory = Path(directory).absolute()
+    partial = directory.with_name(f"{directory.name}.partial-{os.getpid()}")
+    dtypes = tensor_dtypes(source)
+    if dtype is not None:
+        dtypes = dict.fromkeys(dtypes, dtype)
+    is_writer = jax.process_index() == 0
+    try:
+        if is_writer:
+            partial.mkdir(parents=True)
+            _copy_companions(source, partial, dtype)
+        save_policy_params(params, config, partial, dtypes=dtypes, shard_bytes=shard_bytes)
+        if is_writer:
+            os.replace(partial, directory)
+    finally:
+        if is_writer:
+            shutil.rmtree(partial, ignore_errors=True)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("policy saved")
+
+
+def _copy_companions(source: Path, directory: Path, dtype: str | None) -> None:
+    """Copies everything of a checkpoint but its weights."""
+    for file in source.iterdir():
+        if file.is_file() and not file.name.endswith(_WEIGHT_SUFFIXES):
+            shutil.copyfile(file, directory / file.name)
+    if dtype is not None:
+        path = directory / "config.json"
+        path.write_text(json.dumps(_with_dtype(json.loads(path.read_text()), dtype), indent=2) + "\n")
+
+
+def _with_dtype(raw: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """Names another dtype wherever a config.json names one: transformers loads in it."""
+    nested = {key: _with_dtype(value, dtype) for key, value in raw.items() if isinstance(value, dict)}
+    named = {key: dtype for key in ("dtype", "torch_dtype") if key in raw}
+    return {**raw, **nested, **named}
 
 
 def policy_logits(

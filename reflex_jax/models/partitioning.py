@@ -31,6 +31,7 @@ def policy_table(config: QwenVLConfig, mesh: Mesh) -> Table:
         (r"vision/layers/(gate|up|q|k|v|qkv)/kernel", ("layers", "embed", None)),
         (r"vision/layers/(down|o)/kernel", ("layers", None, "embed")),
         (r"vision/merger/fc\d/kernel", ("embed", None)),
+        (r"vision/layers/.*/bias", ("layers", None)),
         (r"vision/.*", ()),
         (r"embed/embedding", ("vocab", "embed")),
         (r"head/kernel", ("embed", "vocab")),

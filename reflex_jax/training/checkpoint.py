@@ -80,25 +80,49 @@ class RunCheckpoints:
         Raises:
           ConfigError: there is none, not that one, or it cannot be read.
         """
+        step = self.find_step(step)
+        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
+        restored = self._read(step, state=ocp.args.StandardRestore(abstract), facts=ocp.args.JsonRestore())
+        return restored["state"], restored["facts"]
+
+    def find_step(self, step: int | None = None) -> int:
+        """Returns the newest complete checkpoint's step, or `step` if it has one.
+
+        Raises:
+          ConfigError: there is none; the message lists those there.
+        """
         found = self.steps()
         if not found:
             raise ConfigError(f"no checkpoint in {self._path}; train first.")
-        step = found[-1] if step is None else step
-        if step not in found:
-            raise ConfigError(f"no checkpoint of step {step} in {self._path}; there are {', '.join(map(str, found))}.")
-        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
+        if step is not None and step not in found:
+            raise ConfigError(f"no checkpoint of step {step} in {self._path}; it holds {', '.join(map(str, found))}.")
+        return found[-1] if step is None else step
+
+    def restore_params(self, like: Any, step: int) -> Any:
+        """Restores the trained parameters alone, without the optimiser's moments, which are twice as large.
+
+        Args:
+          like: tree of `jax.ShapeDtypeStruct` with shardings.
+          step: of `find_step`.
+        Raises:
+          ConfigError: it cannot be read.
+        """
+        part = {"params": like}
+        arguments = ocp.args.PyTreeRestore(
+            item=part, restore_args=ocp.checkpoint_utils.construct_restore_args(part), partial_restore=True
+        )
+        return self._read(step, state=arguments)["state"]["params"]
+
+    def _read(self, step: int, **items: Any) -> Any:
         try:
-            restored = self._manager.restore(
-                step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), facts=ocp.args.JsonRestore())
-            )
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:  # what damaged files make the readers raise
-            older = [s for s in found if s < step]
+            return self._manager.restore(step, args=ocp.args.Composite(**items))
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:  # what damaged files make readers raise
+            older = [s for s in self.steps() if s < step]
             way_out = f"remove that folder to go on from step {older[-1]}" if older else "start a new run"
             raise ConfigError(
                 f"{self._path / str(step)}: this checkpoint cannot be read; nothing was changed. Restore the folder from a "
                 f"copy, or {way_out}. ({type(error).__name__}: {(str(error).strip() or '?').splitlines()[0][:300]})"
             ) from error
-        return restored["state"], restored["facts"]
 
     def wait(self) -> None:
         """Returns when everything handed to `save` is on disk.

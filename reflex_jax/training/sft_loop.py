@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,10 +14,12 @@ from tqdm import tqdm
 from reflex_jax.checkpoints.policy import save_policy
 from reflex_jax.config import Config, ConfigError
 from reflex_jax.data.examples import Example, list_offenders
+from reflex_jax.data.prompts import PromptSizes
 from reflex_jax.data.sources import load_examples
+from reflex_jax.processes import is_first, refused_together
 from reflex_jax.sharding import check_batch
-from reflex_jax.training.assembly import load_models, measure_prompts, start_state
-from reflex_jax.training.metrics import RunLogger
+from reflex_jax.training.assembly import Models, load_models, measure_prompts, start_state
+from reflex_jax.training.metrics import open_logger
 from reflex_jax.training.run_directory import open_run_directory
 from reflex_jax.training.sft import SftBatch, encode_targets, make_sft_step
 from reflex_jax.training.state import compute_params, make_optimizer, split_trainable
@@ -32,21 +35,8 @@ def run_sft(config: Config) -> Path:
     Raises:
       ConfigError: the source has no target completions, or the run directory is in use.
     """
-    models, params = load_models(config)
-    check_batch(models.mesh, config.sft.batch_size, "sft.batch_size")
-    examples = load_examples(config.data, config.data.split, seed=config.run.seed, noise=config.sft.noise)
-    lacking = [e.id for e in examples if e.target is None]
-    if lacking:
-        raise ConfigError(
-            f"{config.data.source}: {len(lacking)} of {len(examples)} questions have no completion to imitate "
-            f"({list_offenders(lacking)}). The phantom source has them."
-        )
+    models, params, examples, sizes = _load(config)
     processor = models.policy.processor
-    sizes = measure_prompts(config, processor, examples)
-    if open_run_directory(config) and (config.run.directory / POLICY_FOLDER).exists():
-        raise ConfigError(
-            f"{config.run.directory} already holds a finished supervised run; set run.name for a new one."
-        )
     steps = config.training.steps or max(len(examples) // config.sft.batch_size, 1)
     optimizer = make_optimizer(config.optimizer, steps)
     trainable, fixed = split_trainable(params, config.policy.trainable)
@@ -69,18 +59,18 @@ def run_sft(config: Config) -> Path:
         return rows.place(SftBatch(prompts=prompts, tokens=tokens, weights=weights))
 
     def batch_at(step: int) -> SftBatch:
-        return batch_of([examples[i] for i in _epoch_rows(len(examples), config.sft.batch_size, step, config.run.seed)])
+        chosen = _epoch_rows(len(examples), config.sft.batch_size, step, config.run.seed)
+        return batch_of([examples[i] for i in rows.take(chosen)])
 
-    logger = RunLogger(
-        config.run.directory,
-        tensorboard=config.logging.tensorboard,
-        wandb_project=config.logging.wandb_project,
-        resume_step=0,
-    )
+    logger = open_logger(
+        config.run.directory, tensorboard=config.logging.tensorboard, wandb_project=config.logging.wandb_project,
+        resume_step=0, is_writing=is_first(),
+    )  # fmt: skip
     reader = ThreadPoolExecutor(max_workers=1)
     following = reader.submit(batch_at, 0)
     try:
-        for step in tqdm(range(1, steps + 1), unit="step", desc=config.run.name, disable=not config.logging.progress):
+        is_quiet = not (config.logging.progress and is_first())
+        for step in tqdm(range(1, steps + 1), unit="step", desc=config.run.name, disable=is_quiet):
             started = time.perf_counter()
             batch = following.result()
             following = reader.submit(batch_at, step)  # pictures of the next step load while this one computes
@@ -91,8 +81,30 @@ def run_sft(config: Config) -> Path:
         reader.shutdown(cancel_futures=True)
         logger.close()
     directory = config.run.directory / POLICY_FOLDER
-    save_policy(models.policy, jax.device_get(compute_params(state.params, fixed, "float32")), directory)
+    params = compute_params(state.params, fixed, "float32")
+    save_policy(models.policy.directory, models.policy.config, params, directory, dtype="float32")
     return directory
+
+
+def _load(config: Config) -> tuple[Models, Any, list[Example], PromptSizes]:
+    """Everything that can be refused, before the first step."""
+    with refused_together():
+        models, params = load_models(config)
+        check_batch(models.mesh, config.sft.batch_size, "sft.batch_size")
+        examples = load_examples(config.data, config.data.split, seed=config.run.seed, noise=config.sft.noise)
+        lacking = [e.id for e in examples if e.target is None]
+        if lacking:
+            raise ConfigError(
+                f"{config.data.source}: {len(lacking)} of {len(examples)} questions have no completion to imitate "
+                f"({list_offenders(lacking)}). The phantom source has them."
+            )
+        sizes = measure_prompts(config, models.policy.processor, examples)
+        is_resumed = is_first() and open_run_directory(config)
+        if is_resumed and (config.run.directory / POLICY_FOLDER).exists():
+            raise ConfigError(
+                f"{config.run.directory} already holds a finished supervised run; set run.name for a new one."
+            )
+    return models, params, examples, sizes
 
 
 def _epoch_rows(count: int, batch_size: int, step: int, seed: int) -> np.ndarray:

@@ -1,5 +1,10 @@
 """Models loaded onto a mesh say the same as models loaded onto one device."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
@@ -34,3 +39,15 @@ def test_judge(mesh):
     inputs = ([picture], [["there is a cyst"]], ["there is a nodule"])
     expected, got = (rx.judge_evidence(judge, *inputs).image_text_similarity for judge in (alone, spread))
     np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read as Linux tells it")
+def test_the_host_holds_one_shard_and_one_tensor_and_not_the_model(repository, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(repository / "benchmarks")
+    from load_weights import write_checkpoint
+
+    write_checkpoint(tmp_path, "tiny")
+    command = [sys.executable, repository / "benchmarks" / "load_weights.py", tmp_path, "--load"]
+    figures = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    allowed = figures["largest_shard_mb"] + figures["largest_tensor_mb"] + 6  # MB of the interpreter's own
+    assert figures["largest_peak_beyond_arrays_mb"] < allowed < figures["arrays_gb"] * 1e3 / 2

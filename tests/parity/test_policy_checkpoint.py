@@ -3,13 +3,19 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from reflex_jax.checkpoints import huggingface
 from reflex_jax.checkpoints.huggingface import load_policy_params, save_policy_params
-from reflex_jax.config import ConfigError
+from reflex_jax.checkpoints.paths import resolve_checkpoint
+from reflex_jax.checkpoints.policy import policy_shardings, save_policy
+from reflex_jax.config import ConfigError, MeshConfig
 from reflex_jax.models.qwen_vl import init_policy_params, read_qwen_config
+from reflex_jax.sharding import make_mesh
 from tests.parity import qwen_reference as reference
 
 
@@ -72,20 +78,131 @@ def test_shards_named_by_an_index_are_read_alike(tied, tmp_path):
         load_policy_params(tmp_path, config)
 
 
-@pytest.mark.parametrize("is_tied", [True, False], ids=["tied", "untied"])
-def test_saving_is_the_inverse_of_loading(tmp_path, is_tied):
-    source = reference.write_checkpoint(tmp_path / "source", is_tied=is_tied)
+def assert_same_bytes(left, right):
+    """Two checkpoints, tensor by tensor; -0 and 0 differ, and so do two dtypes."""
+    left, right = ({k: v for f in d.glob("*.safetensors") for k, v in load_file(f).items()} for d in (left, right))
+    assert left.keys() == right.keys()
+    for name, tensor in left.items():
+        assert (tensor.dtype, tensor.shape) == (right[name].dtype, right[name].shape), name
+        assert tensor.tobytes() == right[name].tobytes(), name
+
+
+@pytest.fixture(params=["tied", "untied", "phantom"])
+def source(request, tmp_path):
+    """Checkpoints to come back from memory as they were, with numbers that rounding or flushing to 0 would change."""
+    if request.param == "phantom":
+        return resolve_checkpoint("phantom", "policy")
+    directory = reference.write_checkpoint(tmp_path / "source", is_tied=request.param == "tied")
+    tensors = load_file(directory / "model.safetensors")
+    for number, name in enumerate(sorted(tensors)):
+        dtype = (jnp.bfloat16, np.float16, np.float32)[number % 3]
+        tensors[name].flat[:3] = -0.0, float(jnp.finfo(dtype).smallest_subnormal), float(jnp.finfo(dtype).max)
+        tensors[name] = tensors[name].astype(dtype)
+    save_file(tensors, directory / "model.safetensors")
+    return directory
+
+
+@pytest.mark.parametrize("mesh", [None, MeshConfig(data=2, fsdp=2, tensor=2)], ids=["one device", "mesh"])
+@pytest.mark.parametrize("shard_bytes", [10**9, 20_000])
+def test_what_was_loaded_is_saved_byte_for_byte(source, tmp_path, mesh, shard_bytes):
     config = read_qwen_config(source)
-    save_policy_params(load_policy_params(source, config), config, tmp_path / "copy")
-    assert_same(load_file(tmp_path / "copy/model.safetensors"), load_file(source / "model.safetensors"))
+    shardings = policy_shardings(config, make_mesh(mesh)) if mesh else None
+    params = load_policy_params(source, config, jnp.float32, shardings)
+    save_policy(source, config, params, tmp_path / "copy", shard_bytes=shard_bytes)
+    assert_same_bytes(source, tmp_path / "copy")
+    for file in source.iterdir():
+        if not file.name.endswith(".safetensors"):
+            assert (tmp_path / "copy" / file.name).read_bytes() == file.read_bytes()
+    index = tmp_path / "copy" / "model.safetensors.index.json"
+    assert index.exists() == (shard_bytes == 20_000)
+    assert_same(load_policy_params(tmp_path / "copy", config), params)
 
 
-def test_all_missing_extra_and_misshaped_tensors_are_listed(tied, changed):
+def test_shards_hold_as_much_as_they_may(tied, tmp_path):
+    config = read_qwen_config(tied)
+    save_policy_params(load_policy_params(tied, config), config, tmp_path, shard_bytes=60_000)
+    files = sorted(tmp_path.glob("*.safetensors"))
+    tensors = {file: [t.nbytes for t in load_file(file).values()] for file in files}
+    assert len(files) > 3 and files[0].name == f"model-00001-of-{len(files):05d}.safetensors"
+    assert all(sum(sizes) <= 60_000 or len(sizes) == 1 for sizes in tensors.values())
+    total = json.loads((tmp_path / "model.safetensors.index.json").read_text())["metadata"]["total_size"]
+    assert total == sum(sum(sizes) for sizes in tensors.values())
+
+
+def test_another_dtype_is_named_in_the_configuration(source, tmp_path):
+    config = read_qwen_config(source)
+    save_policy(source, config, load_policy_params(source, config), tmp_path / "copy", dtype="float32")
+    tensors = load_file(tmp_path / "copy/model.safetensors")
+    assert {tensor.dtype.name for tensor in tensors.values()} == {"float32"}
+    for name, tensor in load_file(source / "model.safetensors").items():
+        np.testing.assert_array_equal(tensor.astype(np.float32), tensors[name])
+    raw, expected = (json.loads((d / "config.json").read_text()) for d in (tmp_path / "copy", source))
+    assert {**raw, "torch_dtype": None} == {**expected, "torch_dtype": None}
+    assert raw.get("torch_dtype", "float32") == "float32"
+
+
+@pytest.mark.parametrize("shape", [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 4, 2)], ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_mesh_holds_what_one_device_holds(tied, shape, dtype):
+    config = read_qwen_config(tied)
+    shardings = policy_shardings(config, make_mesh(MeshConfig(data=shape[0], fsdp=shape[1], tensor=shape[2])))
+    spread = load_policy_params(tied, config, dtype, shardings)
+    assert jax.tree.map(lambda leaf: leaf.sharding, spread) == shardings
+    assert {leaf.dtype for leaf in jax.tree.leaves(spread)} == {jnp.dtype(dtype)}
+    alone = load_policy_params(tied, config, "float32")
+    # cast by XLA here, by numpy there
+    assert_same(spread, jax.tree.map(lambda leaf: np.asarray(leaf.astype(dtype)), alone))
+
+
+def test_every_number_is_read_once_however_many_devices_hold_it(tied, monkeypatch):
+    read = []
+
+    class Counted:
+        """A file that writes down how many numbers were taken from it."""
+
+        def __init__(self, *arguments, **options):
+            self._file = safe_open(*arguments, **options)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            return self._file.__exit__(*_)
+
+        def keys(self):
+            return self._file.keys()
+
+        def get_slice(self, name):
+            self._slice = self._file.get_slice(name)
+            return self
+
+        def get_shape(self):
+            return self._slice.get_shape()
+
+        def get_dtype(self):
+            return self._slice.get_dtype()
+
+        def __getitem__(self, index):
+            part = self._slice[index]
+            read.append(part.size)
+            return part
+
+    config = read_qwen_config(tied)
+    expected = sum(tensor.size for tensor in load_file(tied / "model.safetensors").values())
+    monkeypatch.setattr(huggingface, "safe_open", Counted)
+    for mesh in (MeshConfig(data=8), MeshConfig(data=1, fsdp=8), MeshConfig(data=2, fsdp=2, tensor=2)):
+        read.clear()
+        load_policy_params(tied, config, "float32", policy_shardings(config, make_mesh(mesh)))
+        assert sum(read) == expected
+
+
+def test_all_missing_extra_misshaped_and_integer_tensors_are_listed(tied, changed):
     tensors = load_file(tied / "model.safetensors")
     del tensors["model.layers.1.self_attn.k_proj.bias"], tensors["visual.merger.ln_q.weight"]
     tensors["model.layers.3.input_layernorm.weight"] = np.ones(64, np.float32)
     tensors["visual.blocks.0.attn.qkv.weight"] = np.ones((95, 32), np.float32)
     tensors["model.norm.weight"] = np.ones(63, np.float32)
+    tensors["model.layers.0.mlp.up_proj.weight"] = np.ones((96, 64), np.int8)
     with pytest.raises(ConfigError) as caught:
         load_policy_params(changed(tensors=tensors), read_qwen_config(tied))
     assert str(caught.value).splitlines()[1:] == [
@@ -94,7 +211,16 @@ def test_all_missing_extra_and_misshaped_tensors_are_listed(tied, changed):
         "  extra model.layers.3.input_layernorm.weight [64]",
         "  misshaped model.norm.weight: expected [64], got [63]",
         "  misshaped visual.blocks.0.attn.qkv.weight: expected [96, 32], got [95, 32]",
+        "  no floats model.layers.0.mlp.up_proj.weight: expected F64, F32, F16, BF16, got I8",
     ]
+
+
+def test_a_damaged_file_is_named(tied, changed):
+    directory = changed()
+    whole = (directory / "model.safetensors").read_bytes()
+    (directory / "model.safetensors").write_bytes(whole[:-100])
+    with pytest.raises(ConfigError, match=r"model\.safetensors is damaged .* Download it again"):
+        load_policy_params(directory, read_qwen_config(tied))
 
 
 def test_a_head_beside_a_tied_embedding_is_accepted_only_if_it_is_the_embedding(tied, changed):
