@@ -5,7 +5,7 @@
 # CUDA_VISIBLE_DEVICES= (empty), each process gets K devices made of CPU threads (default 1).
 # Process 0 writes as it would alone; lines of process i start with [i]. When one fails the others are ended too.
 # SIGTERM and Ctrl-C reach every process, which saves and exits with 75; a second Ctrl-C ends them at once.
-# Exit code: 0 if all were, else that of the first that failed (see README.md).
+# Exit code: 0 if all ended well, else that of the first that did not.
 set -euo pipefail
 grace_s=10 # what the others get to end by themselves after one has failed; they may hang waiting for it
 

@@ -32,7 +32,8 @@ with open(os.environ["NOTES"] + "/" + number, "w") as file:
 print("process", number, "starts", flush=True)
 if told in ("wait", "hang"):
     time.sleep(60)
-time.sleep(0.5)
+while len(os.listdir(os.environ["NOTES"])) < int(os.environ["REFLEX_PROCESSES"]):
+    time.sleep(0.1)  # the others listen to signals before this one ends
 sys.exit(told)
 """
 
@@ -101,15 +102,19 @@ def local(tmp_path):
     (tmp_path / "notes").mkdir()
     started = []
 
-    def start(told: list[int | str], *options: str, **environment: str) -> subprocess.Popen:
-        variables = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
-        variables |= {"REFLEX_COMMAND": f"{sys.executable} {tmp_path / 'fake_reflex.py'}", "TOLD": json.dumps(told)}
-        variables |= {"NOTES": str(tmp_path / "notes")} | environment
+    def start(told: list[int | str], *options: str, **environment: str | None) -> subprocess.Popen:
+        variables = os.environ | {"NOTES": str(tmp_path / "notes"), "TOLD": json.dumps(told)}
+        variables |= {"REFLEX_COMMAND": f"{sys.executable} {tmp_path / 'fake_reflex.py'}", "CUDA_VISIBLE_DEVICES": ""}
+        variables = {name: value for name, value in (variables | environment).items() if value is not None}
         command = ["bash", LAUNCH / "local.sh", "--processes", str(len(told)), *options]
         started.append(
             subprocess.Popen(
                 [*command, "configs/phantom.yaml", "training.steps=6", "run.name=two words"],
-                env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+                env=variables,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
             )  # fmt: skip
         )
         return started[-1]
@@ -139,7 +144,7 @@ def is_alive(process_id: int) -> bool:
 
 
 def test_each_process_gets_its_number_and_all_get_one_address(local, tmp_path):
-    process = local([0, 0, 0], "--devices-per-process", "4", CUDA_VISIBLE_DEVICES="")
+    process = local([0, 0, 0], "--devices-per-process", "4")
     output, _ = process.communicate(timeout=30)
     given = notes(tmp_path, 3)
     assert process.returncode == 0
@@ -174,14 +179,13 @@ def three_gpus(tmp_path) -> str:
     ],
 )
 def test_gpus_are_split(local, tmp_path, three_gpus, visible, options, shares):
-    environment = {"CUDA_VISIBLE_DEVICES": visible} if visible else {}
-    assert local([0, 0], *options, PATH=three_gpus, **environment).wait(timeout=30) == 0
+    assert local([0, 0], *options, PATH=three_gpus, CUDA_VISIBLE_DEVICES=visible).wait(timeout=30) == 0
     assert [note["CUDA_VISIBLE_DEVICES"] for note in notes(tmp_path, 2)] == shares
 
 
 @pytest.mark.parametrize(("told", "options"), [([0] * 4, []), ([0] * 2, ["--devices-per-process", "2"])])
 def test_too_few_gpus_are_refused(local, three_gpus, told, options):
-    process = local(told, *options, PATH=three_gpus)
+    process = local(told, *options, PATH=three_gpus, CUDA_VISIBLE_DEVICES=None)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 2 and "need more than the 3 here" in errors
 

@@ -56,7 +56,9 @@ done
 
 
 def on_two_nodes(command: list[str], reflex: str, **environment: str) -> None:
-    variables = os.environ | {"REFLEX_COMMAND": reflex, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "4"} | environment
+    variables = (
+        os.environ | {"REFLEX_COMMAND": reflex, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "4"} | environment
+    )
     result = subprocess.run(
         ["bash", CLUSTER, *command], cwd=CLUSTER.parents[2], env=variables, capture_output=True, text=True,
         timeout=900, check=False,
