@@ -1,28 +1,33 @@
 # Sourced by the other scripts: makes .venv beside the repository's files and installs the package into it.
 #   source launch/environment.sh EXTRAS        EXTRAS: e.g. "dev"; "" for the package alone
 # PYTHON names the interpreter to use (default: python3); it must be 3.11 or newer.
-# shellcheck shell=bash
+# REFLEX_COMMAND=reflex uses the environment you are in, as it is: nothing is made or installed.
+# Leaves the command in the array `reflex`: "${reflex[@]}" train CONFIG
+# shellcheck shell=bash disable=SC2034
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
-python=${PYTHON:-python3}
-if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
-    echo "reflex_jax needs Python >= 3.11, found $("$python" --version 2>&1). Set PYTHON=/path/to/python3.11." >&2
-    exit 2
-fi
-[ -x .venv/bin/python ] || "$python" -m venv .venv
-
-extras=${1:-}
-stamp=.venv/installed-${extras:-base}
-if [ ! -f "$stamp" ] || [ setup.cfg -nt "$stamp" ] || [ constraints-cpu.txt -nt "$stamp" ]; then
-    echo "Installing reflex_jax${extras:+[$extras]} into .venv (a few minutes the first time) ..."
-    if [ -n "$extras" ]; then
-        # torch first and pinned: asked for by name, a CPU-only machine gets the CPU build
-        .venv/bin/python -m pip install -q --disable-pip-version-check -c constraints-cpu.txt torch || exit 1
+if [ -z "${REFLEX_COMMAND:-}" ]; then
+    python=${PYTHON:-python3}
+    if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+        echo "reflex_jax needs Python >= 3.11, found $("$python" --version 2>&1). Set PYTHON=/path/to/python3.11." >&2
+        exit 2
     fi
-    .venv/bin/python -m pip install -q --disable-pip-version-check -c constraints-cpu.txt -e ".${extras:+[$extras]}" || exit 1
-    touch "$stamp"
+    [ -x .venv/bin/python ] || "$python" -m venv .venv
+
+    extras=${1:-}
+    stamp=.venv/installed-${extras:-base}
+    if [ ! -f "$stamp" ] || [ setup.cfg -nt "$stamp" ] || [ constraints-cpu.txt -nt "$stamp" ]; then
+        echo "Installing reflex_jax${extras:+[$extras]} into .venv (a few minutes the first time) ..."
+        if [ -n "$extras" ]; then
+            # torch first and pinned: asked for by name, a CPU-only machine gets the CPU build
+            .venv/bin/python -m pip install -q --disable-pip-version-check -c constraints-cpu.txt torch || exit 1
+        fi
+        .venv/bin/python -m pip install -q --disable-pip-version-check -c constraints-cpu.txt -e ".${extras:+[$extras]}" || exit 1
+        touch "$stamp"
+    fi
+    export PATH="$PWD/.venv/bin:$PATH"
 fi
-export PATH="$PWD/.venv/bin:$PATH"
+read -r -a reflex <<<"${REFLEX_COMMAND:-reflex}"
 # glibc: keep freed memory instead of returning it. Large temporaries are otherwise mapped and faulted anew at every
 # step (measured: an update of a 90 M policy took 13.8 s instead of 8.4 s).
 export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=100000000000:glibc.malloc.top_pad=268435456}
