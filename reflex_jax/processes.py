@@ -19,7 +19,7 @@ from jax.experimental import multihost_utils
 
 from reflex_jax.config import ConfigError
 
-HEARTBEAT_SECONDS = 40  # a process silent for so long is lost, and the others end
+HEARTBEAT_SECONDS = 30  # a process silent for so long is lost, and JAX ends the others (exit code 134)
 _START_SECONDS = 300  # how long the first processes wait for the last
 
 

@@ -1,0 +1,97 @@
+"""Two processes of four devices train like one process of eight, and none outlives the other."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+SMALL = [
+    "training.steps=3", "training.evaluate_every=0", "grpo.prompts_per_step=8",
+    "grpo.group_size=4", "rollout.max_new_tokens=24", "data.size=64", "mesh.data=2", "mesh.fsdp=2", "mesh.tensor=2",
+    "logging.progress=false",
+]  # fmt: skip
+
+
+REFLEX = [sys.executable, "-m", "reflex_jax.cli"]
+
+
+@pytest.fixture(scope="module")
+def launch(repository, tmp_path_factory):
+    """Starts `launch/local.sh` with the phantom recipe; all starts share one cache of compiled programs."""
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache")), "CUDA_VISIBLE_DEVICES": ""}
+    environment["REFLEX_COMMAND"] = " ".join(REFLEX)  # the environment the tests run in, nothing is installed
+
+    def start(directory, processes: int, *overrides: str) -> subprocess.Popen:
+        command = ["bash", "launch/local.sh", "--processes", str(processes), "--devices-per-process", str(8 // processes)]
+        return subprocess.Popen(
+            [*command, "configs/phantom.yaml", *SMALL, f"run.dir={directory}", *overrides], cwd=repository,
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+
+    return start
+
+
+def rows(directory, name: str) -> list[dict]:
+    with open(directory / f"{name}.jsonl") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def test_two_processes_give_the_metrics_and_tokens_of_one(launch, tmp_path):
+    for processes in (1, 2):
+        process = launch(tmp_path / str(processes), processes)
+        output, _ = process.communicate(timeout=500)
+        assert process.returncode == 0, output
+    assert output.count("Done: 3 steps") == 1  # one process speaks for both
+    one, two = rows(tmp_path / "1", "metrics"), rows(tmp_path / "2", "metrics")
+    assert [row["step"] for row in two] == [row["step"] for row in one]
+    for got, expected in zip(two, one, strict=True):
+        assert got.keys() == expected.keys()
+        for name, value in expected.items():
+            if isinstance(value, float) and not name.startswith(("time/", "tokens_per")):
+                np.testing.assert_allclose(got[name], value, rtol=1e-5, atol=1e-5, err_msg=name)
+    fields = ("step", "id", "completion", "statement", "anchor_statement", "tokens")
+    one, two = (rows(tmp_path / n, "samples") for n in ("1", "2"))
+    assert [[r[f] for f in fields] for r in two] == [[r[f] for f in fields] for r in one]
+    assert {json.loads(p.read_text())["step"] for p in (tmp_path / "2" / "heartbeats").iterdir()} == {3}
+
+
+@pytest.mark.slow
+def test_when_one_process_is_killed_the_other_ends_with_a_line_within_a_minute(launch, tmp_path):
+    process = launch(tmp_path / "run", 2, "training.steps=1000", "training.evaluate_every=0")
+    metrics, beat = tmp_path / "run" / "metrics.jsonl", tmp_path / "run" / "heartbeats" / "process-1.json"
+    deadline = time.monotonic() + 400
+    while not (metrics.exists() and metrics.read_text().count("\n") >= 2):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.2)
+    os.kill(json.loads(beat.read_text())["pid"], signal.SIGKILL)
+    killed = time.monotonic()
+    output, _ = process.communicate(timeout=90)
+    assert time.monotonic() - killed < 60 and process.returncode == 128 + signal.SIGKILL
+    assert "stopped" in output or "another task died" in output or "do not answer" in output
+
+
+def test_processes_that_disagree_are_refused_by_name(repository, tmp_path):
+    """The second process has another configuration."""
+    port = 20000 + os.getpid() % 10000
+    started = []
+    for number in (0, 1):
+        environment = {
+            **os.environ, "REFLEX_COORDINATOR": f"127.0.0.1:{port}", "REFLEX_PROCESSES": "2",
+            "REFLEX_PROCESS_ID": str(number), "JAX_NUM_CPU_DEVICES": "1", "JAX_PLATFORMS": "cpu",
+        }  # fmt: skip
+        command = [*REFLEX, "train", "configs/phantom.yaml", f"run.dir={tmp_path}/run", f"grpo.clip_low=0.{number + 1}"]
+        started.append(
+            subprocess.Popen(
+                command, cwd=repository, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            )
+        )
+    for process in started:
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == 2
+        assert "not alike" in output and "process 1 on" in output and "the configuration is" in output
+    assert not (tmp_path / "run").exists()
