@@ -73,18 +73,21 @@ done
 code=0
 while [ ${#running[@]} -gt 0 ]; do
     sleep 0.2 || true # Ctrl-C ends it early
+    first=0
     for i in "${!running[@]}"; do
         kill -0 "${running[i]}" 2>/dev/null && continue
         ended=0
         wait "${running[i]}" || ended=$?
         unset "running[i]"
-        if [ "$ended" -ne 0 ] && [ "$code" -eq 0 ]; then
-            code=$ended
-            forward TERM
-            # 75 means saved before being ended, and the others are saving too: they get all the time they need
-            [ "$code" -eq 75 ] || deadline=$((SECONDS + grace_s))
-        fi
+        # 3 says that another was lost; its own code says more
+        case $first in 0 | 3) [ "$ended" -eq 0 ] || first=$ended ;; esac
     done
+    if [ "$code" -eq 0 ] && [ "$first" -ne 0 ]; then
+        code=$first
+        forward TERM
+        # 75 means saved on request, and the others are saving too: they get all the time they need
+        [ "$code" -eq 75 ] || deadline=$((SECONDS + grace_s))
+    fi
     [ "$SECONDS" -lt "${deadline:-$((SECONDS + 1))}" ] || forward KILL
 done
 sleep 0.2 # the printers empty their pipes

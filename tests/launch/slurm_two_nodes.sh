@@ -7,29 +7,38 @@ set -euo pipefail
 
 folder=$(mktemp -d "${TMPDIR:-/tmp}/slurm_two_nodes.XXXXXX")
 host=$(hostname -s)
-daemons=()
+children=()
 # shellcheck disable=SC2329  # called by the trap
 end() {
-    [ ${#daemons[@]} -eq 0 ] || kill "${daemons[@]}" 2>/dev/null || true
-    wait
+    # what still runs must not outlive its nodes
+    scancel --user="$(id -un)" 2>/dev/null || true
+    for _ in {1..60}; do
+        [ -n "$(squeue --noheader 2>/dev/null)" ] || break
+        sleep 0.5
+    done
+    for signal in TERM KILL; do
+        kill -"$signal" "${children[@]}" 2>/dev/null || break # all are gone
+        sleep 3
+    done
     rm -rf "$folder"
 }
 trap end EXIT
-trap 'exit 143' TERM INT HUP
+trap 'trap "" TERM INT HUP; exit 143' TERM INT HUP
 
 start() { # start NAME COMMAND...: its log is shown if the cluster does not come up
     local name=$1
     shift
     "$@" >"$folder/$name.log" 2>&1 &
-    daemons+=($!)
+    children+=($!)
 }
 
+export SLURM_CONF=$folder/slurm.conf
 chmod 711 "$folder" # munge refuses a socket that its clients cannot reach
 mungekey --create --keyfile="$folder/munge.key" --bits=1024
 start munged munged --foreground --force --socket="$folder/munge.socket" --key-file="$folder/munge.key" \
     --pid-file="$folder/munged.pid" --seed-file="$folder/munge.seed"
 
-port=$((20000 + RANDOM % 10000)) # and the next two
+port=$((30000 + RANDOM % 2700)) # and the next two; launch/slurm.sbatch takes its own from 20000 to 29999, by job number
 mkdir "$folder/state" "$folder/spool-$host" "$folder/spool-$host-two"
 # The first node bears the machine's name, so that the coordinator's name is found without a hosts file of ours.
 cat >"$folder/slurm.conf" <<CONF
@@ -50,12 +59,13 @@ TaskPlugin=task/none
 SelectType=select/cons_tres
 SchedulerParameters=sched_interval=2,bf_interval=2
 ReturnToService=2
+KillWait=10
+FirstJobId=$((1 + RANDOM))
 MpiDefault=none
 NodeName=$host NodeHostname=$host NodeAddr=127.0.0.1 Port=$((port + 1)) CPUs=1
 NodeName=$host-two NodeHostname=$host NodeAddr=127.0.0.1 Port=$((port + 2)) CPUs=1
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 CONF
-export SLURM_CONF=$folder/slurm.conf
 
 for _ in {1..50}; do [ -S "$folder/munge.socket" ] || sleep 0.1; done
 start slurmctld slurmctld -D
@@ -70,8 +80,6 @@ if ! is_up; then
     exit 1
 fi
 
-code=0
-"$@" || code=$?
-scancel --signal=KILL --full --user="$(id -un)" 2>/dev/null || true # whatever still runs must not outlive its nodes
-scancel --user="$(id -un)" 2>/dev/null || true
-exit "$code"
+"$@" & # so that a signal ends the wait and not only the command
+children+=($!)
+wait "$!"

@@ -34,6 +34,14 @@ if told in ("wait", "hang"):
     time.sleep(60)
 while len(os.listdir(os.environ["NOTES"])) < int(os.environ["REFLEX_PROCESSES"]):
     time.sleep(0.1)  # the others listen to signals before this one ends
+if told == 3 and number == "0":  # another was lost: seen at once, before its parent looks
+    time.sleep(0.2)
+    with open(os.environ["NOTES"] + "/1") as file:
+        stat = f"/proc/{json.load(file)['pid']}/stat"
+    while os.path.exists(stat) and ") Z" not in open(stat).read():
+        pass
+    os._exit(3)
+time.sleep(0.5)
 sys.exit(told)
 """
 
@@ -190,7 +198,9 @@ def test_too_few_gpus_are_refused(local, three_gpus, told, options):
     assert process.returncode == 2 and "need more than the 3 here" in errors
 
 
-@pytest.mark.parametrize(("told", "code"), [(["wait", 3], 3), ([2, "wait", "wait"], 2), ([75, "wait"], 75)])
+@pytest.mark.parametrize(
+    ("told", "code"), [(["wait", 3], 3), ([2, "wait", "wait"], 2), ([75, "wait"], 75), ([3, 1], 1)]
+)
 def test_one_that_fails_ends_the_others_with_its_code(local, tmp_path, told, code):
     process = local(told)
     output, _ = process.communicate(timeout=15)

@@ -54,52 +54,64 @@ for _ in {1..60}; do
 done
 """
 
+CANCEL = """
+job=$(sbatch --parsable "$@")
+until [ -f "$NOTES/0" ] && [ -f "$NOTES/1" ]; do sleep 0.2; done
+scancel "$job"
+sleep 15  # a job queued again would have started by now
+scontrol show job "$job"
+"""
 
-def on_two_nodes(command: list[str], reflex: str, **environment: str) -> None:
+
+def on_two_nodes(command: list[str], reflex: str, *, log: Path, **environment: str) -> str:
+    """Runs a command inside the cluster; returns what it printed."""
     variables = (
         os.environ | {"REFLEX_COMMAND": reflex, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "4"} | environment
     )
     result = subprocess.run(
-        ["bash", CLUSTER, *command], cwd=CLUSTER.parents[2], env=variables, capture_output=True, text=True,
-        timeout=900, check=False,
+        ["timeout", "900", "bash", CLUSTER, *command],  # a signal, after which the cluster takes itself down
+        cwd=CLUSTER.parents[2], env=variables, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    print(result.stdout, result.stderr)
+    print(result.stdout, result.stderr, log.read_text() if log.exists() else f"no {log}")
     assert result.returncode == 0
+    return result.stdout
 
 
 def submission(log: Path, *overrides: str) -> list[str]:
     return ["--nodes=2", f"--output={log}", "launch/slurm.sbatch", "configs/phantom.yaml", *overrides]
 
 
-def lines_of(log: Path) -> list[str]:
-    text = log.read_text()
-    print(text)
-    return text.splitlines()
-
-
 def test_the_processes_of_a_job_find_each_other(tmp_path):
     log, program = tmp_path / "job.log", tmp_path / "meeting.py"
     program.write_text(MEETING)
-    on_two_nodes(["sbatch", "--wait", *submission(log)], f"{sys.executable} {program}")
-    assert {f"process {i} of 2: 4 of 8" for i in (0, 1)} <= set(lines_of(log))
+    on_two_nodes(["sbatch", "--wait", *submission(log)], f"{sys.executable} {program}", log=log)
+    assert {f"process {i} of 2: 4 of 8" for i in (0, 1)} <= set(log.read_text().splitlines())
 
 
 def test_a_job_that_is_preempted_saves_and_is_queued_again(tmp_path):
     log, program = tmp_path / "job.log", tmp_path / "preempted.py"
     program.write_text(PREEMPTED)
     command = ["bash", "-c", PREEMPT, "preempt", *submission(log)]
-    on_two_nodes(command, f"{sys.executable} {program}", NOTES=str(tmp_path))
-    said = [line for line in lines_of(log) if line.startswith(("process", "Saved"))]
+    on_two_nodes(command, f"{sys.executable} {program}", log=log, NOTES=str(tmp_path))
+    said = [line for line in log.read_text().splitlines() if line.startswith(("process", "Saved"))]
     assert sorted(said[:2]) == ["process 0 start 0", "process 1 start 0"]
     assert said[2:4] == ["process 0 saved", "process 1 saved"]  # the second was given the time to
     assert said[4].startswith("Saved; queueing job")
     assert sorted(said[5:]) == ["process 0 start 1", "process 1 start 1"]
 
 
+def test_a_job_that_is_cancelled_saves_and_stays_cancelled(tmp_path):
+    log, program = tmp_path / "job.log", tmp_path / "preempted.py"
+    program.write_text(PREEMPTED)
+    command = ["bash", "-c", CANCEL, "cancel", *submission(log)]
+    description = on_two_nodes(command, f"{sys.executable} {program}", log=log, NOTES=str(tmp_path))
+    assert {"process 0 saved", "process 1 saved"} <= set(log.read_text().splitlines())
+    assert "JobState=CANCELLED" in description and "Restarts=0" in description
+
+
 def test_two_nodes_train_together(tmp_path):
     log, run = tmp_path / "job.log", tmp_path / "run"
     arguments = submission(log, f"run.dir={run}", *QUICK)
-    on_two_nodes(["sbatch", "--wait", *arguments], f"{sys.executable} -m reflex_jax.cli")
-    lines_of(log)
+    on_two_nodes(["sbatch", "--wait", *arguments], f"{sys.executable} -m reflex_jax.cli", log=log)
     steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert steps == [1, 2]  # written once, by process 0
