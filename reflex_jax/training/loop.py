@@ -36,7 +36,7 @@ from reflex_jax.training.checkpoint import RunCheckpoints
 from reflex_jax.training.faults import SkippedSteps, StepEnd
 from reflex_jax.training.identity import check_identity, data_fingerprint, policy_fingerprint
 from reflex_jax.training.metrics import CompilationCounter, RunLogger, SilentLogger, open_logger
-from reflex_jax.training.preflight import check_processes
+from reflex_jax.training.preflight import check_memory, check_processes
 from reflex_jax.training.run_directory import open_run_directory
 from reflex_jax.training.state import FrozenParams, TrainState
 from reflex_jax.training.step import ScoredRollout, make_train_step
@@ -93,6 +93,7 @@ def train(config: Config) -> TrainResult:
         check_batch(mesh, config.grpo.prompts_per_step // config.grpo.minibatches, "grpo.prompts_per_step / minibatches")
     check_processes(config, mesh)
     with refused_together():
+        check_memory(config, mesh)
         models, params = load_models(config)
         examples, held_out = _load_questions(config)
         sizes = measure_prompts(config, models.policy.processor, examples, held_out)

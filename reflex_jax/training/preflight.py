@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -13,9 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from reflex_jax.checkpoints.paths import resolve_checkpoint
+from reflex_jax.checkpoints.qwen_tensors import abstract_policy_params
 from reflex_jax.config import Config, ConfigError, config_to_dict
+from reflex_jax.models.partitioning import policy_table
+from reflex_jax.models.qwen_vl import read_qwen_config
 from reflex_jax.processes import gather, host_name
-from reflex_jax.sharding import batch_sharding, replicated
+from reflex_jax.sharding import batch_sharding, parameter_shardings, replicated
+from reflex_jax.training.state import split_trainable
 
 _PACKAGES = ("reflex_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 _FREE_KEYS = ("data.root", "data.cache", "logging")  # may differ from host to host
@@ -52,22 +58,39 @@ def check_processes(config: Config, mesh: Mesh) -> None:
         raise ConfigError(f"{host_name()}: the devices add up {ways} ones to {total:g}; check their network and drivers.")
 
 
-def check_memory(needed: int) -> None:
-    """Refuses to load what the devices of this process cannot hold.
+def check_memory(config: Config, mesh: Mesh) -> None:
+    """Refuses, before anything is read, weights and moments that the devices of this process cannot hold.
 
-    Args:
-      needed: bytes on each device, of what stays there for the whole run.
     Raises:
-      ConfigError: less is free.
+      ConfigError: the mesh does not fit the model, or less is free than stays there for the whole run.
     """
+    needed = _resident_bytes(config, mesh)
     # fake CPU devices share one memory
     total = needed * (jax.local_device_count() if jax.default_backend() == "cpu" else 1)
     free = _free_memory()
     if free and total > free:
         raise ConfigError(
-            f"{host_name()}: weights, optimiser and judge need {total / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free. Raise "
+            f"{host_name()}: weights and optimiser need {total / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free. Raise "
             "mesh.fsdp or mesh.tensor, or set policy.trainable=language."
         )
+
+
+def _resident_bytes(config: Config, mesh: Mesh) -> int:
+    """Bytes on one device of masters, moments, fixed parameters and the reference."""
+    policy = read_qwen_config(resolve_checkpoint(config.policy.path, "policy"))
+    abstract = abstract_policy_params(policy)
+    shardings = parameter_shardings(abstract, policy_table(policy, mesh), mesh)
+    compute = jnp.dtype(config.policy.dtype).itemsize
+    needs_reference = config.grpo.kl_coefficient > 0 or config.grpo.ratio == "ref"
+    moments = 2 if config.optimizer.name == "adamw" else 0
+    trained, _ = split_trainable(abstract, config.policy.trainable)
+    total = 0
+    for name, part in abstract.items():
+        masters = 4 * (1 + moments) if name in trained else compute
+        per_number = masters + (compute if needs_reference else 0)
+        sizes = jax.tree.map(lambda leaf, sharding: math.prod(sharding.shard_shape(leaf.shape)), part, shardings[name])
+        total += per_number * sum(jax.tree.leaves(sizes))
+    return total
 
 
 def _facts(config: Config) -> dict[str, Any]:
