@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from reflex_jax.config import ConfigError, load_config
-from reflex_jax.training.stops import PROCESS_LOST, RunStopped
+from reflex_jax.stops import PROCESS_LOST, RunStopped
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -18,6 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from reflex_jax.config import ConfigError
+from reflex_jax.stops import PROCESS_LOST, RunStopped
 
 HEARTBEAT_SECONDS = 30  # a process silent for so long is lost, and JAX ends the others (exit code 134)
 _START_SECONDS = 300  # how long the first processes wait for the last
@@ -32,7 +33,8 @@ def start_processes() -> None:
       REFLEX_COORDINATOR: host:port of process 0, the same everywhere.
 
     Raises:
-      ConfigError: the variables do not make sense, or the others did not come.
+      ConfigError: the variables do not make sense, or the coordinator's port is taken.
+      RunStopped: the others did not come.
     """
     count = os.environ.get("REFLEX_PROCESSES", "")
     if count in ("", "1"):
@@ -45,20 +47,40 @@ def start_processes() -> None:
         )
     if count != "auto" and int(number) >= int(count):
         raise ConfigError(f"REFLEX_PROCESS_ID: expected 0 to {int(count) - 1}; got {number}.")
+    if number == "0":
+        _check_port(coordinator)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
         jax.distributed.initialize(
             coordinator,
             None if count == "auto" else int(count),
             None if count == "auto" else int(number),
+            # what the variables say counts, whatever scheduler they were set under
+            cluster_detection_method=None if count == "auto" else "deactivate",
             initialization_timeout=_START_SECONDS,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         )
     except (RuntimeError, ValueError) as error:
-        raise ConfigError(
+        raise RunStopped(
+            PROCESS_LOST,
             f"several processes: not all came together at {coordinator or 'the detected coordinator'} within {_START_SECONDS} s; "
             f"start all of them, and check that the port is open. ({_first_line(error)})"
         ) from error
+
+
+def _check_port(coordinator: str) -> None:
+    """Process 0 answers there, so it has to be free; the runtime would say so by a crash."""
+    host, _, port = coordinator.rpartition(":")
+    if not port.isdigit():
+        raise ConfigError(f"REFLEX_COORDINATOR: expected host:port; got {coordinator!r}.")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", int(port)))
+        except (OSError, OverflowError) as error:
+            raise ConfigError(
+                f"REFLEX_COORDINATOR: port {port} on {host} cannot be used ({error}); another run? Choose another port."
+            ) from error
 
 
 def is_first() -> bool:

@@ -16,8 +16,8 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from reflex_jax.config import ConfigError
+from reflex_jax.stops import SAVE_FAILED, RunStopped
 from reflex_jax.training.state import TrainState
-from reflex_jax.training.stops import SAVE_FAILED, RunStopped
 
 
 class RunCheckpoints:

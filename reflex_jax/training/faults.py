@@ -11,9 +11,9 @@ import jax
 import numpy as np
 
 from reflex_jax.processes import any_process
+from reflex_jax.stops import NOT_FINITE, PREEMPTED, RunStopped, StopRequest
 from reflex_jax.training.checkpoint import RunCheckpoints
 from reflex_jax.training.state import TrainState
-from reflex_jax.training.stops import NOT_FINITE, PREEMPTED, RunStopped, StopRequest
 from reflex_jax.training.watchdog import Watchdog
 
 SKIPPED_FOLDER = "skipped"

@@ -21,6 +21,7 @@ from reflex_jax.processes import gather, host_name, is_first, refused_together
 from reflex_jax.records import TrainBatch
 from reflex_jax.rollout.host_bridge import BridgedRollout, HostBridge
 from reflex_jax.sharding import batch_sharding, check_batch, make_mesh, replicated
+from reflex_jax.stops import PROCESS_LOST, RunStopped, StopRequest
 from reflex_jax.training.assembly import (
     BatchBuilder,
     HostBatch,
@@ -40,7 +41,6 @@ from reflex_jax.training.preflight import check_memory, check_processes
 from reflex_jax.training.run_directory import open_run_directory
 from reflex_jax.training.state import FrozenParams, TrainState
 from reflex_jax.training.step import ScoredRollout, make_train_step
-from reflex_jax.training.stops import PROCESS_LOST, RunStopped, StopRequest
 from reflex_jax.training.validation import Evaluator
 from reflex_jax.training.watchdog import Watchdog
 

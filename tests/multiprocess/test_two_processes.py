@@ -3,12 +3,16 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 
 import numpy as np
 import pytest
+
+from reflex_jax.config import ConfigError
+from reflex_jax.processes import start_processes
 
 SMALL = [
     "training.steps=3", "training.evaluate_every=0", "grpo.prompts_per_step=8",
@@ -95,3 +99,15 @@ def test_processes_that_disagree_are_refused_by_name(repository, tmp_path):
         assert process.returncode == 2
         assert "not alike" in output and "process 1 on" in output and "the configuration is" in output
     assert not (tmp_path / "run").exists()
+
+
+def test_a_coordinator_port_in_use_is_refused_before_anybody_waits(monkeypatch):
+    with socket.socket() as other:
+        other.bind(("", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        monkeypatch.setenv("REFLEX_PROCESSES", "2")
+        monkeypatch.setenv("REFLEX_PROCESS_ID", "0")
+        monkeypatch.setenv("REFLEX_COORDINATOR", f"localhost:{port}")
+        with pytest.raises(ConfigError, match=f"port {port} on localhost cannot be used .* Choose another port"):
+            start_processes()

@@ -15,9 +15,9 @@ from reflex_jax.cli import main
 from reflex_jax.config import ConfigError
 from reflex_jax.data.phantom import phantom_examples
 from reflex_jax.rollout.host_bridge import HostBridge
+from reflex_jax.stops import NOT_FINITE, PREEMPTED, SAVE_FAILED
 from reflex_jax.training import loop
 from reflex_jax.training.identity import check_identity, data_fingerprint, policy_fingerprint
-from reflex_jax.training.stops import NOT_FINITE, PREEMPTED, SAVE_FAILED
 
 STEPS = 4  # two of the closed phase, two of the open one
 QUICK = [
