@@ -1,7 +1,7 @@
-"""Command line: `reflex train | sft | evaluate | export`; the same words everywhere.
+"""Command line: `reflex train | sft | evaluate | export | plan`; the same words everywhere.
 
 Exit codes: 0 done; 1 a checkpoint could not be written; 2 wrong input; 3 another process was lost; 4 the loss is not a
-number; 75 stopped by a signal, saved. Each but 0 comes with one clear message.
+number; 5 planned, and does not fit; 75 stopped by a signal, saved. Each but 0 comes with one clear message.
 """
 
 from __future__ import annotations
@@ -59,6 +59,11 @@ def _make_parser() -> argparse.ArgumentParser:
     command.add_argument("--dtype", help="bfloat16 or float32; default: as the checkpoint the run started from")
     command.add_argument("--shard-size", type=float, default=5.0, metavar="GB", help="of one file (default 5)")
     command.set_defaults(run=_export)
+    command = commands.add_parser("plan", help="does a run fit a machine, and how long does a step take at least")
+    command.add_argument("config", help="YAML file, e.g. configs/reflex_med_7b.yaml; neither weights nor data are needed")
+    command.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. grpo.microbatch_prompts=32")
+    command.add_argument("--topology", metavar="NAME", help="a TPU slice in chips, e.g. v5p:4x4x4; default: this machine")
+    command.set_defaults(run=_plan)
     return parser
 
 
@@ -116,6 +121,31 @@ def _export(options: argparse.Namespace) -> int:
     )
     print(f"Step {step} of {options.directory} is in {options.to}; transformers loads it, and so does policy.path.")
     return 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    # no data is read, so none has to be named
+    config = load_config(options.config, ["data.root=unread", *options.overrides])
+    if options.topology:
+        os.environ["JAX_PLATFORMS"] = "cpu"  # the slice is described, not used
+    _prepare()
+    import jax
+
+    jax.config.update("jax_enable_compilation_cache", False)  # nothing that is compiled here can run here
+    from reflex_jax.planning.plan import find_remedy, largest_microbatch, plan_run
+    from reflex_jax.planning.report import describe_plan, describe_verdict
+    from reflex_jax.planning.topology import find_topology
+
+    plan = plan_run(config, find_topology(options.topology))
+    print(describe_plan(plan), flush=True)
+    if plan.fits:
+        print("\n" + describe_verdict(plan, microbatch=largest_microbatch(plan)))
+        return 0
+    remedy = find_remedy(config, plan)
+    print("\n" + describe_verdict(plan, remedy=remedy))
+    if remedy:
+        print("\n" + describe_plan(remedy.plan))
+    return 5
 
 
 def _prepare() -> None:

@@ -59,7 +59,7 @@ class PolicyConfig:
     trainable: str = "all"  # all | language (vision tower frozen)
     attention: str = "xla"  # xla | cudnn (GPU) for the prompt's self-attention
     remat: bool = True  # recompute each layer in the backward pass: about 30 % slower, 9x less activation memory
-    log_prob_chunk: int = 512  # completion tokens whose logits exist at one time
+    log_prob_chunk: int = 512  # completion tokens whose logits exist at one time on a device
 
     def __post_init__(self) -> None:
         """Refuses unknown choices."""
@@ -180,7 +180,7 @@ class GrpoConfig:
 
     group_size: int = 8  # G
     prompts_per_step: int = 64  # P, over all devices
-    microbatch_prompts: int = 0  # prompts whose activations exist at one time; 0: all
+    microbatch_prompts: int = 0  # prompts whose activations exist at one time, in prefill and update; 0: all
     minibatches: int = 1  # optimiser updates per pass over the batch
     epochs: int = 1  # mu: passes over the batch
     clip_low: float = 0.2

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -80,6 +82,56 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def replicated(mesh: Mesh) -> NamedSharding:
     """Sharding of an array every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def constrain_batch(x: jax.Array) -> jax.Array:
+    """Keeps the prompts of an activation, its first axis, cut over the data axes; the other axes are left to GSPMD.
+
+    Both the batch and the width of the weights lie on `fsdp`. Left alone, GSPMD may cut an activation by its width and
+    put all prompts on every device. Inside `jit` the mesh travels with the arguments; without one, or with prompts that
+    do not divide over the data axes, nothing happens.
+    """
+    ways = data_ways(x)
+    if ways == 1 or x.shape[0] % ways:
+        return x
+    free = (PartitionSpec.UNCONSTRAINED,) * (x.ndim - 1)
+    mesh = jax.typeof(x).sharding.mesh
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(BATCH_AXES, *free)))
+
+
+def data_ways(x: jax.Array) -> int:
+    """How many devices share the prompts, by the mesh an array inside `jit` came with; 1 where there is none."""
+    mesh = jax.typeof(x).sharding.mesh
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES) if set(BATCH_AXES) <= set(mesh.axis_names) else 1
+
+
+def split_prompts(tree: Any, parts: int) -> Any:
+    """Cuts the prompt axis [P, ...] into [parts, P / parts, ...]; prompt p goes to part p % parts.
+
+    Striding keeps each device's share of the prompts on the device when the prompt axis is sharded.
+    """
+    return jax.tree.map(lambda x: x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1), tree)
+
+
+def map_prompts(function: Callable[[Any], Any], tree: Any, at_once: int, axes: Any = 0) -> Any:
+    """Applies a function of prompts to a few of them at a time.
+
+    Args:
+      function: of a tree like `tree`.
+      tree: arrays whose first axis counts prompts.
+      at_once: how many prompts, a divisor of theirs; 0: all.
+      axes: the axis that counts prompts in each result; a number or a tree that begins like the result.
+    """
+    prompts = jax.tree.leaves(tree)[0].shape[0]
+    if at_once in (0, prompts):
+        return function(tree)
+
+    def join(axis: int, x: jax.Array) -> jax.Array:
+        x = jnp.moveaxis(x, 0, axis + 1)  # [..., P / parts, parts, ...]: the order `split_prompts` began with
+        return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
+
+    results = jax.lax.map(function, split_prompts(tree, prompts // at_once))
+    return jax.tree.map(lambda axis, part: jax.tree.map(partial(join, axis), part), axes, results)
 
 
 def to_global(tree: Any, shardings: Any) -> Any:

@@ -24,7 +24,7 @@ FLOORS = {
     "sharding.py": 1, "processes.py": 1, "text": 1,
     "models": 2, "data": 2, "rewards": 2, "grpo": 2,
     "judge": 3, "rollout": 3, "checkpoints": 3,
-    "training": 4, "evaluation": 4, "audit": 4,
+    "training": 4, "evaluation": 4, "audit": 4, "planning": 4,
     "cli.py": 5,
     "__init__.py": 6,
 }  # fmt: skip

@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 from reflex_jax.models import attention
 from reflex_jax.models.layers import RMSNorm, checkpointed, dense, gated_feed_forward
 from reflex_jax.models.rope import Rotation, multimodal_rotation, rotate
+from reflex_jax.sharding import constrain_batch
 
 Params = dict[str, Any]
 Attend = Callable[[Array, Array, Array], tuple[Array, Any]]
@@ -161,6 +162,6 @@ def _scan_layers(
     layers: Params, x: Array, rotation: Rotation, attend: Attend, config: QwenTextConfig, remat: bool
 ) -> tuple[Array, Any]:
     def step(x: Array, layer_params: Params) -> tuple[Array, Any]:
-        return DecoderLayer(config).apply({"params": layer_params}, x, rotation, attend)
+        return DecoderLayer(config).apply({"params": layer_params}, constrain_batch(x), rotation, attend)
 
     return jax.lax.scan(checkpointed(step, remat=remat), x, layers)

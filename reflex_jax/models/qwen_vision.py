@@ -21,6 +21,7 @@ from reflex_jax.models import attention
 from reflex_jax.models.layers import RMSNorm, checkpointed, dense, gated_feed_forward
 from reflex_jax.models.rope import Rotation, image_rotation, rotate
 from reflex_jax.records import VisionInputs
+from reflex_jax.sharding import constrain_batch
 
 Params = dict[str, Any]
 EPSILON = 1e-6  # of every norm of the tower; not part of the checkpoint's configuration
@@ -114,13 +115,23 @@ def encode_patches(
     layer = VisionLayer(config)
 
     def apply_layer(attend: ImageAttention, x: Array, layer_params: Params) -> Array:
-        return layer.apply({"params": layer_params}, x, rotation, vision.image_ids, attend)
+        return layer.apply({"params": layer_params}, constrain_batch(x), rotation, vision.image_ids, attend)
 
-    for is_full, start, stop in _runs_of_equal_layers(config):
-        step = partial(apply_layer, attention.image_attention if is_full else attention.window_attention)
-        step = checkpointed(step, remat=remat)
-        run = jax.tree.map(lambda leaf, start=start, stop=stop: leaf[start:stop], params["layers"])
-        x, _ = jax.lax.scan(lambda x, p, step=step: (step(x, p), None), x, run)
+    kinds = _period_of_kinds(config)
+
+    def apply_period(x: Array, layers: Params) -> tuple[Array, None]:
+        for is_full, start, stop in _runs_of_equal_layers(kinds):
+            step = partial(apply_layer, attention.image_attention if is_full else attention.window_attention)
+            step = checkpointed(step, remat=remat)
+            run = jax.tree.map(lambda leaf, start=start, stop=stop: leaf[start:stop], layers)
+            x, _ = jax.lax.scan(lambda x, p, step=step: (step(x, p), None), x, run)
+        return x, None
+
+    if len(kinds) == config.depth:
+        x, _ = apply_period(x, params["layers"])
+    else:  # a scan of scans: one compiled copy of the period instead of one for each repeat
+        periods = jax.tree.map(lambda leaf: leaf.reshape(-1, len(kinds), *leaf.shape[1:]), params["layers"])
+        x, _ = jax.lax.scan(apply_period, x, periods)
     return PatchMerger(config).apply({"params": params["merger"]}, x)
 
 
@@ -141,8 +152,15 @@ def init_vision_params(config: QwenVisionConfig, key: jax.Array) -> Params:
     }
 
 
-def _runs_of_equal_layers(config: QwenVisionConfig) -> list[tuple[bool, int, int]]:
+def _period_of_kinds(config: QwenVisionConfig) -> tuple[bool, ...]:
+    """Which layers read the whole image, as the shortest pattern that repeats (seven windowed ones and a full one)."""
+    kinds = tuple(index in config.full_attention_layers for index in range(config.depth))
+    lengths = (n for n in range(1, config.depth + 1) if config.depth % n == 0)
+    return next(kinds[:n] for n in lengths if kinds[:n] * (config.depth // n) == kinds)
+
+
+def _runs_of_equal_layers(kinds: tuple[bool, ...]) -> list[tuple[bool, int, int]]:
     """Consecutive layers of one kind, as (reads the whole image, first, last + 1)."""
-    kinds = itertools.groupby(range(config.depth), lambda index: index in config.full_attention_layers)
-    runs = [(is_full, list(indices)) for is_full, indices in kinds]
+    groups = itertools.groupby(range(len(kinds)), lambda index: kinds[index])
+    runs = [(is_full, list(indices)) for is_full, indices in groups]
     return [(is_full, indices[0], indices[-1] + 1) for is_full, indices in runs]

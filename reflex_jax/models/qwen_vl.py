@@ -31,6 +31,7 @@ from reflex_jax.models.qwen_decoder import (
 )
 from reflex_jax.models.qwen_vision import QwenVisionConfig, encode_patches, init_vision_params
 from reflex_jax.records import PromptInputs, VisionInputs
+from reflex_jax.sharding import constrain_batch, data_ways
 
 Params = dict[str, Any]
 MODEL_TYPES = ("qwen2_5_vl",)
@@ -59,6 +60,9 @@ class Prefill:
     values: Float[Array, "L P K Lp H"]
     is_valid: Bool[Array, "P Lp"]
     next_position: Int[Array, "P"]  # of the first completion token, on all three axes
+
+
+PROMPT_AXES_OF_PREFILL = Prefill(last_hidden=0, keys=1, values=1, is_valid=0, next_position=0)
 
 
 def read_qwen_config(directory: str | Path) -> QwenVLConfig:
@@ -200,7 +204,7 @@ def completion_log_probs(
       allowed: the vocabulary the distribution is over. A token outside of it (padding) gets a finite number without
         a meaning.
       temperature: divides the logits; 0 (greedy sampling) counts as 1.
-      chunk: completion tokens whose logits exist at one time.
+      chunk: completion tokens whose logits exist at one time on a device.
       remat: recompute each layer in the backward pass.
       attention: see `prompt_attention`.
 
@@ -303,6 +307,7 @@ def decode_step(
             own = (own_keys, own_values)
             return attention.group_attention(queries, *prompt, *own, prefilled.is_valid, is_written), own
 
+        x = constrain_batch(x)
         x, own = DecoderLayer(config.text).apply({"params": layer_params}, x, rotation, attend)
         written.append(own)
     return head_logits(params, x[:, :, 0], config.text), written
@@ -317,14 +322,15 @@ def _chunked_log_probs(
     temperature: float,
     chunk: int,
 ) -> tuple[Array, Array]:
-    """Log-probs without ever holding the logits of more than `chunk` tokens; cut along time, never across prompts."""
+    """Log-probs without ever holding the logits of more than `chunk` tokens on a device; cut along time, never across prompts."""
     prompts, group_size, steps = tokens.shape
 
     def log_probs_of(hidden: Array, tokens: Array) -> tuple[Array, Array]:
-        logits = head_logits(params, hidden, config)
+        logits = head_logits(params, constrain_batch(hidden), config)
         return token_log_probs(logits, tokens, allowed=allowed, temperature=temperature)
 
-    width = max(1, chunk // (prompts * group_size))
+    rows = group_size * max(1, prompts // data_ways(hidden))  # of one device
+    width = max(1, chunk // rows)
     if width >= steps:
         return log_probs_of(hidden, tokens)
     padding = -steps % width

@@ -12,6 +12,7 @@ from reflex_jax.models import qwen_vl
 from reflex_jax.models.qwen_vl import Params, QwenVLConfig
 from reflex_jax.records import PromptInputs, Rollout
 from reflex_jax.rollout.sampling import sample_tokens
+from reflex_jax.sharding import map_prompts
 
 
 def generate(
@@ -30,6 +31,7 @@ def generate(
     top_k: int = 0,
     top_p: float = 1.0,
     attention: str = "xla",
+    prefill_prompts: int = 0,
 ) -> Rollout:
     """Samples `group_size` completions of every prompt; stops early when all have ended.
 
@@ -51,9 +53,13 @@ def generate(
       top_k: 0 is off.
       top_p: 1 is off.
       attention: of the prompts, see `prompt_attention`.
+      prefill_prompts: how many prompts are read at one time, which bounds the memory that takes; 0: all.
     """
     uniforms = _uniforms(key, prompt_ids, group_size, max_new_tokens)
-    prefilled = qwen_vl.prefill(params, prompts, config, attention=attention)
+    prefilled = map_prompts(
+        lambda part: qwen_vl.prefill(params, part, config, attention=attention),
+        prompts, prefill_prompts, qwen_vl.PROMPT_AXES_OF_PREFILL,
+    )  # fmt: skip
     layers = qwen_vl.decode_layers(params, prefilled)
     is_eos = jnp.zeros(config.text.vocabulary, bool).at[jnp.asarray(eos_ids)].set(True)
 

@@ -54,6 +54,7 @@ class Models:
     judge: Judge  # on every device
     allowed: Bool[np.ndarray, "V"]  # vocabulary of the sampler and of every log-prob
     eos_ids: tuple[int, ...]
+    pad_id: int  # stands behind the end of a completion
 
     def policy_shardings(self, tree: Any, rules: Rules = UPDATE_RULES) -> Any:
         """Where parameters of the policy, a part of them or a training state of them lie."""
@@ -97,7 +98,7 @@ def load_models(config: Config) -> tuple[Models, Any]:
         )
     models = Models(
         mesh=mesh, policy=replace(policy, params=None), judge=judge,
-        allowed=allowed, eos_ids=eos_ids,
+        allowed=allowed, eos_ids=eos_ids, pad_id=policy.processor.pad_id,
     )  # fmt: skip
     return models, policy.params
 
@@ -137,9 +138,10 @@ def make_generator(
             top_k=rollout.top_k,
             top_p=rollout.top_p,
             eos_ids=models.eos_ids,
-            pad_id=models.policy.processor.pad_id,
+            pad_id=models.pad_id,
             allowed=models.allowed,
             attention=config.policy.attention,
+            prefill_prompts=config.grpo.microbatch_prompts,
         )
 
     return jax.jit(sample, out_shardings=batch_sharding(models.mesh))

@@ -91,6 +91,7 @@ def train(config: Config) -> TrainResult:
     with refused_together():
         mesh = make_mesh(config.mesh)
         check_batch(mesh, config.grpo.prompts_per_step // config.grpo.minibatches, "grpo.prompts_per_step / minibatches")
+        check_batch(mesh, config.grpo.microbatch_prompts, "grpo.microbatch_prompts")
     check_processes(config, mesh)
     with refused_together():
         check_memory(config, mesh)

@@ -24,6 +24,7 @@ from reflex_jax.models.biomedclip import BiomedClipConfig
 from reflex_jax.models.qwen_vl import QwenVLConfig, completion_log_probs
 from reflex_jax.records import HostScores, JudgeInputs, PromptInputs, Rollout, TrainBatch
 from reflex_jax.rewards.combine import combine_rewards
+from reflex_jax.sharding import map_prompts, split_prompts
 from reflex_jax.training.state import FrozenParams, TrainState, compute_params
 
 
@@ -94,7 +95,7 @@ def score_rollout(
 
 
 @struct.dataclass
-class _UpdateInputs:
+class UpdateInputs:
     """What one microbatch of the update reads; every leaf counts prompts first."""
 
     prompts: PromptInputs
@@ -107,7 +108,7 @@ class _UpdateInputs:
 def policy_update(
     state: TrainState,
     frozen: FrozenParams,
-    inputs: _UpdateInputs,
+    inputs: UpdateInputs,
     is_valid: Bool[Array, "P G"],
     *,
     config: Config,
@@ -121,7 +122,7 @@ def policy_update(
     """
     grpo, dtype = config.grpo, jnp.dtype(config.policy.dtype)
 
-    def microbatch_loss(params: Any, part: _UpdateInputs, denominator: Array) -> tuple[Array, TokenMetrics]:
+    def microbatch_loss(params: Any, part: UpdateInputs, denominator: Array) -> tuple[Array, TokenMetrics]:
         log_probs, entropy = log_probs_of(
             compute_params(params, frozen.fixed, dtype), part.prompts, part.rollout.tokens
         )
@@ -150,7 +151,7 @@ def policy_update(
             )
         )
 
-    def update(state: TrainState, part_and_valid: tuple[_UpdateInputs, Array]) -> tuple[TrainState, dict[str, Array]]:
+    def update(state: TrainState, part_and_valid: tuple[UpdateInputs, Array]) -> tuple[TrainState, dict[str, Array]]:
         part, valid = part_and_valid
         denominator = loss_denominator(part.mask, valid, aggregation=grpo.aggregation)
         loss, token_metrics, gradients = _accumulate(
@@ -169,7 +170,8 @@ def policy_update(
     if grpo.minibatches == grpo.epochs == 1:
         return update(state, (inputs, is_valid))
     whole = compute_params(state.params, frozen.fixed, dtype)
-    old = jax.lax.stop_gradient(log_probs_of(whole, inputs.prompts, inputs.rollout.tokens)[0])
+    old = map_prompts(lambda p: log_probs_of(whole, p.prompts, p.rollout.tokens)[0], inputs, grpo.microbatch_prompts)
+    old = jax.lax.stop_gradient(old)
     minibatches = split_prompts((inputs.replace(old_log_probs=old), is_valid), grpo.minibatches)
     return _repeat_updates(update, state, minibatches, grpo.epochs)
 
@@ -206,14 +208,6 @@ def _accumulate(
     zeros = (jnp.zeros((), jnp.float32), jax.tree.map(jnp.zeros_like, params))
     (loss, gradients), metrics = jax.lax.scan(add, zeros, split_prompts(inputs, parts))
     return loss, metrics, gradients
-
-
-def split_prompts(tree: Any, parts: int) -> Any:
-    """Cuts the prompt axis [P, ...] into [parts, P / parts, ...]; prompt p goes to part p % parts.
-
-    Striding keeps each device's share of the prompts on the device when the prompt axis is sharded.
-    """
-    return jax.tree.map(lambda x: x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1), tree)
 
 
 def rollout_metrics(
@@ -276,6 +270,30 @@ def make_train_step(
       eos_ids: tokens that end a completion.
       out_shardings: of (state, scored, metrics); None: where the compiler puts them.
     """
+    update = make_policy_update(config, policy_config, optimizer, allowed)
+
+    def train_step(
+        state: TrainState, frozen: FrozenParams, batch: TrainBatch
+    ) -> tuple[TrainState, ScoredRollout, dict[str, Array]]:
+        scored = score_rollout(frozen.judge, batch.judge, batch.scores, config, judge_config)
+        inputs = UpdateInputs(
+            prompts=batch.prompts,
+            rollout=batch.rollout,
+            mask=batch.rollout.mask & batch.scores.is_valid[..., None],
+            advantages=jax.lax.stop_gradient(scored.advantages),
+            old_log_probs=None,
+        )
+        state, update_metrics = update(state, frozen, inputs, batch.scores.is_valid)
+        metrics = rollout_metrics(scored, batch.scores, batch.rollout, eos_ids) | update_metrics
+        return state.replace(step=state.step + 1), scored, metrics
+
+    return jax.jit(train_step, donate_argnums=0, out_shardings=out_shardings)
+
+
+def make_policy_update(
+    config: Config, policy_config: QwenVLConfig, optimizer: optax.GradientTransformation, allowed: Any
+) -> Callable[[TrainState, FrozenParams, UpdateInputs, Array], tuple[TrainState, dict[str, Array]]]:
+    """Builds `policy_update(state, frozen, inputs, is_valid)` of one run: pure, not yet jitted."""
     log_probs_of = partial(
         _log_probs_of,
         policy_config=policy_config,
@@ -285,26 +303,7 @@ def make_train_step(
         remat=config.policy.remat,
         attention=config.policy.attention,
     )
-
-    def train_step(
-        state: TrainState, frozen: FrozenParams, batch: TrainBatch
-    ) -> tuple[TrainState, ScoredRollout, dict[str, Array]]:
-        scored = score_rollout(frozen.judge, batch.judge, batch.scores, config, judge_config)
-        inputs = _UpdateInputs(
-            prompts=batch.prompts,
-            rollout=batch.rollout,
-            mask=batch.rollout.mask & batch.scores.is_valid[..., None],
-            advantages=jax.lax.stop_gradient(scored.advantages),
-            old_log_probs=None,
-        )
-        state, update_metrics = policy_update(
-            state, frozen, inputs, batch.scores.is_valid,
-            config=config, log_probs_of=log_probs_of, optimizer=optimizer,
-        )  # fmt: skip
-        metrics = rollout_metrics(scored, batch.scores, batch.rollout, eos_ids) | update_metrics
-        return state.replace(step=state.step + 1), scored, metrics
-
-    return jax.jit(train_step, donate_argnums=0, out_shardings=out_shardings)
+    return partial(policy_update, config=config, log_probs_of=log_probs_of, optimizer=optimizer)
 
 
 def _log_probs_of(

@@ -39,7 +39,7 @@ def write_judge_directory(directory: Path) -> Path:
     return directory
 
 
-def write_judge(directory: Path, *, as_bin: bool = False, seed: int = 0):
+def write_judge(directory: Path, *, seed: int = 0):
     """Also random weights; returns the open_clip model they came from."""
     import torch
     from safetensors.torch import save_file
@@ -53,10 +53,7 @@ def write_judge(directory: Path, *, as_bin: bool = False, seed: int = 0):
                 parameter.mul_(3.0)
             elif parameter.ndim == 1:
                 parameter.add_(0.1 * torch.randn_like(parameter))
-    if as_bin:
-        torch.save(model.state_dict(), directory / "open_clip_pytorch_model.bin")
-    else:
-        save_file(model.state_dict(), directory / "open_clip_model.safetensors", metadata={"format": "pt"})
+    save_file(model.state_dict(), directory / "open_clip_model.safetensors", metadata={"format": "pt"})
     return model
 
 

@@ -137,10 +137,12 @@ def test_the_real_judge_has_the_tensors_we_expect(data_root):
 
 
 def test_a_pickled_file_is_converted_once_into_the_cache(judge, tmp_path, monkeypatch):
-    _, _, config, params = judge
+    import torch
+
+    _, model, config, params = judge
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    directory = tmp_path / "bin"
-    reference.write_judge(directory, as_bin=True)
+    directory = reference.write_judge_directory(tmp_path / "bin")
+    torch.save(model.state_dict(), directory / "open_clip_pytorch_model.bin")
     jax.tree.map(np.testing.assert_array_equal, load_judge_params(directory, config), params)
     (converted,) = (tmp_path / "cache" / "reflex_jax" / "converted").iterdir()
     written = converted.stat().st_mtime_ns

@@ -1,0 +1,65 @@
+"""Sizes of published checkpoints by name, so that a run can be planned before anything is downloaded.
+
+A checkpoint on disk is never read through this table: its own config.json counts.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from reflex_jax.models.biomedclip import BiomedClipConfig
+from reflex_jax.models.clip_text import TextTowerConfig
+from reflex_jax.models.clip_vision import VisionTowerConfig
+from reflex_jax.models.qwen_decoder import QwenTextConfig
+from reflex_jax.models.qwen_vision import QwenVisionConfig
+from reflex_jax.models.qwen_vl import QwenVLConfig
+
+
+def _qwen2_5_vl(**sizes: int) -> QwenVLConfig:
+    """One of the family; the sizes that differ are named."""
+    vision = QwenVisionConfig(
+        width=1280, depth=32, heads=16, hidden=3420, output_width=sizes["width"], full_attention_layers=(7, 15, 23, 31)
+    )
+    text = QwenTextConfig(
+        epsilon=1e-6, rope_theta=1e6, rope_sections=(16, 24, 24), is_tied=bool(sizes.pop("is_tied", 0)), **sizes
+    )
+    return QwenVLConfig(
+        text=text,
+        vision=vision,
+        image_token_id=151655,
+        video_token_id=151656,
+        vision_start_token_id=151652,
+        vision_end_token_id=151653,
+        eos_token_ids=(151645, 151643),
+        pad_token_id=151643,
+    )
+
+
+POLICIES = {
+    "Qwen2.5-VL-3B-Instruct": _qwen2_5_vl(
+        vocabulary=151936, width=2048, layers=36, heads=16, key_heads=2, hidden=11008, is_tied=1
+    ),
+    "Qwen2.5-VL-7B-Instruct": _qwen2_5_vl(
+        vocabulary=152064, width=3584, layers=28, heads=28, key_heads=4, hidden=18944
+    ),
+}
+JUDGES = {
+    "BiomedCLIP-PubMedBERT_256-vit_base_patch16_224": BiomedClipConfig(
+        vision=VisionTowerConfig(image_size=224, patch_size=16, width=768, depth=12, heads=12, hidden=3072),
+        text=TextTowerConfig(
+            vocabulary=30522, width=768, depth=12, heads=12, hidden=3072, positions=512, types=2, pad_token_id=0,
+            context_length=256,
+        ),
+        embed_dim=512,
+    ),
+}  # fmt: skip
+
+
+def published_policy(path: str | Path) -> QwenVLConfig | None:
+    """Sizes of the policy whose directory bears a published name, None for any other."""
+    return POLICIES.get(Path(path).name)
+
+
+def published_judge(path: str | Path) -> BiomedClipConfig | None:
+    """Sizes of the judge whose directory bears a published name, None for any other."""
+    return JUDGES.get(Path(path).name)

@@ -1,0 +1,305 @@
+"""Compiles the functions of a training step for a machine and adds up what they need there."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from reflex_jax.config import Config, ConfigError, MeshConfig
+from reflex_jax.planning.abstract_run import AbstractRun, abstract_run, bytes_on_device, policy_sizes
+from reflex_jax.planning.chips import GIB, Chip
+from reflex_jax.planning.hlo_costs import Costs, count_costs, largest_arrays
+from reflex_jax.planning.topology import Topology, find_topology
+from reflex_jax.sharding import check_batch, make_mesh
+
+UPDATE = "update"
+# a third of the time; on TPU v5p the same FLOPs and collectives, 1 % of the memory and 6 % of the bytes moved apart
+_COMPILER_OPTIONS = {"exec_time_optimization_effort": -1.0}
+_MOST_CANDIDATES = 2  # compiled in search of a remedy; each takes minutes
+
+
+@dataclass(frozen=True)
+class FunctionPlan:
+    """Needs of one compiled function on one device."""
+
+    name: str
+    resident: int  # bytes that lie there all the time and are not among the arguments
+    arguments: int
+    temporary: int
+    output: int  # beyond what overwrites arguments
+    costs: Costs | None  # None: the compiler gave up for want of memory
+    largest: tuple[str, ...]  # its largest intermediate arrays, with their sizes
+    compile_seconds: float
+
+    @property
+    def total(self) -> int:
+        """Bytes in use while the function runs."""
+        return self.resident + self.arguments + self.temporary + self.output
+
+    def seconds(self, chip: Chip) -> dict[str, float]:
+        """Shortest time by arithmetic, memory and network; the longest of the three is the floor."""
+        costs = self.costs
+        return {
+            "arithmetic": costs.flops / chip.flops,
+            "memory": costs.bytes / chip.memory_bandwidth,
+            "network": sum(costs.collectives.values()) / chip.link_bandwidth,
+        }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run needs on a machine."""
+
+    config: Config  # as planned
+    changes: tuple[str, ...]  # settings that had to differ from the configuration for this machine
+    topology: Topology
+    run: AbstractRun
+    resident: int  # bytes one device holds for the whole run
+    functions: tuple[FunctionPlan, ...]  # empty where what is resident does not fit already
+
+    @property
+    def fits(self) -> bool:
+        """Whether every function has room."""
+        room = self.topology.chip.memory_bytes
+        return self.resident <= room and all(function.total <= room for function in self.functions)
+
+    def too_large(self) -> list[str]:
+        """Names of the functions that have no room."""
+        return [f.name for f in self.functions if f.total > self.topology.chip.memory_bytes]
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """Settings with which a run that does not fit would."""
+
+    plan: Plan
+    overrides: tuple[str, ...] = field(default=())
+
+
+def plan_run(config: Config, topology: Topology, *, only: Sequence[str] = ()) -> Plan:
+    """Compiles a step for a machine, from shapes alone.
+
+    Args:
+      config: of the run; a mesh or microbatch that this number of devices cannot have is replaced, and said so.
+      topology: of `find_topology`.
+      only: names of functions; default: all.
+    Raises:
+      ConfigError: the model does not divide over any mesh of this machine, or its sizes are not known.
+    """
+    config, changes = adapt(config, topology)
+    run = abstract_run(config, make_mesh(config.mesh, topology.devices))
+    resident = bytes_on_device(run.resident)
+    functions: tuple[FunctionPlan, ...] = ()
+    if resident <= topology.chip.memory_bytes:
+        functions = _compile_all(run, topology, resident, only)
+    return Plan(config, changes, topology, run, resident, functions)
+
+
+def largest_microbatch(plan: Plan) -> int:
+    """Most prompts whose activations fit at one time; 0: not even one for each data-parallel device.
+
+    Compiles the update again for some of the sizes, halving the range.
+    """
+    sizes = _microbatches(plan.config, plan.run.models.mesh)
+    if plan.config.grpo.microbatch_prompts in (0, sizes[-1]) and plan.fits:
+        return sizes[-1]
+    known = plan.config.grpo.microbatch_prompts or sizes[-1]
+    fitting = [size for size in sizes if size <= known and UPDATE not in plan.too_large()]
+    unknown = [size for size in sizes if size > known] if fitting else [size for size in sizes if size < known]
+    best = fitting[-1] if fitting else 0
+    while unknown:
+        middle = len(unknown) // 2
+        tried = plan_run(_with_microbatch(plan.config, unknown[middle]), plan.topology, only=(UPDATE,))
+        if tried.fits:
+            best, unknown = unknown[middle], unknown[middle + 1 :]
+        else:
+            unknown = unknown[:middle]
+    return best
+
+
+def find_remedy(config: Config, plan: Plan) -> Remedy | None:
+    """Looks for settings with which the run fits: first on this machine, then on the next larger ones of its kind.
+
+    What is tried changes how a step is computed, not what: the smallest microbatch, recomputed activations, more devices
+    for one prompt, weights that stay cut while sampling. A rough guess picks the candidates, the compiler has the word; it
+    is asked twice at most.
+    """
+    asked = 0
+    for topology in itertools.chain([plan.topology], map(find_topology, plan.topology.larger())):
+        for candidate in _frugal_settings(config, topology):
+            if _guess(candidate, topology).update > topology.chip.memory_bytes:
+                continue
+            tried = plan_run(candidate, topology)
+            if tried.fits:
+                return Remedy(tried, _differences(config, candidate))
+            asked += 1
+            if asked == _MOST_CANDIDATES:
+                return None
+    return None
+
+
+def _frugal_settings(config: Config, topology: Topology) -> list[Config]:
+    """How the step is computed with the least memory, cut over few devices for a prompt and over twice as many.
+
+    Weights stay cut while sampling only where whole ones have no room: every token would gather them.
+    """
+    try:
+        config, _ = adapt(config, topology)
+    except ConfigError:
+        return []  # no mesh of so many devices divides the batch
+    config = replace(config, policy=replace(config.policy, remat=True))
+    mesh, heads = config.mesh, policy_sizes(config).text.heads
+    settings = [config]
+    if mesh.fsdp % 2 == 0 and heads % (2 * mesh.tensor) == 0:
+        settings.append(replace(config, mesh=replace(mesh, fsdp=mesh.fsdp // 2, tensor=2 * mesh.tensor)))
+    settings = [_with_microbatch(c, _microbatches(c, make_mesh(c.mesh, topology.devices))[0]) for c in settings]
+    whole = [c for c in settings if _guess(c, topology).generate < topology.chip.memory_bytes]
+    return whole + [replace(c, rollout=replace(c.rollout, weights="sharded")) for c in settings if c not in whole]
+
+
+@dataclass(frozen=True)
+class _Guess:
+    """Rough needs in bytes, to choose what is worth compiling."""
+
+    update: float  # resident, gradients, every layer's input, three copies of the largest attention scores
+    generate: float  # resident, weights, caches, prefill; or the gathering of the weights
+
+
+def _guess(config: Config, topology: Topology) -> _Guess:
+    run = abstract_run(config, make_mesh(config.mesh, topology.devices))
+    policy, mesh = run.models.policy.config, run.models.mesh
+    text, vision = policy.text, policy.vision
+    ways, tensor = mesh.shape["data"] * mesh.shape["fsdp"], mesh.shape["tensor"]
+    prompts = config.grpo.prompts_per_step
+    at_once = (config.grpo.microbatch_prompts or prompts) / ways
+    prompt, own = run.sizes.prompt_tokens, config.rollout.max_new_tokens
+    tokens = prompt + config.grpo.group_size * own  # of a prompt and its group
+    width = jnp.dtype(config.policy.dtype).itemsize
+    scores = 4 * text.heads / tensor * (prompt**2 + (tokens - prompt) * (prompt + own))
+    image_scores = 4 * vision.heads * (run.sizes.windows * vision.patches_per_window) ** 2
+    saved = text.layers * tokens * text.width * width
+    caches = text.layers * tokens * 2 * text.key_heads * text.head_width * width
+    caches /= tensor if text.key_heads % tensor == 0 else 1
+    resident, weights = bytes_on_device(run.resident), bytes_on_device(run.weights)
+    return _Guess(
+        update=resident + bytes_on_device(run.state.params) + at_once * (saved + 3 * max(scores, image_scores)),
+        generate=resident + weights + max(0.6 * weights, prompts / ways * caches + 1.2 * at_once * image_scores),
+    )
+
+
+def adapt(config: Config, topology: Topology) -> tuple[Config, tuple[str, ...]]:
+    """The configuration with a mesh of exactly these devices and a microbatch that divides over it.
+
+    Raises:
+      ConfigError: no mesh of this many devices divides the heads and the prompts.
+    """
+    count, changes = len(topology.devices), []
+    prompts = config.grpo.prompts_per_step // config.grpo.minibatches
+    try:
+        check_batch(make_mesh(config.mesh, topology.devices), prompts, "grpo.prompts_per_step")
+    except ConfigError:
+        config = replace(config, mesh=_mesh_of(config, count, prompts))
+        mesh = config.mesh
+        changes.append(f"mesh.data={mesh.data} mesh.fsdp={mesh.fsdp} mesh.tensor={mesh.tensor}")
+    sizes = _microbatches(config, make_mesh(config.mesh, topology.devices))
+    asked = config.grpo.microbatch_prompts
+    if asked and asked not in sizes:
+        nearest = next((size for size in sizes if size >= asked), sizes[-1])
+        config = _with_microbatch(config, nearest)
+        changes.append(f"grpo.microbatch_prompts={nearest}")
+    return config, tuple(changes)
+
+
+def _mesh_of(config: Config, devices: int, prompts: int) -> MeshConfig:
+    """All devices as fsdp x tensor, with the configuration's tensor or the next larger one that divides."""
+    heads = policy_sizes(config).text.heads
+    for tensor in (config.mesh.tensor, 1, 2, 4, 8, 16):
+        if tensor >= 1 and devices % tensor == 0 and heads % tensor == 0 and prompts % (devices // tensor) == 0:
+            return MeshConfig(data=1, fsdp=devices // tensor, tensor=tensor)
+    raise ConfigError(
+        f"mesh: {devices} devices as fsdp x tensor divide neither the {prompts} prompts of an update nor the {heads} "
+        "heads; change grpo.prompts_per_step."
+    )
+
+
+def _microbatches(config: Config, mesh: Any) -> list[int]:
+    """Microbatches that divide a minibatch and give every data-parallel device the same, ascending; the last is all."""
+    prompts = config.grpo.prompts_per_step // config.grpo.minibatches
+    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    return [size for size in range(ways, prompts + 1, ways) if prompts % size == 0]
+
+
+def _with_microbatch(config: Config, size: int) -> Config:
+    prompts = config.grpo.prompts_per_step // config.grpo.minibatches
+    return replace(config, grpo=replace(config.grpo, microbatch_prompts=0 if size == prompts else size))
+
+
+def _differences(before: Config, after: Config) -> tuple[str, ...]:
+    """Overrides that make one configuration of the other."""
+    sections = (("mesh", ("data", "fsdp", "tensor")), ("policy", ("remat",)), ("rollout", ("weights",)))
+    overrides = []
+    for section, keys in (*sections, ("grpo", ("microbatch_prompts",))):
+        for key in keys:
+            old, new = getattr(getattr(before, section), key), getattr(getattr(after, section), key)
+            overrides += [f"{section}.{key}={new}".replace("=True", "=true")] if new != old else []
+    return tuple(overrides)
+
+
+def _compile_all(
+    run: AbstractRun, topology: Topology, resident: int, only: Sequence[str]
+) -> tuple[FunctionPlan, ...]:
+    """Compiles two functions at a time; the compiler leaves Python alone while it works."""
+    functions = {name: call for name, call in run.functions().items() if not only or name in only}
+    lowered = {name: function.lower(*arguments) for name, (function, arguments) in functions.items()}
+    held = {name: resident - _shared_bytes(run, functions[name][1]) for name in functions}
+    trips = run.config.rollout.max_new_tokens - 1
+    with ThreadPoolExecutor(2) as pool:
+        plans = {
+            name: pool.submit(_compile, name, lowered[name], functions[name][1], held[name], trips)
+            for name in sorted(lowered, key=lambda name: name != UPDATE)  # the longest first
+        }
+        results = tuple(plans[name].result() for name in functions)
+    mesh = run.models.mesh.shape
+    needs = ", ".join(f"{f.name} {f.total / GIB:.2g} GiB ({f.compile_seconds:.0f} s)" for f in results)
+    place = f"{topology.name} as fsdp {mesh['fsdp']} x tensor {mesh['tensor']}"
+    print(f"compiled for {place}: {needs}", file=sys.stderr, flush=True)
+    return results
+
+
+def _shared_bytes(run: AbstractRun, arguments: Any) -> int:
+    """How much of what is resident is among the arguments, which the compiler counts."""
+    ours = {id(leaf) for leaf in jax.tree.leaves(run.resident)}
+    return bytes_on_device([leaf for leaf in jax.tree.leaves(arguments) if id(leaf) in ours])
+
+
+def _compile(name: str, lowered: Any, arguments: Any, held: int, trips: int) -> FunctionPlan:
+    started = time.perf_counter()
+    try:
+        compiled = lowered.compile(compiler_options=_COMPILER_OPTIONS)
+    except jax.errors.JaxRuntimeError as error:
+        wanted = re.search(r"RESOURCE_EXHAUSTED.*?\(([\d.]+)([MG])\)", str(error), re.DOTALL)
+        if not wanted:
+            raise
+        temporary = int(float(wanted[1]) * (GIB if wanted[2] == "G" else 2**20))
+        seconds = time.perf_counter() - started
+        return FunctionPlan(name, held, bytes_on_device(arguments), temporary, 0, None, (), seconds)
+    memory, hlo = compiled.memory_analysis(), compiled.as_text()
+    return FunctionPlan(
+        name=name,
+        resident=held,
+        arguments=memory.argument_size_in_bytes,
+        temporary=memory.temp_size_in_bytes,
+        output=max(0, memory.output_size_in_bytes - memory.alias_size_in_bytes),
+        costs=count_costs(hlo, unknown_trip_count=trips),
+        largest=tuple(f"{size / GIB:.2f} GiB {shape} {origin}" for size, shape, origin in largest_arrays(hlo, 3)),
+        compile_seconds=time.perf_counter() - started,
+    )

@@ -1,0 +1,192 @@
+"""Counted costs against hand counts: loops multiplied out, attention, vision tower and backward pass included."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from reflex_jax.config import MeshConfig
+from reflex_jax.models.qwen_vl import QwenVLConfig, completion_log_probs, init_policy_params
+from reflex_jax.planning.hlo_costs import count_costs
+from reflex_jax.records import PromptInputs, VisionInputs
+from reflex_jax.rollout.generate import generate
+from reflex_jax.sharding import make_mesh
+from tests.tiny_policy import CONFIG
+
+PROMPTS, GROUP, PROMPT_TOKENS, STEPS, WINDOWS = 2, 4, 24, 16, 3
+
+
+def _costs(function, *arguments, **options):
+    return count_costs(jax.jit(function).lower(*arguments).compile().as_text(), **options)
+
+
+def test_a_product_counts_two_for_each_multiply_add():
+    costs = _costs(lambda a, b: a @ b, jnp.zeros((64, 32)), jnp.zeros((32, 16)))
+    assert costs.flops == 2 * 64 * 32 * 16
+    assert costs.bytes == 4 * (64 * 32 + 32 * 16 + 64 * 16)
+    assert costs.collectives == {} and costs.assumed_loops == ()
+
+
+def test_loops_in_loops_are_multiplied_out():
+    def inner(x, _):
+        return x @ x, None
+
+    def outer(x, _):
+        return jax.lax.scan(inner, x, None, length=5)[0], None
+
+    costs = _costs(lambda x: jax.lax.scan(outer, x, None, length=7)[0], jnp.zeros((32, 32)))
+    assert costs.flops == 7 * 5 * 2 * 32**3
+
+
+def test_a_loop_that_may_stop_early_counts_to_its_bound_and_says_so():
+    def proceeds(carry):
+        step, x = carry
+        return (step < 12) & (x.sum() < 1e9)
+
+    costs = _costs(
+        lambda x: jax.lax.while_loop(proceeds, lambda c: (c[0] + 1, c[1] @ c[1]), (jnp.int32(2), x))[1],
+        jnp.zeros((32, 32)),
+    )
+    assert costs.flops == 10 * 2 * 32**3
+    assert len(costs.assumed_loops) == 1
+
+
+def test_a_loop_without_a_bound_counts_as_often_as_asked():
+    def halve(x):
+        return (x @ x) / 2
+
+    costs = _costs(lambda x: jax.lax.while_loop(lambda x: x.sum() > 1, halve, x), jnp.zeros((32, 32)), unknown_trip_count=3)
+    assert costs.flops == 3 * 2 * 32**3
+    assert costs.assumed_loops
+
+
+def test_the_dearest_branch_counts():
+    costs = _costs(
+        lambda i, x: jax.lax.switch(i, [lambda x: x, lambda x: x @ x, lambda x: x @ x @ x], x), 0, jnp.zeros((32, 32))
+    )
+    assert costs.flops == 2 * 2 * 32**3
+
+
+@pytest.mark.parametrize(
+    ("place", "kind", "sent"),
+    [
+        # a row of 8 x 4 numbers on each of 8 devices; a ring sends all parts but one's own
+        (PartitionSpec(), "all-gather", 7 * 4 * 4),
+        ("sum", "all-reduce", 2 * 7 / 8 * 4 * 4),
+    ],
+)
+def test_collectives_count_what_one_device_sends(place, kind, sent):
+    mesh = make_mesh(MeshConfig(data=8))
+    x = jax.ShapeDtypeStruct((8, 4), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec("data")))
+    if place == "sum":
+        function = jax.jit(lambda x: x.sum(0), out_shardings=NamedSharding(mesh, PartitionSpec()))
+    else:
+        function = jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, place))
+    assert count_costs(function.lower(x).compile().as_text()).collectives == {kind: sent}
+
+
+def _inputs(config: QwenVLConfig) -> PromptInputs:
+    slots = (PROMPTS, WINDOWS, config.vision.patches_per_window)
+    return PromptInputs(
+        tokens=jnp.zeros((PROMPTS, PROMPT_TOKENS), jnp.int32),
+        is_valid=jnp.ones((PROMPTS, PROMPT_TOKENS), bool),
+        positions=jnp.zeros((PROMPTS, 3, PROMPT_TOKENS), jnp.int32),
+        feature_index=jnp.zeros((PROMPTS, PROMPT_TOKENS), jnp.int32),
+        vision=VisionInputs(
+            jnp.zeros((*slots, config.vision.patch_width)), jnp.zeros((*slots, 2), jnp.int32), jnp.ones(slots, jnp.int32)
+        ),
+    )
+
+
+def _layer_flops(config: QwenVLConfig, tokens: int) -> int:
+    """One decoder layer without its attention scores."""
+    text = config.text
+    key_width = text.key_heads * text.head_width
+    return 2 * tokens * text.width * (2 * text.width + 2 * key_width + 3 * text.hidden)
+
+
+def _vision_flops(config: QwenVLConfig) -> tuple[int, int, int]:
+    """Of one image: patch embedding, all layers, merger."""
+    vision = config.vision
+    slots = WINDOWS * vision.patches_per_window
+    wide = vision.width * vision.patches_per_feature
+    layers = vision.depth * 2 * slots * vision.width * (4 * vision.width + 3 * vision.hidden)
+    for index in range(vision.depth):
+        keys = slots if index in vision.full_attention_layers else vision.patches_per_window
+        layers += 4 * slots * keys * vision.width
+    merger = 2 * slots // vision.patches_per_feature * wide * (wide + vision.output_width)
+    return 2 * slots * vision.patch_width * vision.width, layers, merger
+
+
+def _update_layer_flops(config: QwenVLConfig) -> int:
+    """All decoder layers over one prompt and its group, the prompt once."""
+    completion = GROUP * STEPS
+    scores = PROMPT_TOKENS * PROMPT_TOKENS + completion * PROMPT_TOKENS + completion * STEPS
+    return config.text.layers * (_layer_flops(config, PROMPT_TOKENS + completion) + 4 * scores * config.text.width)
+
+
+@pytest.mark.parametrize("is_gradient", [False, True])
+def test_the_update_costs_what_a_hand_count_says(is_gradient):
+    params = init_policy_params(CONFIG, jax.random.key(0))
+    tokens = jnp.zeros((PROMPTS, GROUP, STEPS), jnp.int32)
+
+    def total(params):
+        log_probs, _ = completion_log_probs(
+            params, _inputs(CONFIG), tokens, CONFIG,
+            allowed=np.ones(CONFIG.text.vocabulary, bool), temperature=1.0, chunk=10**6, remat=True,
+        )  # fmt: skip
+        return log_probs.sum()
+
+    counted = _costs(jax.grad(total) if is_gradient else total, params).flops
+    embedding, vision_layers, merger = _vision_flops(CONFIG)
+    head = 2 * GROUP * STEPS * CONFIG.text.width * CONFIG.text.vocabulary
+    layers = vision_layers + _update_layer_flops(CONFIG)
+    if is_gradient:
+        # forward, layers again for the backward pass, two products for each; a layer's last product is not needed again,
+        # and pixels want no gradient
+        text, vision = CONFIG.text, CONFIG.vision
+        last = text.layers * 2 * (PROMPT_TOKENS + GROUP * STEPS) * text.width * text.hidden
+        last += vision.depth * 2 * WINDOWS * vision.patches_per_window * vision.width * vision.hidden
+        by_hand = 2 * embedding + 4 * layers - last + 3 * (merger + head)
+    else:
+        by_hand = embedding + layers + merger + head
+    assert counted == pytest.approx(PROMPTS * by_hand, rel=0.02)
+
+
+def test_generation_costs_what_a_hand_count_says():
+    params = init_policy_params(CONFIG, jax.random.key(0))
+    sample = partial(
+        generate, config=CONFIG, group_size=GROUP, max_new_tokens=STEPS, temperature=1.0, eos_ids=(1,), pad_id=0,
+        allowed=np.ones(CONFIG.text.vocabulary, bool),
+    )  # fmt: skip
+    costs = _costs(
+        lambda params, key: sample(params, _inputs(CONFIG), key, jnp.arange(PROMPTS)), params, jax.random.key(0)
+    )
+    text = CONFIG.text
+    prompt = _layer_flops(CONFIG, PROMPT_TOKENS) + 4 * PROMPT_TOKENS**2 * text.width
+    token = _layer_flops(CONFIG, 1) + 4 * (PROMPT_TOKENS + STEPS) * text.width
+    head = 2 * text.width * text.vocabulary
+    by_hand = sum(_vision_flops(CONFIG)) + text.layers * prompt + head
+    by_hand += (STEPS - 1) * GROUP * (text.layers * token + head)
+    assert costs.flops == pytest.approx(PROMPTS * by_hand, rel=0.02)
+    assert len(costs.assumed_loops) == 1  # it may end early
+
+
+def test_every_token_reads_the_weights_and_the_caches():
+    """The bytes of decoding grow by one token's weights and cache, not by less: a fused operand is read as a whole."""
+    params = init_policy_params(CONFIG, jax.random.key(0))
+
+    def moved(steps: int) -> float:
+        sample = partial(
+            generate, config=CONFIG, group_size=GROUP, max_new_tokens=steps, temperature=1.0, eos_ids=(1,), pad_id=0,
+            allowed=np.ones(CONFIG.text.vocabulary, bool),
+        )  # fmt: skip
+        return _costs(
+            lambda params, key: sample(params, _inputs(CONFIG), key, jnp.arange(PROMPTS)), params, jax.random.key(0)
+        ).bytes
+
+    language = 4 * sum(leaf.size for name, part in params.items() if name != "vision" for leaf in jax.tree.leaves(part))
+    assert moved(9) - moved(8) > language

@@ -1,0 +1,143 @@
+"""Plans on fake CPU devices and, where the TPU compiler is installed, on slices nobody here has."""
+
+import dataclasses
+import importlib.util
+
+import jax
+import pytest
+
+from reflex_jax.cli import main
+from reflex_jax.config import ConfigError, load_config
+from reflex_jax.models.biomedclip import read_judge_config
+from reflex_jax.models.published import published_judge, published_policy
+from reflex_jax.models.qwen_vl import read_qwen_config
+from reflex_jax.planning.abstract_run import abstract_run, bytes_on_device, largest_prompt
+from reflex_jax.planning.plan import adapt, find_remedy, largest_microbatch, plan_run
+from reflex_jax.planning.report import describe_plan, describe_verdict
+from reflex_jax.planning.topology import Topology, find_topology
+from reflex_jax.sharding import make_mesh
+
+SMALL = [
+    "grpo.prompts_per_step=32", "grpo.group_size=4", "rollout.max_new_tokens=64", "data.max_prompt_tokens=64",
+    "data.max_pixels=12544", "policy.remat=true", "mesh.fsdp=4", "mesh.tensor=2", "judge.max_statement_tokens=16",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def config():
+    return load_config("configs/phantom.yaml", SMALL)
+
+
+def machine(*, memory: float | None = None, devices: int = 8) -> Topology:
+    """The fake devices of the tests, with as much memory as asked."""
+    here = find_topology(None)
+    chip = here.chip if memory is None else dataclasses.replace(here.chip, memory_bytes=memory)
+    return Topology("this machine", chip, here.devices[:devices])
+
+
+@pytest.fixture(scope="module")
+def plan(config):
+    return plan_run(config, machine())
+
+
+def test_a_run_that_fits_says_what_it_needs(plan):
+    assert plan.fits and plan.changes == ()
+    assert [f.name for f in plan.functions] == ["gather_weights", "generate", "score_rollout", "update"]
+    text = describe_plan(plan)
+    for name in ("8 devices", "fsdp=4 tensor=2", "generate", "TFLOP", "all-gather"):
+        assert name in text
+    assert largest_microbatch(plan) == 32  # all of them, nothing is compiled again
+    assert describe_verdict(plan, microbatch=32).startswith("fits: this machine")
+
+
+def test_the_plan_is_of_the_run_itself(config, plan):
+    """Shapes and places of the abstract state are those that training makes."""
+    from reflex_jax.training.assembly import load_models, place_state
+
+    models, params = load_models(config)
+    state, frozen, _ = place_state(config, models, params, 10)
+    for abstract, real in ((plan.run.state, state), (plan.run.frozen, frozen)):
+        assert jax.tree.structure(abstract) == jax.tree.structure(real)
+        for planned, placed in zip(jax.tree.leaves(abstract), jax.tree.leaves(real), strict=True):
+            assert (planned.shape, planned.dtype) == (placed.shape, placed.dtype)
+            assert planned.sharding.is_equivalent_to(placed.sharding, placed.ndim)
+    on_one = [leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves((state, frozen))]
+    assert plan.resident == sum(on_one)
+
+
+def test_memory_while_sampling_counts_the_optimiser_that_waits(plan):
+    generate = next(f for f in plan.functions if f.name == "generate")
+    moments = bytes_on_device(plan.run.state.optimizer_state)
+    assert generate.resident >= moments
+    update = next(f for f in plan.functions if f.name == "update")
+    assert update.resident < moments  # they are arguments there; the judge waits
+
+
+def test_weights_that_do_not_fit_are_refused_without_compiling(config):
+    plan = plan_run(config, machine(memory=1e5))
+    assert not plan.fits and plan.functions == ()
+    verdict = describe_verdict(plan, remedy=find_remedy(config, plan))
+    assert "weights, optimiser and frozen models alone need" in verdict and "shorten" in verdict
+    assert "between steps" in describe_plan(plan)
+
+
+def test_an_update_that_is_too_large_fits_with_a_smaller_microbatch(config, plan):
+    update = next(f for f in plan.functions if f.name == "update")
+    others = max(f.total for f in plan.functions if f.name != "update")
+    if others >= update.total:
+        pytest.fail("the sizes of this test no longer make the update the largest function")
+    tight = machine(memory=max(others, update.total - 1))
+    refused = dataclasses.replace(plan, topology=tight)
+    assert refused.too_large() == ["update"]
+    remedy = find_remedy(config, refused)
+    assert remedy.plan.fits and "grpo.microbatch_prompts=4" in remedy.overrides
+    assert "What would: grpo.microbatch_prompts=4" in describe_verdict(refused, remedy=remedy)
+    assert largest_microbatch(refused) == 16  # half of all
+
+
+def test_a_mesh_that_the_machine_cannot_have_is_replaced_and_said(config):
+    wide = dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, fsdp=32))
+    adapted, changes = adapt(wide, machine())
+    assert changes == ("mesh.data=1 mesh.fsdp=4 mesh.tensor=2",)
+    assert (adapted.mesh.data, adapted.mesh.fsdp, adapted.mesh.tensor) == (1, 4, 2)
+    split = dataclasses.replace(config, grpo=dataclasses.replace(config.grpo, microbatch_prompts=2))
+    adapted, changes = adapt(split, machine())
+    assert changes == ("grpo.microbatch_prompts=4",)  # 2 prompts do not go round 4 devices
+
+
+def test_published_sizes_are_those_of_their_config_files(data_root):
+    tokenizers = data_root / "tokenizers"
+    written = read_qwen_config(tokenizers / "qwen2.5-vl-7b-instruct")
+    assert published_policy("somewhere/Qwen2.5-VL-7B-Instruct") == written
+    judge = "BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
+    assert published_judge(judge) == read_judge_config(tokenizers / "biomedclip")
+    assert published_policy("elsewhere") is None
+
+
+def test_the_3b_policy_has_as_many_parameters_as_its_card_says():
+    config = load_config("configs/reflex_med_3b.yaml", ["data.root=unread", "mesh.fsdp=8"])
+    run = abstract_run(config, make_mesh(config.mesh, jax.devices()))
+    assert sum(leaf.size for leaf in jax.tree.leaves(run.state.params)) == pytest.approx(3.75e9, rel=0.01)
+    assert largest_prompt(config, run.models.policy.config.vision).windows == 91
+
+
+@pytest.mark.parametrize(
+    ("topology", "message"),
+    [("v5p", "expected one of v5e:2x2"), ("v9:2x2", "got 'v9:2x2'"), ("v5e:3x3", "v5e:3x3")],
+)
+def test_unknown_slices_are_refused_with_the_known_ones(topology, message):
+    with pytest.raises(ConfigError, match=message):
+        find_topology(topology)
+
+
+def test_a_model_that_is_neither_on_disk_nor_published_is_refused(capsys):
+    assert main(["plan", "configs/phantom.yaml", "policy.path=nowhere/Qwen3-VL"]) == 2
+    assert "'nowhere/Qwen3-VL' is no directory" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the TPU compiler (extra `tpu`)")
+def test_the_tpu_compiler_plans_a_slice():
+    config = load_config("configs/phantom.yaml", [*SMALL, "mesh.fsdp=2", "mesh.tensor=2"])
+    plan = plan_run(config, find_topology("v5e:2x2"))
+    assert plan.fits and all(f.costs.flops for f in plan.functions if f.name != "gather_weights")
