@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +55,8 @@ def local_chip(device: Any) -> Chip:
 
 
 def _cpu() -> Chip:
-    """This machine's memory shared by its devices; nobody prints a processor's peaks, so these are one plain core's."""
+    """This machine shared by its devices; nobody prints a processor's peaks, so these are rough ones of a server's cores."""
     with open("/proc/meminfo") as file:
         total = int(next(line.split()[1] for line in file if line.startswith("MemTotal"))) * 1024
-    return Chip("CPU", 50e9, total / jax.local_device_count(), 10e9, 5e9)
+    devices = jax.local_device_count()
+    return Chip("CPU", 80e9 * (os.cpu_count() or 1) / devices, total / devices, 20e9 / devices, 10e9 / devices)
