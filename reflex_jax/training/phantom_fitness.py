@@ -51,7 +51,7 @@ def judge_fitness(
       saliency_block: block from which the maps are rolled out.
       quantile: p of the masks whose IoU is reported.
     """
-    explain = jax.jit(functools.partial(_explain, config=config, saliency=saliency, block=saliency_block))
+    explain = functools.partial(_explain, config=config, saliency=saliency, block=saliency_block)
     numbers: dict[str, float] = {}
     for lesions, name in ((1, "one"), (2, "two")):
         phantoms = [make_phantom(world, lesions * count + i, lesion_count=lesions) for i in range(count)]
@@ -63,6 +63,7 @@ def judge_fitness(
     return numbers | _separation(phantoms, params, config, encode)
 
 
+@functools.partial(jax.jit, static_argnames=("config", "saliency", "block"))
 def _explain(
     params: Params,
     pixels: UInt8[Array, "P 112 112"],

@@ -84,7 +84,7 @@ def test_an_interrupted_run_ends_bit_for_bit_like_an_undisturbed_one(undisturbed
         np.testing.assert_array_equal(got, expected)
 
 
-@pytest.mark.parametrize("mesh", ["mesh.fsdp=8", "mesh.tensor=2"])
+@pytest.mark.parametrize("mesh", ["mesh.fsdp=8", pytest.param("mesh.tensor=2", marks=pytest.mark.slow)])
 def test_a_run_continues_on_another_mesh(undisturbed, phantom, tmp_path, mesh):
     directory = cut_back(undisturbed, tmp_path / "run", 2)
     assert train(phantom, directory, mesh) == 0
