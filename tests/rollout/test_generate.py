@@ -73,6 +73,18 @@ def test_a_completion_depends_on_its_prompt_number_and_place_only(sample):
     assert len({tuple(row) for row in np.asarray(together.tokens[0])}) > 1  # the group differs inside
 
 
+def test_reading_prompts_a_few_at_a_time_changes_nothing(params):
+    """Six prompts, two of them at a time: each completion stays with its prompt."""
+    prompts = jax.tree.map(lambda x: jnp.concatenate([x, x[::-1], x]), odd_prompts())
+    key, ids = jax.random.key(3), jnp.arange(6)
+    chex.clear_trace_counter()
+    whole = sampler()(params, prompts, key, ids)
+    chex.clear_trace_counter()
+    in_parts = sampler(prefill_prompts=2)(params, prompts, key, ids)
+    np.testing.assert_array_equal(in_parts.tokens, whole.tokens)
+    np.testing.assert_allclose(in_parts.log_probs, whole.log_probs, atol=1e-5)
+
+
 def test_padding_side_of_the_prompt_changes_nothing(sample):
     left, right = (sample(jax.random.key(3), odd_prompts(padding=side), [0, 1]) for side in ("left", "right"))
     np.testing.assert_array_equal(left.tokens, right.tokens)
