@@ -52,6 +52,7 @@ def find_topology(name: str | None) -> Topology:
     silence = {"SKIP_MDS_QUERY": "1", "WORKER_HOSTNAMES": "localhost", "ACCELERATOR_TYPE": "v5p-8", "MIN_LOG_LEVEL": "4"}
     for key, value in {**silence, "STDERR_LOG_LEVEL": "4"}.items():
         os.environ.setdefault(f"TPU_{key}", value)
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # two plans at a time
     from jax.experimental import topologies
 
     try:
