@@ -17,7 +17,7 @@ from reflex_jax.processes import start_processes
 SMALL = [
     "training.steps=3", "training.evaluate_every=0", "grpo.prompts_per_step=8",
     "grpo.group_size=4", "rollout.max_new_tokens=24", "data.size=64", "mesh.data=2", "mesh.fsdp=2", "mesh.tensor=2",
-    "logging.progress=false",
+    "judge.max_statement_tokens=24", "logging.progress=false",
 ]  # fmt: skip
 
 
