@@ -156,8 +156,10 @@ def _frugal_settings(config: Config, topology: Topology) -> list[Config]:
         config, _ = adapt(config, topology)
     except ConfigError:
         return []  # no mesh of so many devices divides the batch
-    config = replace(config, policy=replace(config.policy, remat=True))
-    mesh, heads = config.mesh, policy_sizes(config).text.heads
+    shape = make_mesh(config.mesh, topology.devices).shape
+    mesh = MeshConfig(data=1, fsdp=shape["data"] * shape["fsdp"], tensor=shape["tensor"])  # one copy of the weights
+    config = replace(config, policy=replace(config.policy, remat=True), mesh=mesh)
+    heads = policy_sizes(config).text.heads
     settings = [config]
     if mesh.fsdp % 2 == 0 and heads % (2 * mesh.tensor) == 0:
         settings.append(replace(config, mesh=replace(mesh, fsdp=mesh.fsdp // 2, tensor=2 * mesh.tensor)))

@@ -12,7 +12,7 @@ from reflex_jax.models.biomedclip import read_judge_config
 from reflex_jax.models.published import published_judge, published_policy
 from reflex_jax.models.qwen_vl import read_qwen_config
 from reflex_jax.planning.abstract_run import abstract_run, bytes_on_device, largest_prompt
-from reflex_jax.planning.plan import adapt, find_remedy, largest_microbatch, plan_run
+from reflex_jax.planning.plan import _frugal_settings, adapt, find_remedy, largest_microbatch, plan_run
 from reflex_jax.planning.report import describe_plan, describe_verdict
 from reflex_jax.planning.topology import Topology, find_topology
 from reflex_jax.sharding import make_mesh
@@ -93,6 +93,12 @@ def test_an_update_that_is_too_large_fits_with_a_smaller_microbatch(config, plan
     assert remedy.plan.fits and "grpo.microbatch_prompts=4" in remedy.overrides
     assert "What would: grpo.microbatch_prompts=4" in describe_verdict(refused, remedy=remedy)
     assert largest_microbatch(refused) == 16  # half of all
+
+
+def test_a_remedy_keeps_one_copy_of_the_weights(config):
+    copies = dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, data=8, fsdp=1, tensor=1))
+    meshes = [(c.mesh.data, c.mesh.fsdp, c.mesh.tensor) for c in _frugal_settings(copies, machine())]
+    assert meshes == [(1, 8, 1), (1, 4, 2)]
 
 
 def test_a_mesh_that_the_machine_cannot_have_is_replaced_and_said(config):
