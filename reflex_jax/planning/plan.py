@@ -158,7 +158,9 @@ def _frugal_settings(config: Config, topology: Topology) -> list[Config]:
         return []  # no mesh of so many devices divides the batch
     shape = make_mesh(config.mesh, topology.devices).shape
     mesh = MeshConfig(data=1, fsdp=shape["data"] * shape["fsdp"], tensor=shape["tensor"])  # one copy of the weights
-    config = replace(config, policy=replace(config.policy, remat=True), mesh=mesh)
+    config = replace(
+        config, policy=replace(config.policy, remat=True), mesh=mesh if shape["data"] > 1 else config.mesh
+    )  # fmt: skip
     heads = policy_sizes(config).text.heads
     settings = [config]
     if mesh.fsdp % 2 == 0 and heads % (2 * mesh.tensor) == 0:
