@@ -1,4 +1,7 @@
-"""Attention as pure functions, heads first, softmax in float32.
+"""Attention as pure functions, heads first, scores and softmax in float32.
+
+Scores are scaled after the product, not the queries before it: in bfloat16 a factor that is no power of two (128**-0.5)
+would round every query once more, and the output would be ten times as wrong (`tests/parity/test_attention_bfloat16.py`).
 
 Axis letters: P prompts, G completions of a prompt, T query tokens, S prompt tokens, K key heads, R query heads per key
 head, H head width, W windows, U patches of a window. A query head n reads key head n // R.
@@ -52,10 +55,10 @@ def prompt_attention(
     if implementation == "cudnn":
         return jax.nn.dot_product_attention(queries, keys, values, mask=is_allowed[:, None], implementation="cudnn")
     key_heads = keys.shape[2]
-    rows = _heads_first(queries * width**-0.5, key_heads)  # [P, K, R, T, H]
+    rows = _heads_first(queries, key_heads)  # [P, K, R, T, H]
     repeats = rows.shape[2]
     rows = rows.reshape(prompts, key_heads, repeats * length, width)
-    scores = _product(rows, keys.transpose(0, 2, 3, 1)).reshape(prompts, key_heads, repeats, length, length)
+    scores = _scores(rows, keys.transpose(0, 2, 3, 1)).reshape(prompts, key_heads, repeats, length, length)
     scores = scores + score_bias(is_allowed)[:, None, None]
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
     sums = weights.sum(-1, keepdims=True)
@@ -90,13 +93,13 @@ def group_attention(
     """
     prompts, group, length, heads, width = queries.shape
     key_heads, repeats = prompt_keys.shape[1], heads // prompt_keys.shape[1]
-    rows = (queries * width**-0.5).reshape(prompts, group, length, key_heads, repeats, width)
+    rows = queries.reshape(prompts, group, length, key_heads, repeats, width)
     rows = rows.transpose(0, 3, 1, 4, 2, 5)  # [P, K, G, R, T, H]
     all_rows = rows.reshape(prompts, key_heads, group * repeats * length, width)
     own_rows = rows.reshape(prompts, key_heads, group, repeats * length, width)
-    to_prompt = _product(all_rows, prompt_keys) + score_bias(is_valid)[:, None, None, :]
+    to_prompt = _scores(all_rows, prompt_keys) + score_bias(is_valid)[:, None, None, :]
     to_prompt = to_prompt.reshape(*own_rows.shape[:-1], -1)  # [P, K, G, R*T, S]
-    to_own = _product(own_rows, own_keys)  # [P, K, G, R*T, C]
+    to_own = _scores(own_rows, own_keys)  # [P, K, G, R*T, C]
     to_own = to_own + jnp.tile(score_bias(is_written), (repeats, 1))
     peak = jnp.maximum(to_prompt.max(-1, keepdims=True), to_own.max(-1, keepdims=True))
     peak = jax.lax.stop_gradient(peak)
@@ -117,8 +120,8 @@ def window_attention(
 ) -> Float[Array, "P W U N H"]:
     """Each patch reads the filled slots of its own window."""
     is_filled = (image_ids > 0)[:, :, None, None, :]
-    queries, keys, values = (part.swapaxes(2, 3) for part in (queries * queries.shape[-1] ** -0.5, keys, values))
-    scores = _product(queries, keys.swapaxes(-1, -2))  # [P, W, N, U, U]
+    queries, keys, values = (part.swapaxes(2, 3) for part in (queries, keys, values))
+    scores = _scores(queries, keys.swapaxes(-1, -2))  # [P, W, N, U, U]
     return masked_softmax_product(scores, is_filled, values).swapaxes(2, 3)
 
 
@@ -134,9 +137,9 @@ def image_attention(
     ids = image_ids.reshape(prompts, patches)
     is_same = (ids[:, None, :] == ids[:, :, None]) & (ids[:, None, :] > 0)
     queries, keys, values = (
-        part.reshape(prompts, patches, heads, width).swapaxes(1, 2) for part in (queries * width**-0.5, keys, values)
+        part.reshape(prompts, patches, heads, width).swapaxes(1, 2) for part in (queries, keys, values)
     )
-    scores = _product(queries, keys.swapaxes(-1, -2))  # [P, N, W*U, W*U]
+    scores = _scores(queries, keys.swapaxes(-1, -2))  # [P, N, W*U, W*U]
     return masked_softmax_product(scores, is_same[:, None], values).swapaxes(1, 2).reshape(shape)
 
 
@@ -144,6 +147,11 @@ def _heads_first(queries: Float[Array, "P T N H"], key_heads: int) -> Float[Arra
     prompts, length, heads, width = queries.shape
     grouped = queries.reshape(prompts, length, key_heads, heads // key_heads, width)
     return grouped.transpose(0, 2, 3, 1, 4)
+
+
+def _scores(queries: Float[Array, "*batch T H"], keys: Float[Array, "*batch H S"]) -> Float[Array, "*batch T S"]:
+    """q k / sqrt(H), in float32."""
+    return _product(queries, keys) * queries.shape[-1] ** -0.5
 
 
 def _product(left: Array, right: Array) -> Array:

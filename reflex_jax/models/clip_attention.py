@@ -27,8 +27,8 @@ def attention_probabilities(
       is_valid: False for padding, which gets probability 0 (a row with nothing valid gets a flat distribution).
     """
     queries, keys = _split_heads(queries, heads), _split_heads(keys, heads)
-    scores = (queries * queries.shape[-1] ** -0.5) @ keys.swapaxes(-1, -2)
-    scores = scores.astype(jnp.float32)
+    scores = jnp.matmul(queries, keys.swapaxes(-1, -2), preferred_element_type=jnp.float32)
+    scores = scores * queries.shape[-1] ** -0.5  # after the product: bfloat16 would round the scaled queries once more
     if is_valid is not None:
         scores = jnp.where(is_valid[:, None, None, :], scores, jnp.finfo(jnp.float32).min)
     return jax.nn.softmax(scores, axis=-1)
