@@ -185,8 +185,10 @@ class GrpoConfig:
     epochs: int = 1  # mu: passes over the batch
     clip_low: float = 0.2
     clip_high: float = 0.2
+    dual_clip: float = 0.0  # > 1: a ratio counts at most this much where the advantage is negative (3 in verl); 0: off
     kl_coefficient: float = 0.01  # beta
     kl_estimator: str = "k3"
+    kl_clamp: float = 5.0  # log-ratio up to which k3 is exponential, linear beyond (gradient <= e^5 beta); 0: no bound
     ratio: str = "old"  # old | ref (Eq. 10 as printed)
     aggregation: str = "sequence"  # sequence: mean over tokens, then over completions | token: mean over all tokens
     advantage: str = "sample_std"  # sample_std (ddof 1) | population_std (ddof 0) | none
@@ -213,6 +215,11 @@ class GrpoConfig:
             self.clip_low >= 0 and self.clip_high >= 0,
             f"grpo.clip_low, grpo.clip_high: expected >= 0; got {self.clip_low}, {self.clip_high}.",
         )
+        _check(
+            self.dual_clip == 0 or self.dual_clip > 1,
+            f"grpo.dual_clip: expected more than 1, or 0 for none; got {self.dual_clip}.",
+        )
+        _check(self.kl_clamp >= 0, f"grpo.kl_clamp: expected more than 0, or 0 for none; got {self.kl_clamp}.")
         _check(self.kl_coefficient >= 0, f"grpo.kl_coefficient: expected >= 0; got {self.kl_coefficient}.")
         _check(
             self.kl_estimator != "k1",

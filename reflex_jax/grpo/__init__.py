@@ -2,6 +2,7 @@
 
 from reflex_jax.grpo.advantages import group_advantages
 from reflex_jax.grpo.objective import (
+    Objective,
     clipped_surrogate,
     kl_values,
     loss_denominator,
@@ -10,6 +11,7 @@ from reflex_jax.grpo.objective import (
 )
 
 __all__ = [
+    "Objective",
     "clipped_surrogate",
     "group_advantages",
     "kl_values",

@@ -9,10 +9,16 @@ Departures from the paper as printed:
   (`aggregation="sequence"`) or over all tokens (`"token"`).
 - KL(policy || reference) in the loss is estimated by k3, whose expected gradient is that of KL(reference || policy).
   `k2` and `k3+` have the gradient of KL(policy || reference).
+- Eq. 10 has no bound on its exponentials. Here k3 grows like its exponential up to a log-ratio of `kl_clamp` and along
+  its tangent beyond (at a log-ratio of 10 and beta 0.01 one token would have 220 times the gradient of a surrogate with
+  advantage 1, at 15 it would have 33,000 times), so a token that strayed is still pulled back. The log-ratio of the
+  surrogate is cut at +-`LOG_RATIO_BOUND`, with no gradient beyond: whatever the policy does, the loss stays a number.
+  `dual_clip` (arXiv:1912.09729; off in REFLEX-Med) bounds what a token with a negative advantage can cost.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import chex
@@ -25,6 +31,40 @@ KlEstimator = Literal["k1", "k2", "k3", "k3+"]
 LossKlEstimator = Literal["k2", "k3", "k3+"]
 Ratio = Literal["old", "ref"]
 Aggregation = Literal["sequence", "token"]
+
+LOG_RATIO_BOUND = 20.0  # exp(20) is 5e8: far beyond any ratio that means something, far below what float32 can hold
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """The numbers and choices of Eq. 10.
+
+    Raises:
+      ValueError: for unknown choices and bounds that bound nothing.
+    """
+
+    clip_low: float  # the ratio is cut below 1 - clip_low
+    clip_high: float  # and above 1 + clip_high
+    dual_clip: float = 0.0  # with a negative advantage a ratio counts at most this much, > 1; 0: without bound
+    kl_coefficient: float  # beta; 0 leaves the KL term out of the loss (its metrics stay where there is a reference)
+    kl_estimator: LossKlEstimator
+    kl_clamp: float = 0.0  # log-ratio up to which k3 is exponential, linear beyond; 0: exponential everywhere
+    ratio: Ratio  # what the policy is divided by: the policy that sampled, or the reference as Eq. 10 prints
+    aggregation: Aggregation  # of tokens: mean of each completion, then of completions; or mean of all tokens
+
+    def __post_init__(self) -> None:
+        """Refuses what has no meaning."""
+        if self.kl_estimator == "k1":
+            raise ValueError("kl_estimator: k1 has no gradient on average, so it cannot be a loss; use k2, k3 or k3+.")
+        if self.kl_estimator not in ("k2", "k3", "k3+"):
+            raise ValueError(f"kl_estimator: expected k2, k3 or k3+; got {self.kl_estimator!r}.")
+        if self.ratio not in ("old", "ref"):
+            raise ValueError(f"ratio: expected old or ref; got {self.ratio!r}.")
+        _check_aggregation(self.aggregation)
+        if self.dual_clip != 0 and not self.dual_clip > 1:
+            raise ValueError(f"dual_clip: expected more than 1, or 0 for none; got {self.dual_clip}.")
+        if not self.kl_clamp >= 0:
+            raise ValueError(f"kl_clamp: expected more than 0, or 0 for none; got {self.kl_clamp}.")
 
 
 @struct.dataclass
@@ -51,7 +91,11 @@ def loss_denominator(
 
 
 def kl_values(
-    log_probs: Float[Array, "*b"], reference_log_probs: Float[Array, "*b"], *, estimator: KlEstimator
+    log_probs: Float[Array, "*b"],
+    reference_log_probs: Float[Array, "*b"],
+    *,
+    estimator: KlEstimator,
+    clamp: float = 0.0,
 ) -> Float[Array, "*b"]:
     """Estimates KL(policy || reference) from tokens that the policy sampled, one value per token.
 
@@ -59,6 +103,14 @@ def kl_values(
     k2 and k3 are never negative. As losses their expected gradients are 0 (k1), that of KL(policy || reference) (k2),
     and that of KL(reference || policy) (k3). `k3+` has the value of k3 and the gradient of k2.
 
+    With a clamp c, k3 is exp(d) - 1 - d up to d = c and its tangent there beyond: still convex, 0 only at d = 0, and no
+    token's gradient exceeds exp(c) - 1. Towards negative d it needs none, its gradient ends at -1.
+
+    Args:
+      log_probs: of the policy.
+      reference_log_probs: of the reference, for the same tokens.
+      estimator: k1, k2, k3 or k3+.
+      clamp: c, > 0; 0: none.
     Raises:
       ValueError: for an unknown estimator.
     """
@@ -68,7 +120,9 @@ def kl_values(
     k2 = 0.5 * difference**2
     if estimator == "k2":
         return k2
-    k3 = jnp.expm1(difference) - difference
+    excess = jnp.maximum(difference - clamp, 0.0) if clamp else 0.0
+    # exp(c) (1 + excess) - 1 - d; the exponential never sees more than c, so it cannot overflow either
+    k3 = jnp.expm1(difference - excess) + jnp.exp(difference - excess) * excess - difference
     if estimator == "k3":
         return k3
     if estimator == "k3+":
@@ -77,10 +131,21 @@ def kl_values(
 
 
 def clipped_surrogate(
-    ratios: Float[Array, "*b"], advantages: Float[Array, "*b"], *, clip_low: float, clip_high: float
+    ratios: Float[Array, "*b"],
+    advantages: Float[Array, "*b"],
+    *,
+    clip_low: float,
+    clip_high: float,
+    dual_clip: float = 0.0,
 ) -> Float[Array, "*b"]:
-    """min(r A, clip(r, 1 - clip_low, 1 + clip_high) A), the first term of Eq. 10; to be maximised."""
-    return jnp.minimum(ratios * advantages, jnp.clip(ratios, 1.0 - clip_low, 1.0 + clip_high) * advantages)
+    """min(r A, clip(r, 1 - clip_low, 1 + clip_high) A), the first term of Eq. 10; to be maximised.
+
+    With a dual clip c > 1 (0: none), tokens with a negative advantage are worth c A at least (arXiv:1912.09729, Eq. 5).
+    """
+    surrogate = jnp.minimum(ratios * advantages, jnp.clip(ratios, 1.0 - clip_low, 1.0 + clip_high) * advantages)
+    if not dual_clip:
+        return surrogate
+    return jnp.where(advantages < 0, jnp.maximum(surrogate, dual_clip * advantages), surrogate)
 
 
 def policy_loss_terms(
@@ -90,12 +155,7 @@ def policy_loss_terms(
     advantages: Float[Array, "P G"],
     mask: Bool[Array, "P G Lc"],
     *,
-    clip_low: float,
-    clip_high: float,
-    kl_coefficient: float,
-    kl_estimator: LossKlEstimator,
-    ratio: Ratio,
-    aggregation: Aggregation,
+    objective: Objective,
     denominator: Float[Array, ""],
 ) -> tuple[Float[Array, ""], TokenMetrics]:
     """The negative of Eq. 10 over some groups, divided by the denominator of their whole minibatch.
@@ -110,40 +170,45 @@ def policy_loss_terms(
       reference_log_probs: of the frozen reference; None where neither the KL term nor the ratio needs it.
       advantages: one number per completion.
       mask: True for the tokens of valid completions; those of failed rows must be False already.
-      clip_low: the ratio is cut below 1 - clip_low.
-      clip_high: the ratio is cut above 1 + clip_high.
-      kl_coefficient: beta; 0 leaves the KL term out of the loss (its metrics stay where there is a reference).
-      kl_estimator: k2, k3 or k3+.
-      ratio: what the policy is divided by: `old`, or `ref` as Eq. 10 prints.
-      aggregation: `sequence` or `token`.
+      objective: its numbers and choices.
       denominator: `loss_denominator` of the whole minibatch.
 
     Returns:
-      The loss, and metrics of the tokens: clip_fraction, ratio, ratio_max, and with a reference kl (k3) and kl_k1.
+      The loss, and metrics of the tokens: clip_fraction, ratio, ratio_max, and with a reference kl (k3), kl_max and
+      kl_k1. Ratios and k3 are those of the loss, within their bounds.
 
     Raises:
-      ValueError: for unknown choices, and where a reference is needed but absent.
+      ValueError: where a reference is needed but absent.
     """
-    _check_choices(kl_coefficient, kl_estimator, ratio, aggregation, has_reference=reference_log_probs is not None)
+    if reference_log_probs is None and (objective.kl_coefficient != 0 or objective.ratio == "ref"):
+        raise ValueError(
+            f"reference_log_probs: expected an array, because kl_coefficient={objective.kl_coefficient} and "
+            f"ratio={objective.ratio!r} read it; got None."
+        )
     chex.assert_rank([log_probs, mask], 3)
     chex.assert_equal_shape([a for a in (log_probs, old_log_probs, reference_log_probs, mask) if a is not None])
     chex.assert_shape(advantages, log_probs.shape[:2])
     # zeroed before any exponential: an overflow under the mask would come back as NaN in the gradient
     log_probs = jnp.where(mask, log_probs.astype(jnp.float32), 0.0)
-    behaviour = old_log_probs if ratio == "old" else reference_log_probs
+    behaviour = old_log_probs if objective.ratio == "old" else reference_log_probs
     behaviour = log_probs if behaviour is None else jnp.where(mask, behaviour.astype(jnp.float32), 0.0)
-    ratios = jnp.exp(log_probs - jax.lax.stop_gradient(behaviour))
+    log_ratios = log_probs - jax.lax.stop_gradient(behaviour)
+    ratios = jnp.exp(jnp.clip(log_ratios, -LOG_RATIO_BOUND, LOG_RATIO_BOUND))
     token_advantages = jax.lax.stop_gradient(advantages.astype(jnp.float32))[..., None]
-    objective = clipped_surrogate(ratios, token_advantages, clip_low=clip_low, clip_high=clip_high)
-    sums = {"ratio": ratios, "clip_fraction": _is_clipped(ratios, token_advantages, clip_low, clip_high)}
+    clips = {"clip_low": objective.clip_low, "clip_high": objective.clip_high, "dual_clip": objective.dual_clip}
+    values = clipped_surrogate(ratios, token_advantages, **clips)
+    sums = {"ratio": ratios, "clip_fraction": _is_clipped(ratios, token_advantages, **clips)}
+    maxima = {"ratio_max": ratios}
     if reference_log_probs is not None:
         reference = jax.lax.stop_gradient(jnp.where(mask, reference_log_probs.astype(jnp.float32), 0.0))
-        sums["kl"] = kl_values(log_probs, reference, estimator="k3")
+        sums["kl"] = maxima["kl_max"] = kl_values(log_probs, reference, estimator="k3", clamp=objective.kl_clamp)
         sums["kl_k1"] = kl_values(log_probs, reference, estimator="k1")
-        if kl_coefficient != 0:
-            objective -= kl_coefficient * kl_values(log_probs, reference, estimator=kl_estimator)
-    loss = -_sum_completions(objective, mask, aggregation) / denominator
-    return loss, jax.lax.stop_gradient(_token_metrics(sums, ratios, mask))
+        if objective.kl_coefficient != 0:
+            values -= objective.kl_coefficient * kl_values(
+                log_probs, reference, estimator=objective.kl_estimator, clamp=objective.kl_clamp
+            )
+    loss = -_sum_completions(values, mask, objective.aggregation) / denominator
+    return loss, jax.lax.stop_gradient(_token_metrics(sums, maxima, mask))
 
 
 def reduce_metrics(metrics: TokenMetrics) -> dict[str, Float[Array, ""]]:
@@ -154,21 +219,26 @@ def reduce_metrics(metrics: TokenMetrics) -> dict[str, Float[Array, ""]]:
 
 
 def _token_metrics(
-    values: dict[str, Float[Array, "P G Lc"]], ratios: Float[Array, "P G Lc"], mask: Bool[Array, "P G Lc"]
+    values: dict[str, Float[Array, "P G Lc"]], peaks: dict[str, Float[Array, "P G Lc"]], mask: Bool[Array, "P G Lc"]
 ) -> TokenMetrics:
-    sums = {name: jnp.sum(jnp.where(mask, value, 0.0), dtype=jnp.float32) for name, value in values.items()}
     return TokenMetrics(
-        sums=sums,
-        maxima={"ratio_max": jnp.max(jnp.where(mask, ratios, 0.0))},
+        sums={name: jnp.sum(jnp.where(mask, value, 0.0), dtype=jnp.float32) for name, value in values.items()},
+        maxima={name: jnp.max(jnp.where(mask, value, 0.0)) for name, value in peaks.items()},
         count=jnp.sum(mask, dtype=jnp.float32),
     )
 
 
 def _is_clipped(
-    ratios: Float[Array, "P G Lc"], advantages: Float[Array, "P G 1"], clip_low: float, clip_high: float
+    ratios: Float[Array, "P G Lc"],
+    advantages: Float[Array, "P G 1"],
+    *,
+    clip_low: float,
+    clip_high: float,
+    dual_clip: float,
 ) -> Bool[Array, "P G Lc"]:
-    """Where the clip stops the gradient: the ratio has already moved as far as the advantage asks."""
-    return ((ratios > 1.0 + clip_high) & (advantages > 0)) | ((ratios < 1.0 - clip_low) & (advantages < 0))
+    """Where the clip stops the gradient: the ratio has already moved as far as the advantage asks, or too far against it."""
+    with_advantage = (ratios > 1.0 + clip_high) & (advantages > 0) | (ratios < 1.0 - clip_low) & (advantages < 0)
+    return with_advantage | ((ratios > dual_clip) & (advantages < 0)) if dual_clip else with_advantage
 
 
 def _sum_completions(
@@ -184,20 +254,3 @@ def _sum_completions(
 def _check_aggregation(aggregation: str) -> None:
     if aggregation not in ("sequence", "token"):
         raise ValueError(f"aggregation: expected sequence or token; got {aggregation!r}.")
-
-
-def _check_choices(
-    kl_coefficient: float, kl_estimator: str, ratio: str, aggregation: str, *, has_reference: bool
-) -> None:
-    _check_aggregation(aggregation)
-    if kl_estimator == "k1":
-        raise ValueError("kl_estimator: k1 has no gradient on average, so it cannot be a loss; use k2, k3 or k3+.")
-    if kl_estimator not in ("k2", "k3", "k3+"):
-        raise ValueError(f"kl_estimator: expected k2, k3 or k3+; got {kl_estimator!r}.")
-    if ratio not in ("old", "ref"):
-        raise ValueError(f"ratio: expected old or ref; got {ratio!r}.")
-    if not has_reference and (kl_coefficient != 0 or ratio == "ref"):
-        raise ValueError(
-            f"reference_log_probs: expected an array, because kl_coefficient={kl_coefficient} and ratio={ratio!r} "
-            "read it; got None."
-        )

@@ -16,9 +16,9 @@ import optax
 from flax import struct
 from jaxtyping import Array, Bool, Float
 
-from reflex_jax.config import Config
+from reflex_jax.config import Config, GrpoConfig
 from reflex_jax.grpo.advantages import group_advantages
-from reflex_jax.grpo.objective import TokenMetrics, loss_denominator, policy_loss_terms, reduce_metrics
+from reflex_jax.grpo.objective import Objective, TokenMetrics, loss_denominator, policy_loss_terms, reduce_metrics
 from reflex_jax.judge.evidence import gather_evidence
 from reflex_jax.models.biomedclip import BiomedClipConfig
 from reflex_jax.models.qwen_vl import QwenVLConfig, completion_log_probs
@@ -94,6 +94,20 @@ def score_rollout(
     )
 
 
+def make_objective(grpo: GrpoConfig) -> Objective:
+    """The part of a configuration that the objective's mathematics reads."""
+    return Objective(
+        clip_low=grpo.clip_low,
+        clip_high=grpo.clip_high,
+        dual_clip=grpo.dual_clip,
+        kl_coefficient=grpo.kl_coefficient,
+        kl_estimator=grpo.kl_estimator,
+        kl_clamp=grpo.kl_clamp,
+        ratio=grpo.ratio,
+        aggregation=grpo.aggregation,
+    )
+
+
 @struct.dataclass
 class UpdateInputs:
     """What one microbatch of the update reads; every leaf counts prompts first."""
@@ -120,7 +134,7 @@ def policy_update(
     Denominators are those of the whole optimiser minibatch, so the result does not depend on the microbatch size or on
     the mesh.
     """
-    grpo, dtype = config.grpo, jnp.dtype(config.policy.dtype)
+    grpo, dtype, objective = config.grpo, jnp.dtype(config.policy.dtype), make_objective(config.grpo)
 
     def microbatch_loss(params: Any, part: UpdateInputs, denominator: Array) -> tuple[Array, TokenMetrics]:
         log_probs, entropy = log_probs_of(
@@ -135,12 +149,7 @@ def policy_update(
             reference,
             part.advantages,
             part.mask,
-            clip_low=grpo.clip_low,
-            clip_high=grpo.clip_high,
-            kl_coefficient=grpo.kl_coefficient,
-            kl_estimator=grpo.kl_estimator,
-            ratio=grpo.ratio,
-            aggregation=grpo.aggregation,
+            objective=objective,
             denominator=denominator,
         )
         gap = jnp.where(part.mask, jnp.abs(log_probs - part.rollout.log_probs), 0.0).max()
@@ -182,15 +191,15 @@ def _repeat_updates(
     minibatches: Any,
     epochs: int,
 ) -> tuple[TrainState, dict[str, Array]]:
-    """Runs the minibatches in turn, `epochs` times; the metrics are means over all updates."""
-    gaps, summaries = [], []
+    """Runs the minibatches in turn, `epochs` times; the metrics are means over all updates, or maxima where they are one."""
+    passes = []
     for _ in range(epochs):
         state, summary = jax.lax.scan(update, state, minibatches)
-        gaps.append(summary["logprob_gap_max"][0])
-        summaries.append({name: values.mean() for name, values in summary.items()})
-    mean = {name: jnp.stack([s[name] for s in summaries]).mean() for name in summaries[0]}
+        passes.append(summary)
+    values = {name: jnp.concatenate([summary[name] for summary in passes]) for name in passes[0]}
+    joined = {name: value.max() if name.endswith("_max") else value.mean() for name, value in values.items()}
     # before the first update the gap is the sampler's error; later ones measure learning
-    return state, mean | {"logprob_gap_max": gaps[0]}
+    return state, joined | {"logprob_gap_max": values["logprob_gap_max"][0]}
 
 
 def _accumulate(

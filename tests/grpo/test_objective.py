@@ -13,6 +13,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from reflex_jax.grpo.advantages import group_advantages
 from reflex_jax.grpo.objective import (
+    LOG_RATIO_BOUND,
+    Objective,
     clipped_surrogate,
     kl_values,
     loss_denominator,
@@ -30,15 +32,26 @@ DEFAULTS = {
     "ratio": "old",
     "aggregation": "sequence",
 }
-STATIC = tuple(DEFAULTS)
 
 log_prob_arrays = hnp.arrays(
     np.float32, (P, G, LC), elements=st.floats(-2, -0.125, width=32, allow_subnormal=False)
 )
 advantage_arrays = hnp.arrays(np.float32, (P, G), elements=st.floats(-2, 2, width=32, allow_subnormal=False))
 length_arrays = hnp.arrays(np.int32, (P, G), elements=st.integers(0, LC))
-compiled_terms = jax.jit(policy_loss_terms, static_argnames=STATIC)
-compiled_gradient = jax.jit(jax.grad(policy_loss_terms, has_aux=True), static_argnames=STATIC)
+_compiled_terms = jax.jit(policy_loss_terms, static_argnames="objective")
+_compiled_gradient = jax.jit(jax.grad(policy_loss_terms, has_aux=True), static_argnames="objective")
+
+
+def loss_terms(*arrays, denominator, **options):
+    return policy_loss_terms(*arrays, objective=Objective(**options), denominator=denominator)
+
+
+def compiled_terms(*arrays, denominator, **options):
+    return _compiled_terms(*arrays, objective=Objective(**options), denominator=denominator)
+
+
+def compiled_gradient(*arrays, denominator, **options):
+    return _compiled_gradient(*arrays, objective=Objective(**options), denominator=denominator)
 
 
 def mask_of(lengths):
@@ -191,7 +204,7 @@ def test_clip_stops_tokens_that_moved_as_far_as_the_advantage_asks(ratio, advant
 def test_clip_fraction_counts_the_stopped_tokens():
     log_probs = jnp.log(jnp.array([[[1.5, 1.1, 0.5, 0.9]], [[1.5, 1.1, 0.5, 0.9]]]))
     mask = jnp.array([[[True] * 4], [[True, True, True, False]]])
-    _, metrics = policy_loss_terms(
+    _, metrics = loss_terms(
         log_probs, jnp.zeros_like(log_probs), None, jnp.array([[1.0], [-1.0]]), mask,
         **(DEFAULTS | {"kl_coefficient": 0.0}), denominator=jnp.float32(1.0),
     )  # fmt: skip
@@ -236,17 +249,106 @@ def test_kl_coefficient_zero_keeps_the_metrics_and_leaves_the_loss():
     )
     without, _ = compiled_terms(log_probs, old, None, advantages, mask, **options, denominator=jnp.float32(1))
     assert with_reference == without
-    assert {"kl", "kl_k1"} <= set(reduce_metrics(metrics))
+    assert {"kl", "kl_max", "kl_k1"} <= set(reduce_metrics(metrics))
 
 
 def test_only_the_policy_has_a_gradient():
     log_probs, old, reference, advantages, mask = batch()
 
     def loss(arrays):
-        return policy_loss_terms(log_probs, *arrays, mask, **DEFAULTS, denominator=jnp.float32(1))[0]
+        return loss_terms(log_probs, *arrays, mask, **DEFAULTS, denominator=jnp.float32(1))[0]
 
     for gradient in jax.grad(loss)((old, reference, advantages)):
         assert (np.asarray(gradient) == 0).all()
+
+
+# --- bounds: no token makes a loss that is not a number, or drowns the others
+
+
+def one_token(log_ratio, advantage, **changes):
+    """Loss, gradient and metrics of a single token whose policy and old policy (or reference) differ by `log_ratio`."""
+    log_probs, other = jnp.full((1, 1, 1), -1.0), jnp.full((1, 1, 1), -1.0 - log_ratio)
+    reference = other if changes.get("kl_coefficient") else None
+    arrays = (log_probs, None if reference is not None else other, reference, jnp.full((1, 1), float(advantage)))
+    options = DEFAULTS | {"kl_coefficient": 0.0} | changes
+    (loss, metrics), gradient = jax.value_and_grad(loss_terms, has_aux=True)(
+        *arrays, np.ones((1, 1, 1), bool), **options, denominator=jnp.float32(1)
+    )
+    return float(loss), float(gradient.sum()), {k: float(v) for k, v in reduce_metrics(metrics).items()}
+
+
+@pytest.mark.parametrize("log_ratio", [-200.0, -30.0, 30.0, 90.0, 1e30])
+@pytest.mark.parametrize("advantage", [1.0, -1.0])
+def test_a_ratio_beyond_all_bounds_is_a_number_without_gradient(log_ratio, advantage):
+    """Without the bound a ratio of e^90 is infinite, and its gradient with the clip's 0 is not a number."""
+    loss, gradient, metrics = one_token(log_ratio, advantage)
+    assert np.isfinite(loss) and gradient == 0
+    assert metrics["ratio_max"] <= np.exp(LOG_RATIO_BOUND) * 1.0001
+
+
+def test_inside_the_bound_a_ratio_against_the_advantage_costs_what_equation_10_says():
+    loss, gradient, _ = one_token(3.0, -1.0)
+    np.testing.assert_allclose([loss, gradient], np.exp(3.0), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "ratio, advantage, value, slope, is_clipped",
+    [
+        (5.0, -2.0, -6.0, 0.0, True),  # worth 3 A, not 5 A
+        (2.9, -2.0, -5.8, -2.0, False),
+        (0.5, -2.0, -1.6, 0.0, True),  # the ordinary clip
+        (5.0, 2.0, 2.56, 0.0, True),  # a positive advantage has its bound already
+        (0.5, 2.0, 1.0, 2.0, False),
+    ],
+)
+def test_dual_clip_bounds_the_cost_of_a_negative_advantage(ratio, advantage, value, slope, is_clipped):
+    """By hand: max(min(r A, clip(r, 0.8, 1.28) A), 3 A) for A < 0."""
+    value_and_slope = jax.value_and_grad(
+        lambda r: clipped_surrogate(r, jnp.float32(advantage), clip_low=0.2, clip_high=0.28, dual_clip=3.0)
+    )(jnp.float32(ratio))
+    np.testing.assert_allclose(value_and_slope, (value, slope), rtol=1e-6)
+    loss, gradient, metrics = one_token(np.log(ratio), advantage, dual_clip=3.0)
+    np.testing.assert_allclose((loss, gradient), (-value, -slope * ratio), rtol=1e-5)
+    assert metrics["clip_fraction"] == is_clipped
+
+
+def test_dual_clip_changes_the_gradient_and_is_off_by_default():
+    assert one_token(2.0, -1.0)[1] == pytest.approx(np.exp(2.0), rel=1e-5)
+    assert one_token(2.0, -1.0, dual_clip=3.0)[1] == 0
+
+
+@pytest.mark.parametrize("difference", [-90.0, -3.0, 0.0, 4.999, 5.0, 6.0, 10.0, 15.0, 90.0])
+def test_k3_is_exponential_up_to_its_clamp_and_its_tangent_beyond(difference):
+    """By hand, in float64. Unclamped, the gradient at 10 is 150 times, at 15 22,000 times that at 5."""
+
+    def k3(log_prob, clamp):
+        return kl_values(log_prob, jnp.float32(-1.0), estimator="k3", clamp=clamp)
+
+    value, slope = jax.value_and_grad(k3)(jnp.float32(-1.0 - difference), 5.0)
+    edge = min(difference, 5.0)
+    expected = np.exp(edge) - 1 - edge + (np.exp(edge) - 1) * (difference - edge)
+    np.testing.assert_allclose(value, expected, rtol=2e-5)
+    np.testing.assert_allclose(slope, -(np.exp(edge) - 1), rtol=2e-5)
+    if difference <= 5:
+        assert value == k3(jnp.float32(-1.0 - difference), 0.0)
+
+
+def test_the_loss_and_its_metrics_use_the_clamped_k3():
+    loss, gradient, metrics = one_token(-10.0, 0.0, kl_coefficient=0.01, kl_clamp=5.0)
+    by_hand = np.exp(5.0) - 6 + (np.exp(5.0) - 1) * 5
+    np.testing.assert_allclose(loss, 0.01 * by_hand, rtol=1e-5)
+    np.testing.assert_allclose(gradient, -0.01 * (np.exp(5.0) - 1), rtol=1e-5)
+    assert metrics["kl"] == metrics["kl_max"] == pytest.approx(by_hand, rel=1e-5)
+    assert abs(one_token(-10.0, 0.0, kl_coefficient=0.01)[1]) > 200  # without: more than 200 tokens of advantage 1
+    assert np.isfinite(one_token(-1e30, 0.0, kl_coefficient=0.01, kl_clamp=5.0)[0])
+
+
+def test_the_largest_kl_is_that_of_a_counted_token():
+    log_probs = jnp.log(jnp.array([[[0.5, 0.25, 0.001]]]))
+    reference = jnp.log(jnp.full((1, 1, 3), 0.5))
+    mask = jnp.array([[[True, True, False]]])
+    _, metrics = loss_terms(log_probs, log_probs, reference, jnp.ones((1, 1)), mask, **DEFAULTS, denominator=jnp.float32(1))
+    assert float(reduce_metrics(metrics)["kl_max"]) == pytest.approx(1 - np.log(2))
 
 
 # --- invariances
@@ -287,7 +389,7 @@ def test_microbatches_add_up(aggregation, prompts):
 
     def body(total, microbatch):
         (part, part_metrics), part_gradient = jax.value_and_grad(
-            lambda *a: policy_loss_terms(*a, **options, denominator=denominator), has_aux=True
+            lambda *a: loss_terms(*a, **options, denominator=denominator), has_aux=True
         )(*microbatch)
         return total + part, (part_metrics, part_gradient)
 
@@ -310,7 +412,7 @@ def test_mesh_shape_does_not_matter(shape):
         denominator = loss_denominator(arrays[-1], is_valid, aggregation="token")
         options = DEFAULTS | {"aggregation": "token"}
         return jax.value_and_grad(
-            lambda *a: policy_loss_terms(*a, **options, denominator=denominator)[0]
+            lambda *a: loss_terms(*a, **options, denominator=denominator)[0]
         )(*arrays)  # fmt: skip
 
     loss, gradient = jax.jit(loss_and_gradient)(*arrays, is_valid=is_valid)
@@ -365,15 +467,15 @@ def test_a_batch_where_everything_failed_has_loss_zero_and_gradient_zero():
 
 def test_jit_equals_eager_and_low_precision_is_widened():
     arrays = batch()
-    eager, metrics = policy_loss_terms(*arrays, **DEFAULTS, denominator=jnp.float32(12))
+    eager, metrics = loss_terms(*arrays, **DEFAULTS, denominator=jnp.float32(12))
     compiled, compiled_metrics = compiled_terms(*arrays, **DEFAULTS, denominator=jnp.float32(12))
     np.testing.assert_allclose(eager, compiled, rtol=1e-5)
     for name, value in reduce_metrics(metrics).items():
         np.testing.assert_allclose(value, reduce_metrics(compiled_metrics)[name], rtol=1e-5)
     low = [a.astype(jnp.bfloat16) for a in arrays[:3]]
     wide = [a.astype(jnp.float32) for a in low]
-    first, _ = policy_loss_terms(*low, *arrays[3:], **DEFAULTS, denominator=jnp.float32(12))
-    second, _ = policy_loss_terms(*wide, *arrays[3:], **DEFAULTS, denominator=jnp.float32(12))
+    first, _ = loss_terms(*low, *arrays[3:], **DEFAULTS, denominator=jnp.float32(12))
+    second, _ = loss_terms(*wide, *arrays[3:], **DEFAULTS, denominator=jnp.float32(12))
     assert first.dtype == jnp.float32 and first == second
 
 
@@ -384,18 +486,21 @@ def test_jit_equals_eager_and_low_precision_is_widened():
         ({"kl_estimator": "k4"}, "kl_estimator: expected k2, k3 or k3"),
         ({"ratio": "new"}, "ratio: expected old or ref; got 'new'"),
         ({"aggregation": "mean"}, "aggregation: expected sequence or token; got 'mean'"),
+        ({"dual_clip": 0.9}, "dual_clip: expected more than 1, or 0 for none; got 0.9"),
+        ({"dual_clip": float("nan")}, "dual_clip: expected more than 1"),
+        ({"kl_clamp": -1.0}, "kl_clamp: expected more than 0, or 0 for none; got -1.0"),
     ],
 )
 def test_wrong_choices_are_named(changes, message):
     with pytest.raises(ValueError, match=message):
-        policy_loss_terms(*batch(), **(DEFAULTS | changes), denominator=jnp.float32(1))
+        loss_terms(*batch(), **(DEFAULTS | changes), denominator=jnp.float32(1))
 
 
 def test_an_absent_reference_is_named():
     log_probs, old, _, advantages, mask = batch()
     for changes in ({}, {"kl_coefficient": 0.0, "ratio": "ref"}):
         with pytest.raises(ValueError, match="reference_log_probs: expected an array"):
-            policy_loss_terms(
+            loss_terms(
                 log_probs, old, None, advantages, mask, **(DEFAULTS | changes), denominator=jnp.float32(1)
             )
     with pytest.raises(ValueError, match="estimator: expected k1, k2, k3 or k3"):

@@ -12,6 +12,7 @@ from reflex_jax.config import MeshConfig
 from reflex_jax.models.partitioning import policy_table
 from reflex_jax.records import TrainBatch
 from reflex_jax.sharding import batch_sharding, make_mesh, parameter_shardings, replicated
+from reflex_jax.training import step as step_module
 from reflex_jax.training.state import FrozenParams, init_state, make_optimizer, split_trainable
 from reflex_jax.training.step import make_train_step, score_rollout
 from tests.training.conftest import ALLOWED, JUDGE, POLICY, TinyWorld
@@ -76,6 +77,18 @@ def test_minibatches_and_epochs_are_updates_in_turn_against_the_old_policy(tiny_
     )  # before the first update
     moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), state.params, once[0].params)
     assert max(jax.tree.leaves(moved)) > 1e-4
+
+
+def test_metrics_of_several_updates_are_means_and_maxima():
+    """A mean of maxima would hide the one update in which a ratio ran away."""
+
+    def update(state, value):
+        return state + 1, {"loss": value, "ratio_max": value, "logprob_gap_max": value + state}
+
+    _, metrics = step_module._repeat_updates(update, jnp.float32(0), jnp.array([1.0, 6.0, 2.0]), epochs=2)
+    assert {name: float(value) for name, value in metrics.items()} == {
+        "loss": 3.0, "ratio_max": 6.0, "logprob_gap_max": 1.0,
+    }  # fmt: skip
 
 
 def test_an_invalid_row_leaves_every_number(tiny_world):
