@@ -21,7 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from reflex_jax.config import Config, GrpoConfig, load_config
+from reflex_jax.config import Config, GrpoConfig
+from reflex_jax.config_reader import load_config
 from reflex_jax.models.qwen_vl import completion_log_probs, init_policy_params
 from reflex_jax.planning.abstract_run import AbstractRun, abstract_run
 from reflex_jax.planning.chips import local_chip

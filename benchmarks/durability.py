@@ -17,7 +17,8 @@ from pathlib import Path
 
 import jax
 
-from reflex_jax.config import TrainingConfig, load_config
+from reflex_jax.config import TrainingConfig
+from reflex_jax.config_reader import load_config
 from reflex_jax.training.assembly import load_models, place_state
 from reflex_jax.training.checkpoint import RunCheckpoints
 

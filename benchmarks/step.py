@@ -54,7 +54,7 @@ def settings(checkpoints: Path, arguments: argparse.Namespace, directory: str) -
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Runs the steps in this process; the first `warmup` compile and are left out."""
-    from reflex_jax.config import load_config
+    from reflex_jax.config_reader import load_config
     from reflex_jax.data.examples import Example
     from reflex_jax.data.pipeline import training_batches
     from reflex_jax.training.assembly import BatchBuilder, load_models, measure_prompts, place_state

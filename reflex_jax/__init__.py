@@ -12,7 +12,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "load_config": "reflex_jax.config",
+    "load_config": "reflex_jax.config_reader",
     "load_policy": "reflex_jax.checkpoints.policy",
     "policy_logits": "reflex_jax.checkpoints.policy",
     "load_judge": "reflex_jax.judge.evidence",

@@ -11,7 +11,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from reflex_jax.config import ConfigError, load_config
+from reflex_jax.config import ConfigError
+from reflex_jax.config_reader import load_config
 from reflex_jax.stops import PROCESS_LOST, RunStopped
 
 

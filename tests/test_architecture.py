@@ -20,7 +20,7 @@ TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in PAT
 
 # Imports go down or stay on a floor; the front door (reflex_jax/__init__.py) sees everything, by name and on first use.
 FLOORS = {
-    "config.py": 0, "records.py": 0, "stops.py": 0, "assets": 0, "json_files.py": 0,
+    "config.py": 0, "config_reader.py": 0, "records.py": 0, "stops.py": 0, "assets": 0, "json_files.py": 0,
     "sharding.py": 1, "processes.py": 1, "text": 1,
     "models": 2, "data": 2, "rewards": 2, "grpo": 2,
     "judge": 3, "rollout": 3, "checkpoints": 3,

@@ -3,7 +3,8 @@
 import pytest
 import yaml
 
-from reflex_jax.config import Config, ConfigError, config_to_dict, load_config, save_config
+from reflex_jax.config import Config, ConfigError, config_to_dict
+from reflex_jax.config_reader import load_config, save_config
 
 
 def test_defaults_are_a_valid_configuration_and_survive_a_round_trip(tmp_path):

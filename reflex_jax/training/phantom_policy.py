@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from reflex_jax.checkpoints.huggingface import load_policy_params, save_policy_params
-from reflex_jax.config import load_config
+from reflex_jax.config_reader import load_config
 from reflex_jax.data.phantom import split_world
 from reflex_jax.data.prompts import load_processor
 from reflex_jax.models.qwen_vl import init_policy_params, read_qwen_config

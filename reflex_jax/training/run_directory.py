@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from reflex_jax.config import Config, ConfigError, config_to_dict, load_config, save_config
+from reflex_jax.config import Config, ConfigError, config_to_dict
+from reflex_jax.config_reader import load_config, save_config
 
 CONFIG_FILE = "config.yaml"
 # What may change between a run and its continuation: it decides how long, how often and where, never what is computed.

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from reflex_jax.checkpoints.huggingface import load_policy_params, save_policy_params
-from reflex_jax.config import load_config
+from reflex_jax.config_reader import load_config
 from reflex_jax.data.images import prompt_inputs_from_huggingface
 from reflex_jax.models.biomedclip import init_judge_params
 from reflex_jax.models.qwen_vl import read_qwen_config

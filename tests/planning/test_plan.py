@@ -7,7 +7,8 @@ import jax
 import pytest
 
 from reflex_jax.cli import main
-from reflex_jax.config import ConfigError, load_config
+from reflex_jax.config import ConfigError
+from reflex_jax.config_reader import load_config
 from reflex_jax.models.biomedclip import read_judge_config
 from reflex_jax.models.published import published_judge, published_policy
 from reflex_jax.models.qwen_vl import read_qwen_config

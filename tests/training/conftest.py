@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from reflex_jax.config import load_config
+from reflex_jax.config_reader import load_config
 from reflex_jax.models.biomedclip import BiomedClipConfig, init_judge_params
 from reflex_jax.models.clip_text import TextTowerConfig
 from reflex_jax.models.clip_vision import VisionTowerConfig

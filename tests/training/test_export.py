@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 import reflex_jax as rx
 from reflex_jax.checkpoints.paths import resolve_checkpoint
 from reflex_jax.cli import main
-from reflex_jax.config import load_config, save_config
+from reflex_jax.config_reader import load_config, save_config
 from reflex_jax.training.assembly import load_models, place_state
 from reflex_jax.training.checkpoint import RunCheckpoints
 from reflex_jax.training.run_directory import load_run_config

@@ -6,7 +6,8 @@ import time
 import jax
 import pytest
 
-from reflex_jax.config import ConfigError, MeshConfig, load_config
+from reflex_jax.config import ConfigError, MeshConfig
+from reflex_jax.config_reader import load_config
 from reflex_jax.sharding import make_mesh
 from reflex_jax.training import preflight
 from reflex_jax.training.watchdog import Watchdog
