@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,14 +30,20 @@ def _check(condition: bool, message: str) -> None:
 
 def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
     _check(
-        value in choices, f"{key}: expected one of {', '.join(choices)}; got {value!r}.{nearest_name(value, choices)}"
+        value in choices,
+        f"{key}: expected one of {', '.join(choices)}; got {value[:80]!r}.{nearest_name(value, choices)}",
     )
 
 
 def nearest_name(word: str, choices: Any) -> str:
     """Returns " Did you mean ...?" for a misspelt choice, "" where none is near."""
-    close = difflib.get_close_matches(str(word), list(choices), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(word[:80], list(choices), n=1, cutoff=0.5)
     return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def user_path(text: str | Path) -> Path:
+    """The place a user named by a setting or an argument; "~" is the home folder here as in a shell."""
+    return Path(os.path.expanduser(text))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +54,14 @@ class RunConfig:
     dir: str | None = None  # the run directory itself; default runs/{name}
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        """Refuses seeds that a random key cannot hold apart."""
+        _check(0 <= self.seed < 2**32, f"run.seed: expected 0 to {2**32 - 1}; got {self.seed}.")
+
     @property
     def directory(self) -> Path:
         """Where everything of the run is written."""
-        return Path(self.dir) if self.dir else Path("runs") / self.name
+        return Path("runs") / self.name if self.dir is None else user_path(self.dir)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +80,11 @@ class PolicyConfig:
         _check_choice("policy.dtype", self.dtype, ("float32", "bfloat16"))
         _check_choice("policy.trainable", self.trainable, ("all", "language"))
         _check_choice("policy.attention", self.attention, ("xla", "cudnn"))
+        _check(
+            self.attention != "cudnn" or self.dtype == "bfloat16",
+            "policy.attention=cudnn: its kernel computes in half precision; set policy.dtype=bfloat16 too, or "
+            "policy.attention=xla.",
+        )
         _check(self.log_prob_chunk >= 1, f"policy.log_prob_chunk: expected >= 1; got {self.log_prob_chunk}.")
 
 
@@ -236,7 +252,7 @@ class GrpoConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RewardsConfig:
-    """Which components enter the reward, and with which weight (paper Eq. 9: all 1)."""
+    """Which components enter the reward, and with which weight (paper Eq. 9: all 1); one that is not named has none."""
 
     components: dict[str, float] = field(default_factory=lambda: dict.fromkeys(REWARD_COMPONENTS, 1.0))
     open_answer_parts: dict[str, float] = field(default_factory=lambda: dict.fromkeys(OPEN_ANSWER_PARTS, 0.5))
@@ -248,8 +264,14 @@ class RewardsConfig:
             for name in weights:
                 _check_choice(f"rewards.{section}", name, choices)
             _check(
-                any(weights.values()), f"rewards.{section}: expected at least one weight other than 0; got {weights}."
+                any(weights.values()),
+                f"rewards.{section}: expected at least one weight other than 0; got {weights}. A mapping names all of its "
+                f"entries; rewards.{section}.{choices[0]}=1 sets one.",
             )
+        _check(
+            min(self.open_answer_parts.values()) >= 0,
+            f"rewards.open_answer_parts: expected weights >= 0; got {self.open_answer_parts}.",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,120 +1,267 @@
-"""Reads configurations from YAML files and dotted overrides, and writes them; wrong input is refused by name."""
+"""Reads configurations from YAML files and dotted overrides, and writes them; wrong input is refused by name.
+
+What a value means is decided by the type of its key, by the same rules in a file and in an override:
+
+- Text is what was written: `run.name=1.10` is "1.10", `run.name=007` keeps its zeros, and an override keeps everything
+  behind its first "=", blanks, quotes and # included. Where text may be absent (`data.root`), null means none.
+- A number is what Python's `int()` and `float()` read, and finite: 010 is ten, 1e3 is a whole number too.
+- true, yes, on and false, no, off, in any case.
+- Lists and mappings are YAML, as a file has them: `data.phases=[{answer_type: open}]`.
+
+A section is merged key by key with what stood before: the defaults, the file, then the overrides in their order. A
+mapping that is a value (`rewards.components`) names all of its entries where it is written as a whole, in a file or as
+`rewards.components={answer: 1}`; a dotted key (`rewards.components.answer=1`) sets one entry and keeps the others.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
+import os
+import types
+import typing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reflex_jax.config import MESH_PRESETS, Config, ConfigError, config_to_dict, nearest_name
+import yaml
 
+from reflex_jax.config import MESH_PRESETS, Config, ConfigError, config_to_dict, nearest_name, user_path
 
-def _check(condition: bool, message: str) -> None:
-    if not condition:
-        raise ConfigError(message)
+_YES, _NO = ("true", "yes", "on"), ("false", "no", "off")
+_LARGEST_EXACT = 2**53  # above it a float such as 1e25 is not the whole number that was written
+_LAST_LINE = "..."  # YAML's end of a document: a saved configuration without it was cut off
 
 
 def load_config(path: str | Path | None = None, overrides: list[str] | tuple[str, ...] = ()) -> Config:
-    """Reads a YAML file and dotted overrides into a validated `Config`.
+    """Reads a YAML file and dotted overrides into a validated `Config`; the module says what values mean.
 
     Args:
       path: YAML file with any of the sections of `Config`; None: the defaults alone.
-      overrides: "section.key=value", e.g. "grpo.group_size=4"; values are YAML.
+      overrides: "section.key=value", e.g. "grpo.group_size=4"; later ones win.
     Raises:
-      ConfigError: missing file, unknown keys (all of them, each with the nearest valid name), wrong types, values out of
-        range.
+      ConfigError: missing or broken file, unknown keys (all of them, each with the nearest valid name), wrong types,
+        values out of range; one line each.
     """
-    from omegaconf import OmegaConf  # here, so that importing the package stays light
-    from omegaconf.errors import OmegaConfBaseException
+    return _resolve(_read_text(path) if path is not None else "", str(path), overrides)
 
-    layers = []
-    if path is not None:
-        _check(Path(path).is_file(), f"configuration file not found: {str(path)!r}. See configs/ for those that ship.")
-        layers.append(_read_yaml(Path(path)))
-    layers += [_parse_override(text) for text in overrides]
-    problems = [p for layer in layers for p in _unknown_keys(layer, Config, "")]
-    _check(not problems, "\n".join(problems))
-    merged: dict[str, Any] = {}
-    for layer in layers:
-        merged = _merge(merged, _with_preset(layer))
-    try:
-        plain = OmegaConf.to_container(OmegaConf.create(merged), resolve=True)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{path}: {error}") from error
-    problems = []
-    config = _build(Config, plain, "", problems)
-    _check(not problems, "\n".join(problems))
-    return config
+
+def load_saved_config(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Config:
+    """Reads a file that `save_config` wrote.
+
+    Raises:
+      ConfigError: as `load_config`, or the file ends before its last line, so that settings are missing.
+    """
+    text = _read_text(path)
+    if text.rstrip("\r\n").rpartition("\n")[2] != _LAST_LINE:
+        raise ConfigError(
+            f"{path}: expected `{_LAST_LINE}` as its last line; it was cut off. Restore it from a copy, or add the line "
+            "if every setting is there."
+        )
+    return _resolve(text, str(path), overrides)
 
 
 def save_config(config: Config, path: Path) -> None:
-    """Writes the configuration as resolved, every key spelt out."""
-    import yaml
+    """Writes the configuration as resolved, every key spelt out; the file is there whole or not at all.
 
-    path.write_text(yaml.safe_dump(config_to_dict(config), sort_keys=False))
+    Raises:
+      OSError: it cannot be written.
+    """
+    text = yaml.safe_dump(config_to_dict(config), sort_keys=False, explicit_end=True, width=math.inf)
+    unfinished = path.with_name(path.name + ".unfinished")
+    with unfinished.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(path)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    import yaml
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
+def _resolve(text: str, name: str, overrides: list[str] | tuple[str, ...]) -> Config:
+    problems: list[str] = []
+    layers = [_read_document(text, name), *[_read_override(override, problems) for override in overrides]]
+    problems += [problem for layer in layers for problem in _unknown_keys(layer, Config, "")]
+    _refuse(problems)
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        _merge(merged, _with_preset(layer))
+    config = _build(Config, merged, "", problems)
+    _refuse(problems)
+    return config
 
+
+def _refuse(problems: list[str]) -> None:
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+# --- from text to layers: section -> key -> None, _Scalar, list or dict
+
+
+@dataclass(frozen=True)
+class _Scalar:
+    """A value as it was written."""
+
+    text: str
+    is_text: bool = False  # it can only be text: quoted in a file, or given to a text key on the command line
+
+
+class _Entries(dict):
+    """Entries of a mapping that leave its other entries as they are."""
+
+
+class _Loader(yaml.BaseLoader):
+    """YAML that guesses no types: a date, 1e5, 010 or `no` stay what was written, until the key says what they are."""
+
+    def construct_scalar(self, node: yaml.ScalarNode) -> _Scalar | None:
+        """Returns the text, None for null and for nothing."""
+        self._check_tag(node, self.DEFAULT_SCALAR_TAG)
+        is_plain = node.style is None
+        is_null = is_plain and node.value in ("", "null", "Null", "NULL")
+        return None if is_null else _Scalar(node.value, is_text=not is_plain)
+
+    def construct_sequence(self, node: yaml.SequenceNode, deep: bool = False) -> list[Any]:
+        """Returns the values."""
+        self._check_tag(node, self.DEFAULT_SEQUENCE_TAG)
+        return super().construct_sequence(node, deep=deep)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[str, Any]:
+        """Returns the values by the text of their keys; a key that comes twice is refused."""
+        self._check_tag(node, self.DEFAULT_MAPPING_TAG)
+        mapping: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(problem="expected a name as key", problem_mark=key_node.start_mark)
+            if key_node.value in mapping:
+                raise yaml.MarkedYAMLError(
+                    problem=f"{_shown_key(key_node.value)} stands there twice", problem_mark=key_node.start_mark
+                )
+            mapping[key_node.value] = self.construct_object(value_node, deep=deep)
+        return mapping
+
+    def _check_tag(self, node: yaml.Node, expected: str) -> None:
+        if node.tag != expected:
+            problem = f"the tag {_shown_key(node.tag)} is not read here, write the value alone"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+
+
+def _read_text(path: str | Path) -> str:
+    path = user_path(path)
     try:
-        content = OmegaConf.to_container(OmegaConf.load(path))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
-    _check(isinstance(content, dict), f"{path}: expected sections such as `grpo:`; got {type(content).__name__}.")
-    return content
+        return path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError as error:
+        raise ConfigError(f"configuration file not found: {str(path)!r}. See configs/ for those that ship.") from error
+    except OSError as error:
+        raise ConfigError(f"{str(path)!r}: expected a YAML file; it cannot be read ({error.strerror}).") from error
+    except ValueError as error:  # not UTF-8, or a name with a zero byte
+        raise ConfigError(f"{str(path)!r}: expected a YAML file in UTF-8; got something else ({error}).") from error
 
 
-def _parse_override(text: str) -> dict[str, Any]:
-    from omegaconf import OmegaConf
+def _read_document(text: str, name: str) -> dict[str, Any]:
+    """Sections of a file; one without keys is as good as absent."""
+    try:
+        content = _load_yaml(text)
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}") from error
+    if content is not None and not isinstance(content, dict):
+        raise ConfigError(f"{name}: expected sections such as `grpo:`; got {_shown(content)}.")
+    return {section: {} if values is None else values for section, values in (content or {}).items()}
 
-    key, separator, _ = text.partition("=")
-    _check(
-        bool(separator) and bool(key.strip()), f"override {text!r}: expected section.key=value, e.g. grpo.group_size=4."
-    )
-    return OmegaConf.to_container(OmegaConf.from_dotlist([text]))
+
+def _load_yaml(text: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, RecursionError, ValueError, OverflowError) as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error)
+        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        is_mistyped = isinstance(error, yaml.scanner.ScannerError | yaml.parser.ParserError)
+        advice = " Text with : # { [ @ % or * wants quotes there." if is_mistyped else ""
+        raise ConfigError(f"not readable as YAML: {place}{' '.join(problem.split())[:200]}.{advice}") from error
 
 
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in over.items():
-        merged[key] = _merge(base[key], value) if isinstance(value, dict) and isinstance(base.get(key), dict) else value
-    return merged
+def _read_override(override: str, problems: list[str]) -> dict[str, Any]:
+    """The layer of one "section.key=value"; {} and a problem where it is none."""
+    key, separator, value = override.partition("=")
+    names = key.strip().split(".")
+    if not separator or not all(names):
+        problems.append(f"override {_shown(_Scalar(override))}: expected section.key=value, e.g. grpo.group_size=4.")
+        return {}
+    hint, layer = Config, {}
+    inner, last = layer, names[-1]
+    for depth, name in enumerate(names):
+        if dataclasses.is_dataclass(hint):
+            hint = _type_hints(hint).get(name)
+        elif typing.get_origin(hint) is dict:
+            hint = typing.get_args(hint)[1]
+        else:
+            above = _shown_key(".".join(names[:depth]))
+            problems.append(f"{_shown_key(key)}: {above} has no keys; give it as a whole, {above}=...")
+            return {}
+        if hint is None:  # no such key: `_unknown_keys` says so, and which there are
+            last = name
+            break
+        if depth < len(names) - 1:
+            inner = inner.setdefault(name, _Entries() if typing.get_origin(hint) is dict else {})
+    try:
+        inner[last] = _read_value(value, hint)
+    except ConfigError as error:
+        problems.append(f"{_shown_key(key)}: {error}")
+        return {}
+    return layer
+
+
+def _read_value(value: str, hint: Any) -> Any:
+    """The value of an override, for a key of this type."""
+    kind, is_optional = _without_none(hint)
+    if is_optional and (value if kind is str else value.strip()) == "null":
+        return None
+    if kind is str:
+        return _Scalar(value, is_text=True)
+    return _Scalar(value.strip()) if kind in (int, float, bool, None) else _load_yaml(value)
+
+
+# --- from layers to a Config
+
+
+def _merge(merged: dict[str, Any], layer: dict[str, Any]) -> None:
+    for section, values in layer.items():
+        before = merged.setdefault(section, {})
+        for key, value in values.items():
+            if isinstance(value, _Entries):
+                whole = before[key] if key in before else _default_entries(section, key)
+                value = {**whole, **value} if isinstance(whole, dict) else whole  # a wrong whole is refused later
+            before[key] = value
+
+
+def _default_entries(section: str, key: str) -> dict[str, _Scalar]:
+    field = {f.name: f for f in dataclasses.fields(_type_hints(Config)[section])}[key]
+    return {name: _Scalar(repr(number)) for name, number in field.default_factory().items()}
 
 
 def _with_preset(layer: dict[str, Any]) -> dict[str, Any]:
     """Spells a mesh preset out, under the axes the same file names itself."""
     mesh = layer.get("mesh", {})
-    return {**layer, "mesh": {**MESH_PRESETS.get(mesh.get("preset"), {}), **mesh}} if "preset" in mesh else layer
+    preset = mesh.get("preset")
+    axes = MESH_PRESETS.get(preset.text, {}) if isinstance(preset, _Scalar) else {}
+    return {**layer, "mesh": {**{axis: _Scalar(str(size)) for axis, size in axes.items()}, **mesh}} if axes else layer
 
 
-def _unknown_keys(values: Any, cls: Any, prefix: str) -> list[str]:
+def _unknown_keys(values: dict[str, Any], cls: Any, prefix: str) -> list[str]:
     """Names every key that no dataclass field has, each with its nearest neighbour."""
-    if not isinstance(values, dict):
-        return []
-    names = {f.name: f for f in dataclasses.fields(cls)}
     hints = _type_hints(cls)
     problems = []
     for key, value in values.items():
-        if key not in names:
+        if key not in hints:
             problems.append(
-                f"unknown key {prefix}{key!s}: expected one of {', '.join(names)}.{nearest_name(key, names)}"
+                f"unknown key {prefix}{_shown_key(key)}: expected one of {', '.join(hints)}.{nearest_name(key, hints)}"
             )
         elif dataclasses.is_dataclass(hints[key]):
             if isinstance(value, dict):
                 problems += _unknown_keys(value, hints[key], f"{prefix}{key}.")
             else:
-                keys = ", ".join(f.name for f in dataclasses.fields(hints[key]))
-                problems.append(f"{prefix}{key}: expected a section with keys {keys}; got {value!r}.")
+                keys = ", ".join(_type_hints(hints[key]))
+                problems.append(f"{prefix}{key}: expected a section with keys {keys}; got {_shown(value)}.")
     return problems
-
-
-def _type_hints(cls: Any) -> dict[str, Any]:
-    import typing
-
-    return typing.get_type_hints(cls)
 
 
 def _build(cls: Any, values: dict[str, Any], prefix: str, problems: list[str]) -> Any:
@@ -124,9 +271,7 @@ def _build(cls: Any, values: dict[str, Any], prefix: str, problems: list[str]) -
     before = len(problems)
     for key, value in values.items():
         if dataclasses.is_dataclass(hints[key]):
-            built = _build(hints[key], value, f"{prefix}{key}.", problems)
-            if built is not None:
-                arguments[key] = built
+            arguments[key] = _build(hints[key], value, f"{prefix}{key}.", problems)
         else:
             arguments[key] = _convert(value, hints[key], f"{prefix}{key}", problems)
     if len(problems) > before:
@@ -140,43 +285,104 @@ def _build(cls: Any, values: dict[str, Any], prefix: str, problems: list[str]) -
 
 def _convert(value: Any, hint: Any, key: str, problems: list[str]) -> Any:
     """Returns `value` as the annotated type; a value of another type is a problem, never a guess."""
-    import types
-    import typing
-
-    origin = typing.get_origin(hint)
-    if origin in (typing.Union, types.UnionType):
-        inner = [a for a in typing.get_args(hint) if a is not type(None)][0]
-        return None if value is None else _convert(value, inner, key, problems)
+    kind, is_optional = _without_none(hint)
+    if is_optional and kind is not str and value == _Scalar("~"):
+        value = None
+    if is_optional and value is None:
+        return None
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is tuple:
-        element = typing.get_args(hint)[0]
-        if not isinstance(value, list | tuple):
-            problems.append(f"{key}: expected a list; got {value!r}.")
+        if not isinstance(value, list):
+            problems.append(f"{key}: expected a list, [..., ...]; got {_shown(value)}.")
             return ()
-        if dataclasses.is_dataclass(element):
-            problems += [p for i, v in enumerate(value) for p in _unknown_keys(v, element, f"{key}[{i}].")]
-            if problems or not all(isinstance(v, dict) for v in value):
-                problems += [
-                    f"{key}[{i}]: expected a mapping; got {v!r}."
-                    for i, v in enumerate(value)
-                    if not isinstance(v, dict)
-                ]
-                return ()
-            return tuple(_build(element, v, f"{key}[{i}].", problems) for i, v in enumerate(value))
-        return tuple(_convert(v, element, f"{key}[{i}]", problems) for i, v in enumerate(value))
+        return tuple(_convert(item, arguments[0], f"{key}[{i}]", problems) for i, item in enumerate(value))
     if origin is dict:
         if not isinstance(value, dict):
-            problems.append(f"{key}: expected a mapping of names to numbers; got {value!r}.")
+            problems.append(f"{key}: expected a mapping of names to numbers; got {_shown(value)}.")
             return {}
-        return {str(k): _convert(v, float, f"{key}.{k}", problems) for k, v in value.items()}
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is float and is_number:
-        return float(value)
-    if hint is int and is_number and float(value).is_integer():
-        return int(value)
-    if hint is str and isinstance(value, str | int | float) and not isinstance(value, bool):
-        return str(value)
-    if hint is bool and isinstance(value, bool):
-        return value
-    names = {float: "a number", int: "a whole number", str: "text", bool: "true or false"}
-    problems.append(f"{key}: expected {names[hint]}; got {value!r}.")
-    return None
+        return {name: _convert(v, arguments[1], f"{key}.{_shown_key(name)}", problems) for name, v in value.items()}
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, dict):
+            problems.append(f"{key}: expected a mapping; got {_shown(value)}.")
+            return None
+        unknown = _unknown_keys(value, kind, f"{key}.")
+        problems += unknown
+        return None if unknown else _build(kind, value, f"{key}.", problems)
+    read, expected = _READERS[kind]
+    converted = read(value) if isinstance(value, _Scalar) else None
+    if converted is None:
+        problems.append(f"{key}: expected {expected}; got {_shown(value)}.{_advice(value, hint)}")
+    return converted
+
+
+def _read_str(value: _Scalar) -> str | None:
+    # an empty text is an unset variable of a shell; a plain ~ is null to YAML and the home folder to a shell
+    is_ambiguous = not value.text or (value.text == "~" and not value.is_text)
+    is_writable = "\0" not in value.text and not any("\ud800" <= letter <= "\udfff" for letter in value.text)
+    return value.text if is_writable and not is_ambiguous else None
+
+
+def _read_int(value: _Scalar) -> int | None:
+    if value.is_text:
+        return None
+    try:
+        return int(value.text)
+    except ValueError:
+        number = _read_float(value)
+    is_whole = number is not None and number.is_integer() and abs(number) <= _LARGEST_EXACT
+    return int(number) if is_whole else None
+
+
+def _read_float(value: _Scalar) -> float | None:
+    if value.is_text:
+        return None
+    try:
+        number = float(value.text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _read_bool(value: _Scalar) -> bool | None:
+    word = "" if value.is_text else value.text.lower()
+    return word in _YES if word in _YES + _NO else None
+
+
+_READERS = {
+    str: (_read_str, "text in UTF-8"),
+    int: (_read_int, "a whole number"),
+    float: (_read_float, "a finite number"),
+    bool: (_read_bool, "true or false (yes, on, no, off)"),
+}
+
+
+def _advice(value: Any, hint: Any) -> str:
+    kind, is_optional = _without_none(hint)
+    if kind is not str:
+        return " Write it without quotes." if isinstance(value, _Scalar) and value.is_text else ""
+    if isinstance(value, _Scalar) and not value.text:
+        return " Write null for none." if is_optional else ""
+    return "" if isinstance(value, _Scalar) and value.is_text else " Put it in quotes where text is meant."
+
+
+def _shown(value: Any) -> str:
+    """A value in a message: on one line, and no longer than one."""
+    if isinstance(value, _Scalar):
+        return repr(value.text) if len(value.text) <= 80 else f"{value.text[:80]!r}..."
+    return "null" if value is None else "a list" if isinstance(value, list) else "a mapping"
+
+
+def _shown_key(key: str) -> str:
+    return key if key.isprintable() and len(key) <= 80 else f"{key[:80]!r}"
+
+
+@functools.cache
+def _type_hints(cls: Any) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _without_none(hint: Any) -> tuple[Any, bool]:
+    """The type of a key, and whether it may be None."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return next(a for a in typing.get_args(hint) if a is not type(None)), True
+    return hint, False
