@@ -239,7 +239,7 @@ def test_a_head_beside_a_tied_embedding_is_accepted_only_if_it_is_the_embedding(
         ({"model_type": "qwen3_vl"}, "expected model_type qwen2_5_vl; got 'qwen3_vl'"),
         ({"hidden_act": "gelu"}, "hidden_act: expected 'silu', got 'gelu'"),
         ({"use_sliding_window": True}, "use_sliding_window: expected False, got True"),
-        ({"rope_scaling": {"type": "yarn", "mrope_section": [2, 3, 3]}}, "rope type: expected 'mrope', got 'yarn'"),
+        ({"rope_scaling": {"type": "yarn", "mrope_section": [2, 3, 3]}}, "type: expected 'mrope' or 'default', got 'yarn'"),
         ({"rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 4]}}, "three numbers that add up to 8"),
     ],
 )
@@ -252,7 +252,7 @@ def test_an_incomplete_config_is_refused_by_name(tied, tmp_path):
     raw = json.loads((tied / "config.json").read_text())
     del raw["num_hidden_layers"]
     (tmp_path / "config.json").write_text(json.dumps(raw))
-    with pytest.raises(ConfigError, match="expected the key 'num_hidden_layers'"):
+    with pytest.raises(ConfigError, match="num_hidden_layers: expected .* got nothing"):
         read_qwen_config(tmp_path)
 
 
