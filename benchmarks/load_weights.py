@@ -130,7 +130,7 @@ def load(directory: Path, dtype: str) -> dict[str, float]:
     leaves = jax.tree.leaves(huggingface.load_policy_params(directory, config, dtype, shardings))
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu
     shards = [shard.data.nbytes for leaf in leaves for shard in leaf.addressable_shards]
-    tensors = huggingface._open_tensors(directory).values()
+    tensors = huggingface.open_tensors(directory, huggingface.hub_name).values()
     disk = sum(file.stat().st_size for file in directory.glob("*.safetensors"))
     return {
         "seconds": seconds,
