@@ -54,10 +54,11 @@ def write_config(directory: Path, model: str) -> None:
         "fullatt_block_indexes": [7, 15, 23, 31], "tokens_per_second": 2, "temporal_patch_size": 2,
     } | sizes.pop("vision", {})  # fmt: skip
     sections = sizes.pop("mrope_section", [16, 24, 24])
+    last = sizes["vocab_size"] - 1
     raw = {
         "model_type": "qwen2_5_vl", "architectures": ["Qwen2_5_VLForConditionalGeneration"], "hidden_act": "silu",
-        "eos_token_id": 151645, "image_token_id": 151655, "video_token_id": 151656, "vision_start_token_id": 151652,
-        "vision_end_token_id": 151653, "rms_norm_eps": 1e-6, "rope_theta": 1e6, "use_sliding_window": False,
+        "eos_token_id": last, "image_token_id": last - 1, "video_token_id": last - 2, "vision_start_token_id": last - 3,
+        "vision_end_token_id": last - 4, "rms_norm_eps": 1e-6, "rope_theta": 1e6, "use_sliding_window": False,
         "torch_dtype": "bfloat16", "rope_scaling": {"type": "mrope", "mrope_section": sections}, **sizes,
         "vision_config": {**vision, "out_hidden_size": sizes["hidden_size"]},
     }  # fmt: skip
@@ -129,7 +130,7 @@ def load(directory: Path, dtype: str) -> dict[str, float]:
     leaves = jax.tree.leaves(huggingface.load_policy_params(directory, config, dtype, shardings))
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu
     shards = [shard.data.nbytes for leaf in leaves for shard in leaf.addressable_shards]
-    tensors = huggingface._open_tensors(directory).values()
+    tensors = huggingface.open_tensors(directory, huggingface.hub_name).values()
     disk = sum(file.stat().st_size for file in directory.glob("*.safetensors"))
     return {
         "seconds": seconds,

@@ -8,7 +8,7 @@ from typing import Any
 
 from reflex_jax.config import ConfigError
 
-_LFS_POINTER = "version https://git-lfs.github.com/spec"
+LFS_POINTER = "version https://git-lfs.github.com/spec"
 _KINDS = {list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number", type(None): "null"}
 
 
@@ -30,7 +30,7 @@ def read_json(path: Path, *, setting: str) -> Any:
         raise ConfigError(
             f"{setting}: {path} is not UTF-8 text ({error.reason} at byte {error.start}). Copy it again."
         ) from error
-    if text.startswith(_LFS_POINTER):
+    if text.startswith(LFS_POINTER):
         raise ConfigError(
             f"{setting}: {path} is a Git LFS pointer, not the file itself. Run `git lfs pull` where it was cloned."
         )

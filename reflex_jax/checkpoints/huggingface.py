@@ -10,9 +10,8 @@ that belong to it, saving fetches one layer of one leaf after the other.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,30 +20,24 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Sharding
-from safetensors import SafetensorError, safe_open
 
-from reflex_jax.checkpoints.qwen_tensors import EMBEDDING, HEAD, Piece, Source, hub_name, leaf_sources, tensor_pieces
-from reflex_jax.checkpoints.safetensors_writer import (
-    BLOCK_ROWS,
-    FLOATS,
-    INDEX_FILE,
-    SHARD_BYTES,
-    SINGLE_FILE,
-    TensorSpec,
-    write_tensors,
-)
+from reflex_jax.checkpoints.qwen_tensors import Piece, Source, hub_name, leaf_sources, tensor_pieces
+from reflex_jax.checkpoints.safetensors_reader import Bounds, Tensor, open_tensors
+from reflex_jax.checkpoints.safetensors_writer import FLOATS, SHARD_BYTES, TensorSpec, write_tensors
+from reflex_jax.checkpoints.tensor_fit import check_fit
 from reflex_jax.config import ConfigError
 from reflex_jax.models.qwen_vl import QwenVLConfig
 from reflex_jax.sharding import path_name
 
 Params = dict[str, Any]
-Bounds = tuple[tuple[int, int], ...]  # of a block: start and stop on each axis
+# by bytes: all bits of a float but the sign
+_MAGNITUDE_BITS = {2: np.uint16(2**15 - 1), 4: np.uint32(2**31 - 1), 8: np.uint64(2**63 - 1)}
 
 
 def load_policy_params(
     directory: str | Path, config: QwenVLConfig, dtype: Any = jnp.float32, shardings: Any = None
 ) -> Params:
-    """Loads model.safetensors, or the shards its index names.
+    """Loads model.safetensors or, where it is absent, the shards its index names.
 
     With shardings, each process reads what its own devices hold and no more; a block that several devices hold is read
     once. The host holds one block at a time.
@@ -56,15 +49,25 @@ def load_policy_params(
       shardings: one for each leaf, in a tree like the parameters'; None: all lie on the default device.
 
     Raises:
-      ConfigError: a file is missing or damaged, or tensors are missing, extra, misshaped or no floats (all are listed).
+      ConfigError: a file is missing or damaged, tensors are missing, extra, misshaped or no floats, or hold NaN or
+        infinity (a process tells of those that it reads).
     """
-    tensors = _open_tensors(Path(directory))
+    directory, dtype = Path(directory), jnp.dtype(dtype)
+    tensors = open_tensors(directory, hub_name)
     sources = leaf_sources(config)
-    _check_tensors(tensors, sources, config, Path(directory))
+    check_fit(tensors, sources, is_tied=config.text.is_tied, directory=directory)
     places = {path_name(path): sharding for path, sharding in jax.tree_util.tree_leaves_with_path(shardings)}
-    return _nested(
-        {path: _load_leaf(source, tensors, jnp.dtype(dtype), places.get(path)) for path, source in sources.items()}
-    )
+    not_finite: Counter[str] = Counter()
+    leaves = {
+        path: _load_leaf(source, tensors, dtype, places.get(path), not_finite) for path, source in sources.items()
+    }
+    if not_finite:
+        worst = "; ".join(f"{name} ({count})" for name, count in not_finite.most_common(3))
+        raise ConfigError(
+            f"policy.path: {directory}: {not_finite.total()} numbers in {len(not_finite)} tensors are not finite "
+            f"in {dtype.name}: {worst}{'; ...' if len(not_finite) > 3 else ''}. Take a checkpoint from before they broke."
+        )
+    return _nested(leaves)
 
 
 def save_policy_params(
@@ -110,54 +113,35 @@ def save_policy_params(
 
 def tensor_dtypes(directory: str | Path) -> dict[str, np.dtype]:
     """Dtype of every float tensor of a checkpoint, under the hub's names; only headers are read."""
-    tensors = _open_tensors(Path(directory))
+    tensors = open_tensors(Path(directory), hub_name)
     return {name: FLOATS[tensor.code] for name, tensor in tensors.items() if tensor.code in FLOATS}
 
 
-@dataclass(frozen=True)
-class _Tensor:
-    """A tensor on disk. The file is open only while a block is read: pages that stay mapped would count as ours."""
-
-    file: Path
-    name: str  # in the file
-    shape: tuple[int, ...]
-    code: str  # safetensors' word for the dtype
-
-    def blocks(self, bounds: Bounds) -> Iterator[tuple[slice, np.ndarray]]:
-        """Yields the part inside `bounds`, some rows at a time, with their place in it.
-
-        Args:
-          bounds: of the tensor's first axis, and of its second or of all others behind one another.
-        """
-        (first, last), *columns = bounds
-        with safe_open(self.file, framework="numpy") as opened:
-            data = opened.get_slice(self.name)
-            for start in range(first, last, BLOCK_ROWS):
-                stop = min(start + BLOCK_ROWS, last)
-                if len(self.shape) > 2:
-                    rows = data[start:stop].reshape(stop - start, -1)[:, slice(*columns[0])]
-                else:
-                    rows = data[tuple(slice(*b) for b in ((start, stop), *columns))]
-                yield slice(start - first, stop - first), rows
-
-
-def _load_leaf(source: Source, tensors: dict[str, _Tensor], dtype: np.dtype, sharding: Sharding | None) -> jax.Array:
+def _load_leaf(
+    source: Source,
+    tensors: dict[str, Tensor],
+    dtype: np.dtype,
+    sharding: Sharding | None,
+    not_finite: Counter[str],
+) -> jax.Array:
     """Makes one leaf, block by block. (`jax.make_array_from_callback` would hold all blocks of the leaf on the host.)"""
     if sharding is None:
-        return jnp.asarray(_read_block(source, tensors, tuple((0, size) for size in source.shape), dtype))
+        return jnp.asarray(_read_block(source, tensors, tuple((0, size) for size in source.shape), dtype, not_finite))
     devices: dict[Bounds, list[jax.Device]] = {}
     for device, index in sharding.addressable_devices_indices_map(source.shape).items():
         bounds = tuple(s.indices(size)[:2] for s, size in zip(index, source.shape, strict=True))
         devices.setdefault(bounds, []).append(device)
     shards: list[jax.Array] = []
     for bounds, holders in devices.items():
-        block = _read_block(source, tensors, bounds, dtype)
+        block = _read_block(source, tensors, bounds, dtype, not_finite)
         shards += jax.block_until_ready([jax.device_put(block, device) for device in holders])
     return jax.make_array_from_single_device_arrays(source.shape, sharding, shards, dtype=dtype)
 
 
-def _read_block(source: Source, tensors: dict[str, _Tensor], bounds: Bounds, dtype: np.dtype) -> np.ndarray:
-    """Reads a block of a leaf into one new array, layer by layer, cast on the way."""
+def _read_block(
+    source: Source, tensors: dict[str, Tensor], bounds: Bounds, dtype: np.dtype, not_finite: Counter[str]
+) -> np.ndarray:
+    """Reads a block of a leaf into one new array, layer by layer, cast on the way; counts what is not finite then."""
     block = np.empty([stop - start for start, stop in bounds], dtype)
     rows = block if source.is_stacked else block[None]
     (first, last), *row_bounds = bounds if source.is_stacked else ((0, 1), *bounds)
@@ -168,8 +152,24 @@ def _read_block(source: Source, tensors: dict[str, _Tensor], bounds: Bounds, dty
     for row, name in zip(rows, source.names[first:last], strict=True):
         target = row.T if source.is_transposed else row  # a view in the tensor's own order
         for where, part in tensors[name].blocks(tuple(on_disk)):
-            target[where] = part
+            if broken := _count_not_finite(part, dtype):
+                not_finite[tensors[name].name] += broken
+            else:
+                target[where] = part
     return block
+
+
+def _count_not_finite(part: np.ndarray, dtype: np.dtype) -> int:
+    """How many numbers are NaN or infinite, or become so in `dtype`."""
+    if not part.size:
+        return 0
+    # Magnitudes have the order of their bits, NaN above infinity: the largest tells, several times faster than isfinite.
+    mask = _MAGNITUDE_BITS[part.dtype.itemsize]
+    largest = (part.view(mask.dtype) & mask).max(keepdims=True).view(part.dtype)
+    with np.errstate(all="ignore"):
+        if np.isfinite(largest.astype(dtype)).all():
+            return 0
+        return int((~np.isfinite(part.astype(dtype))).sum())
 
 
 def _fetch(leaf: Any, piece: Piece) -> np.ndarray:
@@ -180,68 +180,6 @@ def _fetch(leaf: Any, piece: Piece) -> np.ndarray:
         row = multihost_utils.process_allgather(row, tiled=True)
     row = np.asarray(row)
     return row.T if piece.is_transposed else row
-
-
-def _open_tensors(directory: Path) -> dict[str, _Tensor]:
-    """All tensors of the checkpoint under the hub's names; only headers are read."""
-    tensors: dict[str, _Tensor] = {}
-    for file in _files(directory):
-        try:
-            with safe_open(file, framework="numpy") as opened:
-                for name in opened.keys():  # noqa: SIM118
-                    data = opened.get_slice(name)
-                    tensors[hub_name(name)] = _Tensor(file, name, tuple(data.get_shape()), data.get_dtype())
-        except SafetensorError as error:
-            raise ConfigError(f"policy.path: {file} is damaged ({error}). Download it again.") from error
-    return tensors
-
-
-def _files(directory: Path) -> Iterator[Path]:
-    if (directory / INDEX_FILE).is_file():
-        names = sorted(set(json.loads((directory / INDEX_FILE).read_text())["weight_map"].values()))
-    else:
-        names = [SINGLE_FILE]
-    absent = [name for name in names if not (directory / name).is_file()]
-    if absent:
-        raise ConfigError(
-            f"policy.path: expected {', '.join(absent)} in {directory}; not found. Download the checkpoint whole."
-        )
-    return (directory / name for name in names)
-
-
-def _check_tensors(
-    tensors: dict[str, _Tensor], sources: dict[str, Source], config: QwenVLConfig, directory: Path
-) -> None:
-    """Compares names, shapes and dtypes with what the configuration asks for, before any weight is read."""
-    expected = {name: source.tensor_shape for source in sources.values() for name in source.names}
-    extra = sorted(tensors.keys() - expected.keys())
-    if config.text.is_tied and HEAD in extra and EMBEDDING in tensors and _are_equal(tensors[HEAD], tensors[EMBEDDING]):
-        extra.remove(HEAD)  # some exporters write the tied head out; it is redundant only if it really is the embedding
-    found = [(name, shape, tensors[name]) for name, shape in sorted(expected.items()) if name in tensors]
-    problems = [f"missing {name} {list(shape)}" for name, shape in sorted(expected.items()) if name not in tensors]
-    problems += [f"extra {name} {list(tensors[name].shape)}" for name in extra]
-    problems += [
-        f"misshaped {name}: expected {list(shape)}, got {list(tensor.shape)}"
-        for name, shape, tensor in found
-        if tensor.shape != shape
-    ]
-    problems += [
-        f"no floats {name}: expected {', '.join(FLOATS)}, got {tensor.code}"
-        for name, _, tensor in found
-        if tensor.code not in FLOATS
-    ]
-    if problems:
-        raise ConfigError(
-            f"policy.path: the tensors in {directory} do not fit its config.json:\n  " + "\n  ".join(problems)
-        )
-
-
-def _are_equal(left: _Tensor, right: _Tensor) -> bool:
-    if left.shape != right.shape or {left.code, right.code} - FLOATS.keys():
-        return False
-    bounds = tuple((0, size) for size in left.shape)
-    pairs = zip(left.blocks(bounds), right.blocks(bounds), strict=True)
-    return all(np.array_equal(a, b) for (_, a), (_, b) in pairs)
 
 
 def _nested(leaves: dict[str, Any]) -> Params:

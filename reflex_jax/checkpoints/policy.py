@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,13 +19,16 @@ from reflex_jax.checkpoints.huggingface import load_policy_params, save_policy_p
 from reflex_jax.checkpoints.paths import resolve_checkpoint
 from reflex_jax.checkpoints.qwen_tensors import abstract_policy_params
 from reflex_jax.checkpoints.safetensors_writer import SHARD_BYTES
-from reflex_jax.config import DataConfig
+from reflex_jax.checkpoints.whole_directory import whole_directory
+from reflex_jax.config import ConfigError, DataConfig
 from reflex_jax.data.images import prompt_inputs_from_huggingface
 from reflex_jax.data.prompts import Processor, load_processor
+from reflex_jax.json_files import read_json_object
 from reflex_jax.models.partitioning import policy_table
 from reflex_jax.models.qwen_vl import QwenVLConfig, prompt_logits
 from reflex_jax.sharding import parameter_shardings
 
+CONFIG_FILE = "config.json"
 _WEIGHT_SUFFIXES = (".safetensors", ".index.json", ".bin", ".pt", ".pth", ".gguf")
 
 
@@ -73,9 +75,20 @@ def load_policy(
     """
     directory = resolve_checkpoint(path, "policy")
     processor = load_processor(directory, min_pixels=min_pixels, max_pixels=max_pixels, prompt=prompt)
+    _check_vocabulary(processor, directory)
     shardings = None if mesh is None else policy_shardings(processor.config, mesh)
     params = load_policy_params(directory, processor.config, dtype, shardings)
     return Policy(processor.config, params, processor, directory)
+
+
+def _check_vocabulary(processor: Processor, directory: Path) -> None:
+    """Every token has a row of the embedding; a gather would take the last row for those beyond it."""
+    rows, last = processor.config.text.vocabulary, max(processor.tokenizer.get_vocab().values(), default=0)
+    if last >= rows:
+        raise ConfigError(
+            f"policy.path: {directory}: config.json has vocab_size {rows}, but ids of the tokenizer go up to {last}. "
+            "Save the model after resize_token_embeddings(len(tokenizer)), or take the tokenizer it was saved with."
+        )
 
 
 def policy_shardings(config: QwenVLConfig, mesh: Mesh) -> Any:
@@ -94,34 +107,27 @@ def save_policy(
 ) -> None:
     """Writes a Hugging Face directory, whole or not at all: weights beside the files of the checkpoint they come from.
 
-    It is written under another name and then renamed. With several processes all call it, process 0 writes.
+    With several processes all call it, process 0 writes.
 
     Args:
       source: the checkpoint whose configuration, tokenizer and preprocessor are copied.
       config: of the policy.
       params: arrays, on any devices.
-      directory: where to; a directory there must be empty.
+      directory: where to; a directory there must be empty, and may be a mount point or a link to one.
       dtype: of the tensors on disk, which config.json then names; None: each as in `source`.
       shard_bytes: size of one file.
     Raises:
       OSError: the disk is full, or the like; then nothing is left behind.
     """
-    directory = Path(directory).absolute()
-    partial = directory.with_name(f"{directory.name}.partial-{os.getpid()}")
     dtypes = tensor_dtypes(source)
     if dtype is not None:
         dtypes = dict.fromkeys(dtypes, dtype)
-    is_writer = jax.process_index() == 0
-    try:
-        if is_writer:
-            partial.mkdir(parents=True)
+    if jax.process_index() == 0:
+        with whole_directory(directory, last=CONFIG_FILE) as partial:
             _copy_companions(source, partial, dtype)
-        save_policy_params(params, config, partial, dtypes=dtypes, shard_bytes=shard_bytes)
-        if is_writer:
-            os.replace(partial, directory)
-    finally:
-        if is_writer:
-            shutil.rmtree(partial, ignore_errors=True)
+            save_policy_params(params, config, partial, dtypes=dtypes, shard_bytes=shard_bytes)
+    else:
+        save_policy_params(params, config, directory, dtypes=dtypes, shard_bytes=shard_bytes)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("policy saved")
 
@@ -132,8 +138,8 @@ def _copy_companions(source: Path, directory: Path, dtype: str | None) -> None:
         if file.is_file() and not file.name.endswith(_WEIGHT_SUFFIXES):
             shutil.copyfile(file, directory / file.name)
     if dtype is not None:
-        path = directory / "config.json"
-        path.write_text(json.dumps(_with_dtype(json.loads(path.read_text()), dtype), indent=2) + "\n")
+        path = directory / CONFIG_FILE
+        path.write_text(json.dumps(_with_dtype(read_json_object(path, setting="policy.path"), dtype), indent=2) + "\n")
 
 
 def _with_dtype(raw: Mapping[str, Any], dtype: str) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 """Which tensors of a Qwen2.5-VL checkpoint make which leaf of our tree: names, shapes and parts, no bytes.
 
-The names are the hub's (`model.`, `visual.`); that of transformers 5 are turned into them by `hub_name`.
+The names are the hub's (`model.`, `visual.`); other spellings are turned into them by `hub_name`.
 """
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,8 +52,17 @@ _SINGLE = {
     "vision/merger/fc2/kernel": "visual.merger.mlp.2.weight",
     "vision/merger/fc2/bias": "visual.merger.mlp.2.bias",
 }
-
-
+# Wrappers leave their names in what they hold: data parallel and DeepSpeed, PEFT; torch.compile and FSDP, at any depth.
+_OUTER_WRAPPERS = ("module.", "base_model.model.")
+_INNER_WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+# Prefixes of transformers 5; twice `model.` came from some of its versions, none from a model without its head.
+_SPELLINGS = {
+    "model.language_model.model.": "model.",
+    "model.language_model.": "model.",
+    "language_model.model.": "model.",
+    "language_model.": "model.",
+    "model.visual.": "visual.",
+}
 HEAD, EMBEDDING = _SINGLE["head/kernel"], _SINGLE["embed/embedding"]
 
 
@@ -82,6 +92,7 @@ def abstract_policy_params(config: QwenVLConfig) -> dict[str, Any]:
     return jax.eval_shape(lambda: init_policy_params(config, jax.random.key(0)))
 
 
+@functools.lru_cache(maxsize=8)
 def leaf_sources(config: QwenVLConfig) -> dict[str, Source]:
     """For every leaf of the tree, by its path, the tensors it is made of and their shapes."""
     vision = config.vision
@@ -121,10 +132,14 @@ def tensor_pieces(sources: dict[str, Source]) -> dict[str, list[Piece]]:
 
 
 def hub_name(name: str) -> str:
-    """Returns the hub's spelling of a tensor's name."""
-    for newer, hub in (("model.language_model.", "model."), ("model.visual.", "visual.")):
-        if name.startswith(newer):
-            return hub + name.removeprefix(newer)
+    """Returns the hub's spelling of a tensor's name, whoever wrote it and whatever the model was wrapped in."""
+    for wrapper in _INNER_WRAPPERS:
+        name = name.replace(wrapper, "")
+    while found := next((wrapper for wrapper in _OUTER_WRAPPERS if name.startswith(wrapper)), None):
+        name = name.removeprefix(found)
+    for spelling, hub in _SPELLINGS.items():
+        if name.startswith(spelling):
+            return hub + name.removeprefix(spelling)
     return name
 
 

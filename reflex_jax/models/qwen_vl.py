@@ -7,20 +7,17 @@ the update alike, with the values and gradients of G separate forward passes. Pa
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from reflex_jax.config import ConfigError
 from reflex_jax.models import attention
 from reflex_jax.models.layers import rms_norm
+from reflex_jax.models.qwen_config import QwenVLConfig
+from reflex_jax.models.qwen_config import read_qwen_config as read_qwen_config  # the front door of the family
 from reflex_jax.models.qwen_decoder import (
     DecoderLayer,
     QwenTextConfig,
@@ -29,26 +26,11 @@ from reflex_jax.models.qwen_decoder import (
     shared_group_stack,
     text_rotation,
 )
-from reflex_jax.models.qwen_vision import QwenVisionConfig, encode_patches, init_vision_params
+from reflex_jax.models.qwen_vision import encode_patches, init_vision_params
 from reflex_jax.records import PromptInputs, VisionInputs
 from reflex_jax.sharding import constrain_batch, data_ways
 
 Params = dict[str, Any]
-MODEL_TYPES = ("qwen2_5_vl",)
-
-
-@dataclass(frozen=True, kw_only=True)
-class QwenVLConfig:
-    """Sizes of both towers and the ids with a meaning."""
-
-    text: QwenTextConfig
-    vision: QwenVisionConfig
-    image_token_id: int
-    video_token_id: int
-    vision_start_token_id: int
-    vision_end_token_id: int
-    eos_token_ids: tuple[int, ...]  # of generation_config.json where there is one
-    pad_token_id: int
 
 
 @struct.dataclass
@@ -63,42 +45,6 @@ class Prefill:
 
 
 PROMPT_AXES_OF_PREFILL = Prefill(last_hidden=0, keys=1, values=1, is_valid=0, next_position=0)
-
-
-def read_qwen_config(directory: str | Path) -> QwenVLConfig:
-    """Reads config.json (flat as on the hub, or with a nested text_config) and generation_config.json.
-
-    Raises:
-      ConfigError: the file is missing or incomplete, or describes a model this code does not compute.
-    """
-    path = Path(directory) / "config.json"
-    if not path.is_file():
-        raise ConfigError(f"policy.path: expected {path}; there is no such file.")
-    raw = json.loads(path.read_text())
-    if raw.get("model_type") not in MODEL_TYPES:
-        raise ConfigError(
-            f"{path}: expected model_type {' or '.join(MODEL_TYPES)}; got {raw.get('model_type')!r}. "
-            "Other families differ in their layers, so their weights would give wrong numbers."
-        )
-    text = {**raw, **(raw.get("text_config") or {})}
-    generation = Path(directory) / "generation_config.json"
-    generation_raw = json.loads(generation.read_text()) if generation.is_file() else {}
-    eos = generation_raw.get("eos_token_id", raw.get("eos_token_id", text.get("eos_token_id")))
-    eos = tuple(eos) if isinstance(eos, list) else (eos,)
-    pad = next((i for i in (generation_raw.get("pad_token_id"), text.get("pad_token_id")) if i is not None), eos[0])
-    try:
-        return QwenVLConfig(
-            text=_text_config(raw, text, path),
-            vision=_vision_config(raw["vision_config"], path),
-            eos_token_ids=eos,
-            pad_token_id=pad,
-            **{
-                name: raw[name]
-                for name in ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
-            },
-        )
-    except KeyError as missing:
-        raise ConfigError(f"{path}: expected the key {missing}; it is missing.") from missing
 
 
 def init_policy_params(config: QwenVLConfig, key: jax.Array, dtype: Any = jnp.float32) -> Params:
@@ -352,52 +298,3 @@ def _at_last_valid(hidden: Float[Array, "P Lp D"], is_valid: Bool[Array, "P Lp"]
 
 def _next_position(prompts: PromptInputs) -> Int[Array, "P"]:
     return jnp.max(jnp.where(prompts.is_valid[:, None], prompts.positions, -1), axis=(1, 2)) + 1
-
-
-def _text_config(raw: dict[str, Any], text: dict[str, Any], path: Path) -> QwenTextConfig:
-    rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    head_width = text["hidden_size"] // text["num_attention_heads"]
-    refused = {
-        "hidden_act": (text.get("hidden_act", "silu"), ("silu",)),
-        "rope type": (kind, ("mrope", "default")),
-        "use_sliding_window": (text.get("use_sliding_window") or False, (False,)),
-    }
-    problems = [
-        f"{key}: expected {choices[0]!r}, got {got!r}" for key, (got, choices) in refused.items() if got not in choices
-    ]
-    sections = tuple(rope.get("mrope_section", ()))
-    if 2 * sum(sections) != head_width or len(sections) != 3:
-        problems.append(f"mrope_section: expected three numbers that add up to {head_width // 2}, got {list(sections)}")
-    if problems:
-        raise ConfigError(f"{path}: " + "; ".join(problems) + ".")
-    return QwenTextConfig(
-        vocabulary=text["vocab_size"],
-        width=text["hidden_size"],
-        layers=text["num_hidden_layers"],
-        heads=text["num_attention_heads"],
-        key_heads=text.get("num_key_value_heads") or text["num_attention_heads"],
-        hidden=text["intermediate_size"],
-        epsilon=text["rms_norm_eps"],
-        rope_theta=float(rope.get("rope_theta", text.get("rope_theta", 1e6))),
-        rope_sections=sections,
-        is_tied=bool(raw.get("tie_word_embeddings") or text.get("tie_word_embeddings")),
-    )
-
-
-def _vision_config(vision: dict[str, Any], path: Path) -> QwenVisionConfig:
-    if vision.get("hidden_act", "silu") != "silu":
-        raise ConfigError(f"{path}: vision_config.hidden_act: expected 'silu', got {vision['hidden_act']!r}.")
-    return QwenVisionConfig(
-        width=vision["hidden_size"],
-        depth=vision["depth"],
-        heads=vision["num_heads"],
-        hidden=vision["intermediate_size"],
-        output_width=vision["out_hidden_size"],
-        full_attention_layers=tuple(int(i) for i in np.sort(vision["fullatt_block_indexes"])),
-        window_size=vision.get("window_size", 112),
-        patch_size=vision.get("patch_size", 14),
-        merge_size=vision.get("spatial_merge_size", 2),
-        temporal_patch_size=vision.get("temporal_patch_size", 2),
-        channels=vision.get("in_chans", vision.get("in_channels", 3)),
-    )

@@ -13,8 +13,10 @@ from reflex_jax.checkpoints.paths import resolve_checkpoint
 from reflex_jax.checkpoints.policy import policy_shardings, save_policy
 from reflex_jax.checkpoints.qwen_tensors import abstract_policy_params
 from reflex_jax.checkpoints.safetensors_writer import SHARD_BYTES
+from reflex_jax.checkpoints.whole_directory import check_place
 from reflex_jax.config import Config, ConfigError
 from reflex_jax.models.qwen_vl import QwenVLConfig, read_qwen_config
+from reflex_jax.processes import is_first, refused_together
 from reflex_jax.sharding import make_mesh
 from reflex_jax.training.checkpoint import RunCheckpoints
 from reflex_jax.training.state import split_trainable
@@ -34,22 +36,24 @@ def export_run(
 
     Args:
       config: the run's, with `run.dir` pointing at it.
-      directory: new or empty.
+      directory: new or empty; it may be a mount point or a link to one.
       step: which checkpoint; None: the newest.
       dtype: of the tensors on disk, one of `DTYPES`; None: each as in the checkpoint the run started from.
       shard_bytes: size of one file.
     Returns:
       The step that was written.
     Raises:
-      ConfigError: there is no such checkpoint, the directory is in use, the dtype is unknown, or the disk is full.
+      ConfigError: there is no such checkpoint, the directory is in use, or cannot be written, the dtype is unknown,
+        or the disk is full.
     """
     directory = Path(directory)
     if dtype is not None and dtype not in DTYPES:
         raise ConfigError(f"--dtype: expected one of {', '.join(DTYPES)}; got {dtype!r}.")
     if shard_bytes <= 0:
         raise ConfigError(f"--shard-size: expected more than 0 GB; got {shard_bytes / 1e9:g}.")
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise ConfigError(f"--to: expected a new or empty directory; {str(directory)!r} is in use. Name another.")
+    with refused_together():
+        if is_first():
+            check_place(directory, "--to")
     checkpoints = RunCheckpoints(config.run.directory, keep=config.training.keep_checkpoints)
     try:
         step = checkpoints.find_step(step)

@@ -143,3 +143,23 @@ def test_a_disk_that_takes_no_more_leaves_nothing_behind(capsys, run, tmp_path):
     assert not list(tmp_path.iterdir())
     assert main(["export", str(run), "--to", str(tmp_path / "out")]) == 0
     assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "qwen2_5_vl"
+
+
+def test_an_empty_folder_a_link_to_one_and_a_link_to_nothing_are_places_to_export_to(run, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to("empty")
+    inode = (tmp_path / "empty").stat().st_ino
+    assert main(["export", str(run), "--to", str(tmp_path / "link")]) == 0
+    assert (tmp_path / "empty").stat().st_ino == inode  # it may be a mount point
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "link"]
+    assert rx.load_policy(tmp_path / "link").config == rx.load_policy("phantom").config
+    (tmp_path / "later").symlink_to("volume/out")
+    assert main(["export", str(run), "--to", str(tmp_path / "later")]) == 0
+    assert rx.load_policy(tmp_path / "volume" / "out").config == rx.load_policy("phantom").config
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_read(capsys, run, tmp_path, monkeypatch):
+    monkeypatch.setattr("reflex_jax.training.export._restore", lambda *_: pytest.fail("the weights were restored"))
+    (tmp_path / "file").write_text("precious")
+    assert "nothing can be written to" in refused(capsys, run, "--to", tmp_path / "file" / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

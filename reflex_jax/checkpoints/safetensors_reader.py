@@ -1,0 +1,164 @@
+"""Opens the safetensors files of a directory: which files count, which tensors they hold, blocks of them on demand.
+
+Only headers are read until a block is asked for. What lies in a file's place but is none is one line with its name.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePath, PureWindowsPath
+
+import jax
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from reflex_jax.checkpoints.safetensors_writer import BLOCK_ROWS, FLOATS, INDEX_FILE, SINGLE_FILE
+from reflex_jax.config import ConfigError
+from reflex_jax.json_files import LFS_POINTER, read_json_object
+
+Bounds = tuple[tuple[int, int], ...]  # of a block: start and stop on each axis
+_OTHER_FORMATS = ("*.bin", "*.pt", "*.pth", "*.gguf", "*.ckpt", "*.msgpack", "*.h5")
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor on disk. The file is open only while a block is read: pages that stay mapped would count as ours."""
+
+    file: Path
+    name: str  # in the file
+    shape: tuple[int, ...]
+    code: str  # safetensors' word for the dtype
+
+    def blocks(self, bounds: Bounds) -> Iterator[tuple[slice, np.ndarray]]:
+        """Yields the part inside `bounds`, some rows at a time, with their place in it.
+
+        Args:
+          bounds: of the tensor's first axis, and of its second or of all others behind one another.
+        """
+        (first, last), *columns = bounds
+        with safe_open(self.file, framework="numpy") as opened:
+            data = opened.get_slice(self.name)
+            for start in range(first, last, BLOCK_ROWS):
+                stop = min(start + BLOCK_ROWS, last)
+                if len(self.shape) > 2:
+                    rows = data[start:stop].reshape(stop - start, -1)[:, slice(*columns[0])]
+                else:
+                    rows = data[tuple(slice(*b) for b in ((start, stop), *columns))]
+                yield slice(start - first, stop - first), rows
+
+    def equals(self, other: Tensor) -> bool:
+        """Whether both hold the same numbers."""
+        if self.shape != other.shape or {self.code, other.code} - FLOATS.keys():
+            return False
+        bounds = tuple((0, size) for size in self.shape)
+        pairs = zip(self.blocks(bounds), other.blocks(bounds), strict=True)
+        return all(np.array_equal(mine, theirs) for (_, mine), (_, theirs) in pairs)
+
+
+def open_tensors(directory: Path, rename: Callable[[str], str]) -> dict[str, Tensor]:
+    """Lists all tensors of a checkpoint; only headers are read.
+
+    Args:
+      directory: of the checkpoint.
+      rename: a tensor's name in the file -> the name it is listed under.
+
+    Raises:
+      ConfigError: a file is missing, damaged or something else, or two tensors come under one name.
+    """
+    tensors: dict[str, Tensor] = {}
+    doubles: list[str] = []
+    for file in weight_files(directory):
+        for tensor in _headers(file):
+            known = tensors.setdefault(rename(tensor.name), tensor)
+            if known is not tensor:
+                doubles.append(f"{known.name} in {known.file.name} and {tensor.name} in {file.name}")
+    if doubles:
+        raise ConfigError(
+            f"policy.path: {directory}: {len(doubles)} tensors are there twice: {'; '.join(doubles[:3])}. "
+            "Save the checkpoint anew, in an empty directory."
+        )
+    return tensors
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """Returns model.safetensors or, where it is absent, the shards that the index names: transformers' order.
+
+    Raises:
+      ConfigError: there is neither, the index is damaged or leads out of the directory, or shards are missing.
+    """
+    single, index = directory / SINGLE_FILE, directory / INDEX_FILE
+    if os.path.isfile(single):
+        if os.path.isfile(index):
+            _say_index_is_unused(directory)
+        return [single]
+    if not os.path.lexists(index):
+        raise ConfigError(_no_weights(directory))
+    names = _shard_names(index)
+    absent = [name for name in names if not os.path.isfile(directory / name)]
+    if absent:
+        raise ConfigError(
+            f"policy.path: {index} names {len(names)} files; expected {', '.join(absent[:3])[:200]}"
+            f"{', ...' if len(absent) > 3 else ''} ({len(absent)} are not there). Download the checkpoint whole."
+        )
+    return [directory / name for name in names]
+
+
+def _shard_names(index: Path) -> list[str]:
+    weight_map = read_json_object(index, setting="policy.path").get("weight_map")
+    names = weight_map.values() if isinstance(weight_map, dict) else []
+    if not names or not all(isinstance(name, str) and name for name in names):
+        raise ConfigError(
+            f'policy.path: {index}: expected "weight_map", an object of tensor names and file names. Copy it again.'
+        )
+    outside = sorted({name for name in names if _leads_out(name)})
+    if outside:
+        raise ConfigError(
+            f"policy.path: {index}: expected files of its own directory; got {str(outside[:3])[1:-1][:200]}. "
+            "Take the checkpoint from its publisher."
+        )
+    return sorted(set(names))
+
+
+def _leads_out(name: str) -> bool:
+    # a link is followed: that is how the hub's cache keeps its files
+    paths = (PurePath(name), PureWindowsPath(name))
+    return any(path.anchor or ".." in path.parts for path in paths) or not name.isprintable()
+
+
+def _headers(file: Path) -> Iterator[Tensor]:
+    try:
+        with file.open("rb") as raw:
+            is_pointer = raw.read(len(LFS_POINTER)) == LFS_POINTER.encode()
+        if is_pointer:
+            raise ConfigError(
+                f"policy.path: {file} is a Git LFS pointer, not the file itself. Run `git lfs pull` where it was cloned."
+            )
+        with safe_open(file, framework="numpy") as opened:
+            for name in opened.keys():  # noqa: SIM118
+                data = opened.get_slice(name)
+                yield Tensor(file, name, tuple(data.get_shape()), data.get_dtype())
+    except (SafetensorError, OSError) as error:
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise ConfigError(f"policy.path: {file} is damaged ({reason}). Download it again.") from error
+
+
+def _no_weights(directory: Path) -> str:
+    others = sorted(path.name for pattern in _OTHER_FORMATS for path in directory.glob(pattern))
+    found = f"; found {', '.join(others[:3])}" if others else "; not found"
+    remedy = "Save the model with transformers' save_pretrained" if others else "Download the checkpoint whole"
+    return f"policy.path: expected {SINGLE_FILE} or {INDEX_FILE} in {directory}{found}. {remedy}."
+
+
+@functools.lru_cache(maxsize=64)
+def _say_index_is_unused(directory: Path) -> None:
+    """Once for each directory."""
+    if jax.process_index() == 0:
+        print(
+            f"policy.path: {directory} has {SINGLE_FILE} and {INDEX_FILE}; {SINGLE_FILE} is read, as transformers does.",
+            file=sys.stderr,
+            flush=True,
+        )

@@ -1,0 +1,103 @@
+"""Whether the tensors of a checkpoint are those of its configuration; if not, why, in one line of bounded length."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from reflex_jax.checkpoints.paths import MERGE_REMEDY
+from reflex_jax.checkpoints.qwen_tensors import EMBEDDING, HEAD, Source, hub_name
+from reflex_jax.checkpoints.safetensors_reader import Tensor
+from reflex_jax.checkpoints.safetensors_writer import FLOATS
+from reflex_jax.config import ConfigError
+
+_ADAPTER = re.compile(r"\.(lora_\w+|base_layer|modules_to_save)\.")
+_EXAMPLES = 3
+
+
+def check_fit(tensors: dict[str, Tensor], sources: dict[str, Source], *, is_tied: bool, directory: Path) -> None:
+    """Compares names, shapes and dtypes with what the configuration asks for, before any weight is read.
+
+    Args:
+      tensors: on disk, under the hub's names.
+      sources: of `leaf_sources`.
+      is_tied: the head is the embedding. Some exporters write it out all the same; it is redundant if it is equal.
+      directory: of the checkpoint.
+
+    Raises:
+      ConfigError: tensors are missing, extra, misshaped or no floats: the count of each kind, and examples.
+    """
+    adapters = [name for name in tensors if _ADAPTER.search(name)]
+    if adapters:
+        raise ConfigError(
+            f"policy.path: {directory} holds an adapter that is not merged ({_listed(adapters)}). {MERGE_REMEDY}"
+        )
+    expected = {name: source.tensor_shape for source in sources.values() for name in source.names}
+    extra = tensors.keys() - expected.keys()
+    missing = expected.keys() - tensors.keys()
+    found = expected.keys() & tensors.keys()
+    misshaped = {name for name in found if tensors[name].shape != expected[name]}
+    has_embedding = EMBEDDING in found - misshaped
+    if is_tied and HEAD in extra and has_embedding and tensors[HEAD].equals(tensors[EMBEDDING]):
+        extra.remove(HEAD)
+    no_floats = {name for name in found if tensors[name].code not in FLOATS}
+    problems = [
+        _described("missing", missing, lambda name: f"{name} {list(expected[name])}"),
+        _described("extra", extra, lambda name: f"{name} {list(tensors[name].shape)}"),
+        _described(
+            "misshaped",
+            misshaped,
+            lambda name: f"{name}: expected {list(expected[name])}, got {list(tensors[name].shape)}",
+        ),
+        _described(f"no floats ({', '.join(FLOATS)})", no_floats, lambda name: f"{name}: got {tensors[name].code}"),
+    ]
+    if any(problems):
+        hint = _hint(tensors, expected, missing, extra, is_tied)
+        raise ConfigError(
+            f"policy.path: the tensors in {directory} do not fit its config.json: {'; '.join(filter(None, problems))}.{hint}"
+        )
+
+
+def _described(kind: str, names: Iterable[str], describe: Callable[[str], str]) -> str:
+    names = sorted(names)
+    return f"{kind} {len(names)}: {_listed(names, describe)}" if names else ""
+
+
+def _listed(names: list[str], describe: Callable[[str], str] = str) -> str:
+    """A few examples, and what all have in common."""
+    examples = "; ".join(_printable(describe(name)) for name in names[:_EXAMPLES])
+    if len(names) <= _EXAMPLES:
+        return examples
+    prefix = _dotted_prefix(names)
+    return f"{examples}; ...{f' (all begin with {_printable(prefix)})' if prefix else ''}"
+
+
+def _hint(
+    tensors: dict[str, Tensor], expected: dict[str, tuple[int, ...]], missing: set[str], extra: set[str], is_tied: bool
+) -> str:
+    """What the pattern of missing and extra tensors says about their cause."""
+    raw = [tensor.name for tensor in tensors.values()]
+    prefix = _dotted_prefix(raw)
+    while prefix:  # the longest common prefix may hold a part that belongs to the names
+        renamed = {hub_name(name.removeprefix(prefix)) for name in raw}
+        if len(renamed & expected.keys()) > len(tensors.keys() & expected.keys()):
+            return f" Every name begins with {_printable(prefix)!r}, which is not known here: rename them without it."
+        prefix = prefix[: prefix.rstrip(".").rfind(".") + 1]
+    if extra == {HEAD} and is_tied:
+        return " The head differs from the embedding: set tie_word_embeddings to false in config.json if that is right."
+    if missing == {HEAD}:
+        return " Set tie_word_embeddings to true in config.json if the head is the embedding."
+    return ""
+
+
+def _dotted_prefix(names: list[str]) -> str:
+    """The whole parts, dots included, that all names begin with."""
+    common = os.path.commonprefix(names)
+    return common[: common.rfind(".") + 1]
+
+
+def _printable(text: str) -> str:
+    text = text.encode("unicode_escape").decode()
+    return text if len(text) <= 120 else text[:117] + "..."

@@ -1,0 +1,41 @@
+"""The smallest whole policy directory: the phantom's tokenizer and settings around random weights of a few rows."""
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from reflex_jax.checkpoints.huggingface import save_policy_params
+from reflex_jax.checkpoints.paths import resolve_checkpoint
+from reflex_jax.models.qwen_vl import init_policy_params, read_qwen_config
+
+
+def write_tiny_policy(directory: Path, *, is_tied: bool = True) -> Path:
+    """Writes a directory that every reader of a policy accepts."""
+    directory.mkdir(parents=True, exist_ok=True)
+    source = resolve_checkpoint("phantom", "policy")
+    for file in source.iterdir():
+        if file.suffix != ".safetensors":
+            shutil.copyfile(file, directory / file.name)
+    change_json(
+        directory / "config.json", hidden_size=16, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, tie_word_embeddings=is_tied, rope_scaling={"type": "mrope", "mrope_section": [1, 2, 1]},
+        vision_config={
+            "depth": 2, "hidden_size": 16, "intermediate_size": 8, "num_heads": 2, "out_hidden_size": 16,
+            "fullatt_block_indexes": [1],
+        },
+    )  # fmt: skip
+    config = read_qwen_config(directory)
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(lambda: init_policy_params(config, jax.random.key(0)))
+    params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
+    save_policy_params(params, config, directory)
+    return directory
+
+
+def change_json(path: Path, **values) -> None:
+    """Sets keys of a JSON object; `...` takes one away."""
+    changed = {**json.loads(path.read_text()), **values}
+    path.write_text(json.dumps({key: value for key, value in changed.items() if value is not ...}))
