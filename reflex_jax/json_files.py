@@ -1,4 +1,4 @@
-"""The one reader of JSON files that others wrote (checkpoints, tokenizers); a fault is one line with the file's name."""
+"""The one reader of JSON and text files that others wrote (checkpoints, tokenizers); a fault names the file in one line."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ LFS_POINTER = "version https://git-lfs.github.com/spec"
 _KINDS = {list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number", type(None): "null"}
 
 
-def read_json(path: Path, *, setting: str) -> Any:
-    """Reads a JSON file of any content.
+def read_text(path: Path, *, setting: str) -> str:
+    """Reads a text file, such as a chat template or a list of words.
 
     Args:
       path: of the file.
       setting: the key or flag that led to it, which begins the message.
     Raises:
-      ConfigError: it is absent, unreadable, empty, a Git LFS pointer, not UTF-8 (a byte order mark included, which
-        transformers refuses too), or no JSON.
+      ConfigError: it is absent, unreadable, empty, a Git LFS pointer, or not UTF-8 (a byte order mark included, which
+        would become a part of the text).
     """
     try:
         text = path.read_bytes().decode("utf-8")
@@ -38,6 +38,19 @@ def read_json(path: Path, *, setting: str) -> Any:
         raise ConfigError(f"{setting}: {path} begins with a byte order mark. Save it as UTF-8 without one.")
     if not text.strip():
         raise ConfigError(f"{setting}: {path} is empty. Copy it again.")
+    return text
+
+
+def read_json(path: Path, *, setting: str) -> Any:
+    """Reads a JSON file of any content.
+
+    Args:
+      path: of the file.
+      setting: the key or flag that led to it, which begins the message.
+    Raises:
+      ConfigError: as `read_text` (transformers too refuses a byte order mark), or it is no JSON.
+    """
+    text = read_text(path, setting=setting)
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -6,7 +6,7 @@ import io
 import subprocess
 import sys
 import tokenize
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +29,8 @@ FLOORS = {
     "__init__.py": 6,
 }  # fmt: skip
 EMPTY_NAMES = {"utils", "util", "helpers", "helper", "common", "manager", "base", "misc"}
+# Where code or data of others runs, whose exceptions have no common name (Rust's even derive from BaseException alone).
+DOORS_OF_FOREIGN_CODE = {"text/tokenizer.py": 1}  # file -> handlers of everything
 LONGEST_FUNCTION = 60  # lines with code on them, signature included, docstring not
 
 
@@ -185,13 +187,13 @@ def test_functions_are_short():
 
 def test_errors_are_caught_by_name():
     wide = [
-        f"{name}:{node.lineno}"
+        name
         for name, tree in TREES.items()
         for node in ast.walk(tree)
         if isinstance(node, ast.ExceptHandler)
         and (node.type is None or ast.unparse(node.type) in ("Exception", "BaseException"))
     ]
-    assert not wide, "\n".join(wide)
+    assert Counter(wide) == DOORS_OF_FOREIGN_CODE
 
 
 # --- every setting does something

@@ -54,6 +54,7 @@ def patchify(
     max_pixels: int,
     mean: Sequence[float],
     std: Sequence[float],
+    scale: float = 1 / 255,
     patch: int = 14,
     temporal: int = 2,
     merge: int = 2,
@@ -64,8 +65,9 @@ def patchify(
       image: 8-bit RGB.
       min_pixels: smallest area after resizing.
       max_pixels: largest area after resizing.
-      mean: of the three channels, on the scale 0 to 1.
-      std: of the three channels.
+      mean: of the three channels, after scaling.
+      std: of the three channels, after scaling.
+      scale: what a level of 0 to 255 is multiplied with.
       patch: side of a patch in pixels.
       temporal: how often a still image is repeated in a patch.
       merge: patches per side of one merged feature.
@@ -83,7 +85,7 @@ def patchify(
     )
     pixels = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
     # 256 values a channel: a table is exact and quicker than arithmetic on every pixel
-    levels = (np.arange(256)[:, None] * (1 / 255)).astype(np.float32)
+    levels = (np.arange(256)[:, None] * scale).astype(np.float32)
     table = (levels - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
     values = np.stack([table[pixels[..., channel], channel] for channel in range(3)])
     rows, columns = height // patch, width // patch

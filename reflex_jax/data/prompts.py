@@ -7,7 +7,6 @@ user's words are split even where they spell one, so a question cannot open a tu
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from PIL import Image
 
 from reflex_jax.config import ConfigError
 from reflex_jax.data.examples import Example, list_offenders
+from reflex_jax.data.image_settings import ImageSettings, read_image_settings
 from reflex_jax.data.images import (
     Grid,
     PatchedImage,
@@ -30,7 +30,14 @@ from reflex_jax.data.images import (
 )
 from reflex_jax.models.qwen_vl import QwenVLConfig, read_qwen_config
 from reflex_jax.records import PromptInputs
-from reflex_jax.text.tokenizer import encode_template, encode_user_text, load_policy_tokenizer
+from reflex_jax.text.chat_template import read_chat_template
+from reflex_jax.text.tokenizer import (
+    check_rows,
+    encode_template,
+    encode_user_text,
+    load_policy_tokenizer,
+    render_turn,
+)
 
 PROMPTS = {
     "think_answer": (
@@ -44,7 +51,8 @@ PROMPTS = {
     "bare": "{question}",
 }
 _TOKEN_MULTIPLE = 8  # prompt lengths are rounded up to this: rows of a matrix unit
-_USER_TEXT = "\ue000user text\ue000"  # private-use characters: in no chat template and no question
+# Private-use characters are in no chat template and no question; the others show whether a template rewrites its text.
+_USER_TEXT = '\ue000User "text"\n  <&\'{{ }}\\>\ue000'
 
 
 @dataclass(frozen=True)
@@ -67,20 +75,18 @@ class PromptSizes:
         return PromptSizes(max(self.prompt_tokens, other.prompt_tokens), max(self.windows, other.windows))
 
 
-@dataclass(frozen=True)
-class ImageSettings:
-    """How pictures become patches (preprocessor_config.json)."""
-
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    min_pixels: int
-    max_pixels: int
-
-
 class Processor:
     """Prompts of one policy: tokenizer, chat template, image settings and the task text."""
 
-    def __init__(self, tokenizer, images: ImageSettings, config: QwenVLConfig, *, prompt: str):
+    def __init__(
+        self,
+        tokenizer,
+        images: ImageSettings,
+        config: QwenVLConfig,
+        *,
+        prompt: str,
+        template_source: str | Path = "the policy's directory",
+    ):
         """Renders the chat template once.
 
         Args:
@@ -88,6 +94,7 @@ class Processor:
           images: normalisation and size limits of the pictures.
           config: the policy's configuration.
           prompt: a key of `PROMPTS`.
+          template_source: where the chat template comes from, for messages.
 
         Raises:
           ConfigError: an unknown prompt, or a tokenizer without a usable chat template.
@@ -98,35 +105,40 @@ class Processor:
         self.images = images
         self.config = config
         self.prompt = prompt
-        self.pad_id = int(tokenizer.pad_token_id)
+        # any id will do: padding is masked everywhere
+        self.pad_id = int(config.pad_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
+        self._template_source = template_source
         if tokenizer.chat_template is None:
             raise ConfigError(
-                "chat template: the policy's directory has none; copy chat_template.json of the model there."
+                "policy.path: the policy's directory has no chat template; copy chat_template.jinja or chat_template.json "
+                "of the model there."
             )
         self._around = {has_image: self._render(has_image) for has_image in (False, True)}
 
     def _render(self, has_image: bool) -> tuple[list[int], list[int]]:
         """Ids before and after the user's text."""
         content = [{"type": "image"}] if has_image else []
-        turn = {"role": "user", "content": [*content, {"type": "text", "text": _USER_TEXT}]}
-        rendered = self.tokenizer.apply_chat_template([turn], tokenize=False, add_generation_prompt=True)
-        parts = rendered.split(_USER_TEXT)
+        parts = render_turn(
+            self.tokenizer, [*content, {"type": "text", "text": _USER_TEXT}], source=self._template_source
+        ).split(_USER_TEXT)
+        name = f"policy.path: the chat template of {self._template_source}"
         if len(parts) != 2:
-            raise ConfigError(f"chat template: expected the user's text once; got it {len(parts) - 1} times.")
-        before, after = (list(encode_template(self.tokenizer, part)) for part in parts)
-        if before.count(self.config.image_token_id) != has_image:
             raise ConfigError(
-                f"chat template: expected {int(has_image)} image token(s) of id {self.config.image_token_id}; "
-                f"got {before.count(self.config.image_token_id)} before the user's text."
+                f"{name}: expected it to show the user's text once, unchanged; it does {len(parts) - 1} times."
+            )
+        before, after = (list(encode_template(self.tokenizer, part)) for part in parts)
+        image_id = self.config.image_token_id
+        if before.count(image_id) != has_image or image_id in after:
+            raise ConfigError(
+                f"{name}: expected {int(has_image)} image token(s) of id {image_id} before the user's text and none behind; "
+                f"got {before.count(image_id)} and {after.count(image_id)}."
             )
         return before, after
 
     def encode_text(self, question: str) -> list[int]:
         """Ids of the question within the task text, free of special and added tokens."""
         # Encoded in one piece, as the model saw its training prompts: words merge across the border.
-        return list(
-            encode_user_text(self.tokenizer, PROMPTS[self.prompt].replace("{question}", question.strip()))
-        )
+        return list(encode_user_text(self.tokenizer, PROMPTS[self.prompt].replace("{question}", question.strip())))
 
     def _assemble(self, question: str, image_tokens: int) -> Int[np.ndarray, "L"]:
         before, after = self._around[image_tokens > 0]
@@ -161,6 +173,7 @@ class Processor:
             max_pixels=self.images.max_pixels,
             mean=self.images.mean,
             std=self.images.std,
+            scale=self.images.scale,
             patch=vision.patch_size,
             merge=vision.merge_size,
             temporal=vision.temporal_patch_size,
@@ -239,35 +252,21 @@ def load_processor(directory: str | Path, *, min_pixels: int, max_pixels: int, p
     """Reads the tokenizer, chat template and image settings of a Hugging Face policy directory.
 
     Args:
-      directory: holds config.json, preprocessor_config.json and the tokenizer's files.
+      directory: holds config.json, preprocessor_config.json or processor_config.json, and the tokenizer's files.
       min_pixels: smallest area of a resized picture; the directory's own limits do not count.
       max_pixels: largest area.
       prompt: a key of `PROMPTS`.
 
     Raises:
-      ConfigError: a file is missing, or the preprocessor cuts patches that the model does not read.
+      ConfigError: a file is missing or damaged, the image processor prepares pictures in a way that the model does not
+        read or this package does not compute, the tokenizer has tokens that the model has no row for, or the chat
+        template cannot show a picture and a text.
     """
     directory = Path(directory)
     config = read_qwen_config(directory)
-    settings = _read_json(directory / "preprocessor_config.json")
-    vision = config.vision
-    expected = {
-        "patch_size": vision.patch_size,
-        "temporal_patch_size": vision.temporal_patch_size,
-        "merge_size": vision.merge_size,
-    }
-    differing = {key: settings[key] for key, value in expected.items() if settings.get(key, value) != value}
-    if differing:
-        raise ConfigError(
-            f"{directory / 'preprocessor_config.json'}: expected {expected} as in config.json; got {differing}."
-        )
-    images = ImageSettings(
-        tuple(settings["image_mean"]), tuple(settings["image_std"]), min_pixels, max_pixels
-    )
-    return Processor(load_policy_tokenizer(directory), images, config, prompt=prompt)
-
-
-def _read_json(path: Path) -> dict:
-    if not path.is_file():
-        raise ConfigError(f"{path}: expected this file in the policy's directory; it is missing.")
-    return json.loads(path.read_text(encoding="utf-8"))
+    images = read_image_settings(directory, config.vision, min_pixels=min_pixels, max_pixels=max_pixels)
+    tokenizer = load_policy_tokenizer(directory)
+    check_rows(tokenizer, config.text.vocabulary, setting="policy.path", source=directory)
+    template = read_chat_template(directory)
+    source = directory if template is None else template.source
+    return Processor(tokenizer, images, config, prompt=prompt, template_source=source)

@@ -94,12 +94,7 @@ def test_user_words_never_become_special_or_added_tokens(processor):
 
 def test_image_comes_first_then_the_question_then_the_task(processor):
     text = processor.tokenizer.decode(processor.encode(make_image(56, 56), "Is it broken?").ids)
-    assert (
-        text.index("<|vision_end|>")
-        < text.index("Is it broken?")
-        < text.index("<think>")
-        < text.index("<answer>")
-    )
+    assert text.index("<|vision_end|>") < text.index("Is it broken?") < text.index("<think>") < text.index("<answer>")
     assert text.endswith("<|im_start|>assistant\n")
 
 
@@ -157,9 +152,7 @@ def test_prompts_over_the_limit_are_refused_by_id(processor):
     ]
     limit = len(processor.encode(examples[0].load_image(), examples[0].question).ids)
     assert processor.measure(examples[:1], max_prompt_tokens=limit).prompt_tokens >= limit
-    with pytest.raises(
-        ConfigError, match=r"data.max_prompt_tokens=\d+: 2 prompts are longer: q1 \(\d+\), q2 \(\d+\)"
-    ):
+    with pytest.raises(ConfigError, match=r"data.max_prompt_tokens=\d+: 2 prompts are longer: q1 \(\d+\), q2 \(\d+\)"):
         processor.measure(examples, max_prompt_tokens=limit)
 
 
@@ -187,7 +180,7 @@ def test_unknown_prompts_and_incomplete_directories_are_refused(directory, tmp_p
 
 def test_a_chat_template_must_show_image_and_text_once(processor, monkeypatch):
     once = "{% for part in messages[0].content %}{{ part.text if part.type == 'text' else '' }}{% endfor %}"
-    refusals = ((once, "image token"), ("<|image_pad|>", "once"), (once + once, "once"), (None, "has none"))
+    refusals = ((once, "image token"), ("<|image_pad|>", "once"), (once + once, "once"), (None, "has no chat template"))
     for template, complaint in refusals:
         monkeypatch.setattr(processor.tokenizer, "chat_template", template)
         with pytest.raises(ConfigError, match=complaint):
