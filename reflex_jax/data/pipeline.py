@@ -1,7 +1,8 @@
-"""HOST: which questions a training step sees, as a pure function of the step (grain).
+"""HOST: which questions a training step sees, as a pure function of the step.
 
-The curriculum is an ordering of the data: phases one after the other, each shuffled anew in every pass. Nothing
-is kept between steps, so a run resumes by its step number alone, on any number of hosts or threads.
+The curriculum is an ordering of the data: phases one after the other, each shuffled anew in every pass. Nothing is kept
+between steps, so a run resumes by its step number alone, on any number of hosts or threads. Steps that are added to a run
+lengthen its last phase; no batch before them changes.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from typing import TypeVar
 
 import grain
 import numpy as np
+from jaxtyping import Int
 
 from reflex_jax.config import ConfigError, DataConfig, PhaseConfig
 from reflex_jax.data.examples import Example
+from reflex_jax.data.order import ShuffledPasses, stream_generator
 
 Prepared = TypeVar("Prepared")
 
@@ -39,32 +42,35 @@ class TrainingBatches:
           phase_steps: how many steps each phase takes.
           replay: for each phase the share of its prompts that come from the phases before it; None: 0.
           prompts_per_step: P.
-          seed: of the shuffles; phase k uses seed + k.
+          seed: of the shuffles; each phase draws from a hash of the seed and its number.
         """
         self.examples = examples
         self.phase_steps = tuple(phase_steps)
-        shares = replay or [0.0] * len(phases)
-        self._indices = grain.MapDataset.concatenate(
-            [
-                _mix_in(questions, sorted({i for earlier in phases[:k] for i in earlier}), share, seed=seed + k)
-                .batch(prompts_per_step, drop_remainder=True)
-                .slice(slice(0, steps))
-                for k, (questions, share, steps) in enumerate(zip(phases, shares, phase_steps, strict=True))
-            ]
-        )
+        self.repeating: list[str] = []  # phases whose steps cannot do without holding a question twice, in words
+        self._phases = []
+        for k, (questions, share) in enumerate(zip(phases, replay or [0.0] * len(phases), strict=True)):
+            earlier = sorted({i for part in phases[:k] for i in part}) if share else []
+            self._phases.append(_Phase(questions, earlier, share, size=prompts_per_step, seed=seed, number=k))
+            own, again = int(np.ceil(prompts_per_step * (1 - share))), int(np.ceil(prompts_per_step * share))
+            # so many of the earlier ones may be in a batch as its own already
+            shared = min(prompts_per_step - again, len({*questions} & {*earlier}))
+            if len(questions) < own or (share and len(earlier) - shared < again):
+                self.repeating.append(
+                    f"phase {k + 1} has {len(questions)} questions"
+                    + (f" and {len(earlier)} to replay" if share else "")
+                    + f" for the {prompts_per_step} prompts of a step"
+                )
 
     def __len__(self) -> int:
         """Number of steps."""
-        return len(self._indices)
+        return sum(self.phase_steps)
 
     def __getitem__(self, step: int) -> list[Example]:
         """The P examples of a step."""
         if not 0 <= step < len(self):
             raise IndexError(f"step {step} of {len(self)}")
-        return self._take(self._indices[step])
-
-    def _take(self, indices: np.ndarray) -> list[Example]:
-        return [self.examples[int(index)] for index in indices]
+        phase = self.phase_of(step)
+        return [self.examples[i] for i in self._phases[phase].batch(step - sum(self.phase_steps[:phase]))]
 
     def phase_of(self, step: int) -> int:
         """Index of the curriculum phase a step belongs to."""
@@ -82,25 +88,71 @@ class TrainingBatches:
         """
         if first_step >= len(self):
             return
-        dataset = self._indices.map(lambda indices: prepare(self._take(indices)))
+        dataset = grain.MapDataset.range(len(self)).map(lambda step: prepare(self[int(step)]))
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
         iterator = iter(dataset.to_iter_dataset(options))
         grain.experimental.set_next_index(iterator, first_step)
         yield from iterator
 
 
-def _mix_in(questions: Sequence[int], earlier: Sequence[int], share: float, *, seed: int) -> grain.MapDataset:
-    """An endless order of `questions`, reshuffled in every pass, with a share of `earlier` ones spread evenly in it."""
-    # A phase shorter than its steps starts over; a batch may span two passes.
-    own = grain.MapDataset.source(list(questions)).seed(seed).shuffle().repeat()
-    if share == 0:
-        return own
-    again = grain.MapDataset.source(list(earlier)).seed(seed).shuffle().repeat()
-    return grain.MapDataset.mix([own, again], weights=[1 - share, share])
+class _Phase:
+    """The batches of one phase: its own questions, with a share of earlier ones spread evenly among them."""
+
+    def __init__(
+        self, questions: Sequence[int], earlier: Sequence[int], share: float, *, size: int, seed: int, number: int
+    ):
+        self._questions, self._earlier = np.asarray(questions), np.asarray(earlier)
+        self._share, self._size, self._seed = share, size, seed
+        self._name = f"phase {number}"
+
+        def own_before(batch: int) -> int:
+            return batch * size - self._replayed_before(batch * size)
+
+        def again_before(batch: int) -> int:
+            return self._replayed_before(batch * size)
+
+        self._own = ShuffledPasses(
+            len(questions), own_before, batch_rate=size * (1 - share), seed=seed, stream=self._name
+        )
+        self._again = ShuffledPasses(
+            max(len(earlier), 1), again_before, batch_rate=size * share or 1.0, seed=seed, stream=f"{self._name} again"
+        )
+
+    def batch(self, number: int) -> Int[np.ndarray, "P"]:
+        own = self._questions[self._own.batch(number)]
+        if not self._share:
+            return own
+        places = np.arange(number * self._size, (number + 1) * self._size)
+        is_again = self._replayed_before(places + 1) > self._replayed_before(places)
+        batch = np.empty(self._size, np.int64)
+        batch[~is_again] = own
+        batch[is_again] = self._without_own(self._earlier[self._again.batch(number)], own, number)
+        return batch
+
+    def _replayed_before(self, place: int | Int[np.ndarray, "n"]) -> int | Int[np.ndarray, "n"]:
+        """How many of the prompts before a place of the phase are replayed."""
+        count = np.floor(np.asarray(place) * self._share + 1e-9).astype(np.int64)
+        return int(count) if np.ndim(place) == 0 else count
+
+    def _without_own(self, again: Int[np.ndarray, "n"], own: Int[np.ndarray, "m"], number: int) -> Int[np.ndarray, "n"]:
+        """Replaces replayed questions that the batch has as its own by other earlier ones, where there are any."""
+        is_double = np.isin(again, own)
+        if is_double.any():
+            others = np.setdiff1d(self._earlier, np.concatenate([own, again]))
+            others = stream_generator(self._seed, f"{self._name} instead", number).permutation(others)
+            doubles = np.flatnonzero(is_double)[: len(others)]
+            again[doubles] = others[: len(doubles)]
+        return again
 
 
 def training_batches(
-    examples: Sequence[Example], data: DataConfig, *, prompts_per_step: int, steps: int | None, seed: int
+    examples: Sequence[Example],
+    data: DataConfig,
+    *,
+    prompts_per_step: int,
+    steps: int | None,
+    seed: int,
+    laid_out: Sequence[int] | None = None,
 ) -> TrainingBatches:
     """Orders the examples into the curriculum of `data.phases`.
 
@@ -110,9 +162,10 @@ def training_batches(
       prompts_per_step: P, over all devices.
       steps: total, shared by the phases in proportion, each at least one; None: every phase takes its epochs.
       seed: of the shuffles.
+      laid_out: the steps of each phase of the run that is continued; more steps lengthen the last one.
 
     Raises:
-      ConfigError: a phase without questions, nothing to replay, or steps that cannot be shared.
+      ConfigError: a phase without questions, nothing to replay, steps that cannot be shared, or fewer than laid out.
     """
     if data.phases[0].replay > 0:
         raise ConfigError(f"data.phases: the first phase has nothing to replay; got replay {data.phases[0].replay:g}.")
@@ -126,10 +179,11 @@ def training_batches(
             f"data.phases: the {data.split} split of {data.source} has no question of type {', '.join(empty)}."
         )
     sizes = [len(questions) for questions in phases]
+    phase_steps = share_steps(data.phases, sizes, prompts_per_step=prompts_per_step, steps=steps)
     return TrainingBatches(
         examples,
         phases,
-        share_steps(data.phases, sizes, prompts_per_step=prompts_per_step, steps=steps),
+        phase_steps if laid_out is None else _lengthen(data.phases, laid_out, sum(phase_steps)),
         replay=[phase.replay for phase in data.phases],
         prompts_per_step=prompts_per_step,
         seed=seed,
@@ -141,8 +195,9 @@ def share_steps(
 ) -> tuple[int, ...]:
     """How many steps each phase takes, at least one; what a phase replays comes on top of its own questions.
 
-    Without `steps` a phase takes its epochs, the last incomplete batch dropped. With it, phases that name a
-    fraction get that share and the others divide the rest in proportion to epochs x questions.
+    Without `steps` a phase takes its epochs; its last batch is filled from the next pass, so that one epoch sees every
+    question. With it, phases that name a fraction get that share and the others divide the rest in proportion to
+    epochs x questions.
 
     Raises:
       ConfigError: fewer steps than phases, fractions without steps, or fractions that do not add up to the whole.
@@ -154,11 +209,9 @@ def share_steps(
             raise ConfigError(
                 "data.phases: a fraction is a share of training.steps, which is not set; set it, or use epochs."
             )
-        return tuple(max(1, int(count / prompts_per_step + 1e-9)) for count in passes)
+        return tuple(max(1, int(np.ceil(count / prompts_per_step - 1e-9))) for count in passes)
     if steps < len(phases):
-        raise ConfigError(
-            f"training.steps: expected at least one step for each of {len(phases)} phases; got {steps}."
-        )
+        raise ConfigError(f"training.steps: expected at least one step for each of {len(phases)} phases; got {steps}.")
     fractions = np.array([phase.fraction or 0.0 for phase in phases])
     rest = 1.0 - fractions.sum()
     if rest < -1e-6 or (named.all() and rest > 1e-6) or (not named.all() and rest < 1e-6):
@@ -169,6 +222,17 @@ def share_steps(
     if not named.all():
         fractions = np.where(named, fractions, rest * passes / passes[~named].sum())
     return _largest_remainders(fractions, steps)
+
+
+def _lengthen(phases: Sequence[PhaseConfig], laid_out: Sequence[int], steps: int) -> tuple[int, ...]:
+    """The phases of a run that goes on, the last one lengthened: another layout would take back what was trained."""
+    if steps < sum(laid_out):
+        parts = ", ".join(f"{phase.answer_type} {count}" for phase, count in zip(phases, laid_out, strict=True))
+        raise ConfigError(
+            f"training.steps: this run is laid out as {parts} steps, and more lengthen the last phase; expected at least "
+            f"{sum(laid_out)}; got {steps}. Set run.name for a shorter run."
+        )
+    return (*laid_out[:-1], laid_out[-1] + steps - sum(laid_out))
 
 
 def _largest_remainders(fractions: np.ndarray, steps: int) -> tuple[int, ...]:

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from tqdm import tqdm
 
 from reflex_jax.checkpoints.policy import save_policy
 from reflex_jax.config import Config, ConfigError
 from reflex_jax.data.examples import Example, list_offenders
+from reflex_jax.data.order import ShuffledPasses
 from reflex_jax.data.prompts import PromptSizes
 from reflex_jax.data.sources import load_examples
 from reflex_jax.processes import is_first, refused_together
@@ -37,7 +37,7 @@ def run_sft(config: Config) -> Path:
     """
     models, params, examples, sizes = _load(config)
     processor = models.policy.processor
-    steps = config.training.steps or max(len(examples) // config.sft.batch_size, 1)
+    steps = config.training.steps or -(-len(examples) // config.sft.batch_size)  # one epoch, none left out
     optimizer = make_optimizer(config.optimizer, steps)
     trainable, fixed = split_trainable(params, config.policy.trainable)
     state = start_state(models, trainable, optimizer)
@@ -47,7 +47,13 @@ def run_sft(config: Config) -> Path:
         remat=config.policy.remat, chunk=config.policy.log_prob_chunk,
     )  # fmt: skip
 
-    def batch_of(chosen: list[Example]) -> SftBatch:
+    order = ShuffledPasses(
+        len(examples), lambda step: step * config.sft.batch_size, batch_rate=config.sft.batch_size,
+        seed=config.run.seed, stream="supervised",
+    )  # fmt: skip
+
+    def batch_at(step: int) -> SftBatch:
+        chosen = [examples[i] for i in rows.take(order.batch(step))]
         prompts = processor.collate(
             [processor.encode(e.load_image(), e.question) for e in chosen],
             prompt_tokens=sizes.prompt_tokens, windows=sizes.windows,
@@ -57,10 +63,6 @@ def run_sft(config: Config) -> Path:
             answer_weight=config.sft.answer_weight, length=config.rollout.max_new_tokens,
         )  # fmt: skip
         return rows.place(SftBatch(prompts=prompts, tokens=tokens, weights=weights))
-
-    def batch_at(step: int) -> SftBatch:
-        chosen = _epoch_rows(len(examples), config.sft.batch_size, step, config.run.seed)
-        return batch_of([examples[i] for i in rows.take(chosen)])
 
     logger = open_logger(
         config.run.directory, tensorboard=config.logging.tensorboard, wandb_project=config.logging.wandb_project,
@@ -106,9 +108,3 @@ def _load(config: Config) -> tuple[Models, Any, list[Example], PromptSizes]:
             )
     return models, params, examples, sizes
 
-
-def _epoch_rows(count: int, batch_size: int, step: int, seed: int) -> np.ndarray:
-    """Rows of one step: a new permutation per pass, a function of the step alone."""
-    positions = np.arange(step * batch_size, (step + 1) * batch_size)
-    orders = {epoch: np.random.default_rng((seed, epoch)).permutation(count) for epoch in set(positions // count)}
-    return np.asarray([orders[p // count][p % count] for p in positions])

@@ -17,6 +17,8 @@ from reflex_jax.sharding import replicated
 from reflex_jax.training.assembly import BatchBuilder, Models, make_generator, make_host_bridge
 from reflex_jax.training.step import ScoredRollout, score_rollout
 
+_STEP = 0  # training folds in its steps from 1 on, so no draw is shared with it, nor with another seed's
+
 
 class Evaluator:
     """Scores a policy on a fixed set of questions, with the reward of the run.
@@ -31,7 +33,7 @@ class Evaluator:
         self._examples = examples[:limit]
         self._builder = builder
         self._rows = models.rows(config.grpo.prompts_per_step)
-        self._key = jax.random.key(config.run.seed + 1)
+        self._key = jax.random.fold_in(jax.random.key(config.run.seed), _STEP)
         self._bridge = make_host_bridge(config, models)
         self._sample = make_generator(
             config, models, group_size=config.grpo.group_size, temperature=config.rollout.temperature

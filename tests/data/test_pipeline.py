@@ -1,7 +1,9 @@
 """Order of the data: phases, shares of the steps, resuming by step."""
 
+from collections import Counter
+
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from reflex_jax.config import ConfigError, DataConfig, PhaseConfig
@@ -37,9 +39,7 @@ def test_closed_questions_come_first_then_open_ones():
 def test_a_phase_that_starts_over_is_shuffled_anew_and_loses_nothing():
     examples = make_examples(closed=7, opened=0)
     data = DataConfig(phases=(PhaseConfig(answer_type="any"),))
-    batches = training_batches(
-        examples, data, prompts_per_step=2, steps=14, seed=0
-    )  # 28 places: 4 passes of 7
+    batches = training_batches(examples, data, prompts_per_step=2, steps=14, seed=0)  # 28 places: 4 passes of 7
     seen = [example_id for batch in ids_of(batches, range(14)) for example_id in batch]
     passes = [seen[start : start + 7] for start in range(0, 28, 7)]
     assert all(sorted(each) == [str(i) for i in range(7)] for each in passes)
@@ -75,6 +75,116 @@ def test_the_order_depends_on_the_seed_only():
     )
     assert ids_of(first, range(8)) == ids_of(again, reversed(range(8)))[::-1]
     assert ids_of(first, range(8)) != ids_of(other, range(8))
+
+
+def test_no_two_phases_of_any_two_seeds_have_one_order():
+    data = DataConfig(phases=(PhaseConfig(answer_type="any"),) * 3)
+    orders = []
+    for seed in range(4):
+        batches = training_batches(make_examples(20, 20), data, prompts_per_step=40, steps=6, seed=seed)
+        orders += [tuple(batch) for batch in ids_of(batches, range(6))]
+    assert len(set(orders)) == len(orders) == 24
+
+
+def counts_of(batches, steps):
+    return [Counter(batch) for batch in ids_of(batches, steps)]
+
+
+@settings(max_examples=60)
+@given(count=st.integers(1, 40), size=st.integers(1, 16), steps=st.integers(1, 60))
+@example(count=65, size=64, steps=9)
+@example(count=1793, size=64, steps=60)
+def test_a_batch_holds_no_question_twice_and_a_pass_every_question_once(count, size, steps):
+    data = DataConfig(phases=(PhaseConfig(answer_type="any"),))
+    batches = training_batches(make_examples(count, 0), data, prompts_per_step=size, steps=steps, seed=count)
+    assert bool(batches.repeating) == (count < size)
+    for held in counts_of(batches, range(steps)):
+        assert held.total() == size
+        # more places than questions: each as often as any other, or once more
+        times = {held[str(i)] for i in range(count)}
+        assert times <= {size // count, -(-size // count)}
+    seen = [i for batch in ids_of(batches, range(steps)) for i in batch]
+    for start in range(0, len(seen), count):
+        part = seen[start : start + count]
+        assert len(set(part)) == len(part)
+
+
+@settings(max_examples=60)
+@given(
+    closed=st.integers(4, 30), opened=st.integers(4, 30), size=st.integers(1, 12), epochs=st.sampled_from([1, 2, 0.5])
+)
+@example(closed=901, opened=892, size=64, epochs=1)
+def test_epochs_see_every_question_so_often_and_no_other_more_than_once_more(closed, opened, size, epochs):
+    phases = tuple(PhaseConfig(answer_type=kind, epochs=epochs) for kind in ("closed", "open"))
+    batches = training_batches(
+        make_examples(closed, opened), DataConfig(phases=phases), prompts_per_step=size, steps=None, seed=1
+    )
+    seen = sum(counts_of(batches, range(len(batches))), Counter())
+    for first, count in ((0, closed), (closed, opened)):
+        times = [seen[str(i)] for i in range(first, first + count)]
+        assert max(times) - min(times) <= 1 or count < size
+        assert min(times) >= int(epochs)
+        assert sum(times) - count * epochs < size or sum(times) == size  # no more than fills the last batch
+
+
+@settings(max_examples=40)
+@given(
+    share=st.sampled_from([0.1, 0.25, 1 / 3, 0.5, 0.9]), size=st.integers(1, 12), count=st.integers(12, 30),
+    kinds=st.sampled_from([("closed", "open"), ("closed", "any"), ("any", "open"), ("any", "any")]),
+)  # fmt: skip
+def test_replayed_questions_are_spread_and_none_is_there_as_the_phase_s_own_too(share, size, count, kinds):
+    phases = (PhaseConfig(answer_type=kinds[0]), PhaseConfig(answer_type=kinds[1], replay=share))
+    batches = training_batches(
+        make_examples(count, count), DataConfig(phases=phases), prompts_per_step=size, steps=None, seed=0
+    )
+    first, second = batches.phase_steps
+    assert not batches.repeating
+    assert all(max(held.values()) == 1 for held in counts_of(batches, range(first + second)))
+    seen = sum(counts_of(batches, range(first, first + second)), Counter())
+    own = range(count, 2 * count) if kinds[1] == "open" else range(2 * count)
+    assert all(seen[str(i)] for i in own)
+    if kinds == ("closed", "open"):
+        replayed = [sum(int(i) < count for i in batch) for batch in ids_of(batches, range(first, first + second))]
+        assert max(replayed) - min(replayed) <= 1
+        assert abs(sum(replayed) - share * size * second) < 1
+
+
+def test_a_phase_too_small_for_its_batches_is_named():
+    phases = (PhaseConfig(answer_type="closed"), PhaseConfig(answer_type="open", replay=0.5))
+    batches = training_batches(make_examples(3, 20), DataConfig(phases=phases), prompts_per_step=8, steps=4, seed=0)
+    assert batches.repeating == [
+        "phase 1 has 3 questions for the 8 prompts of a step",
+        "phase 2 has 20 questions and 3 to replay for the 8 prompts of a step",
+    ]
+
+
+@settings(max_examples=30)
+@given(count=st.integers(1, 30), size=st.integers(1, 12), share=st.sampled_from([0, 0.3]), more=st.integers(1, 9))
+def test_more_steps_change_no_batch_before_them_and_any_step_can_be_asked_for_first(count, size, share, more):
+    phases = (
+        PhaseConfig(answer_type="closed", fraction=0.5),
+        PhaseConfig(answer_type="open", fraction=0.5, replay=share),
+    )
+    examples, data = make_examples(count, count), DataConfig(phases=phases)
+
+    def laid_out(steps, done=None):
+        return training_batches(examples, data, prompts_per_step=size, steps=steps, seed=5, laid_out=done)
+
+    short = laid_out(10)
+    longer = laid_out(10 + more, short.phase_steps)
+    assert longer.phase_steps == (5, 5 + more)
+    assert ids_of(longer, range(10 + more))[:10] == ids_of(short, range(10))
+    assert ids_of(longer, [9 + more]) == ids_of(laid_out(10 + more, short.phase_steps), [9 + more])
+
+
+def test_a_run_is_not_laid_out_shorter_than_it_was():
+    with pytest.raises(ConfigError, match=r"training.steps: .* closed 5, open 3 steps.* at least 8; got 7") as error:
+        training_batches(make_examples(), CLOSED_THEN_OPEN, prompts_per_step=4, steps=7, seed=0, laid_out=(5, 3))
+    assert "\n" not in str(error.value)
+    batches = training_batches(
+        make_examples(), CLOSED_THEN_OPEN, prompts_per_step=4, steps=None, seed=0, laid_out=(2, 4)
+    )
+    assert batches.phase_steps == (2, 6)  # epochs ask for 8 steps
 
 
 @pytest.mark.parametrize("start", [0, 1, 4, 7, 8])
@@ -119,9 +229,7 @@ def test_steps_are_shared_in_proportion_each_phase_at_least_one(sizes, epochs, m
 
 def test_shares_by_hand():
     def share(*phases, sizes, steps):
-        return share_steps(
-            [PhaseConfig(**phase) for phase in phases], sizes, prompts_per_step=10, steps=steps
-        )
+        return share_steps([PhaseConfig(**phase) for phase in phases], sizes, prompts_per_step=10, steps=steps)
 
     assert share({}, {}, sizes=[60, 40], steps=10) == (6, 4)
     assert share({"epochs": 2}, {}, sizes=[30, 40], steps=10) == (6, 4)
@@ -129,7 +237,7 @@ def test_shares_by_hand():
     assert share({"fraction": 0.25}, {"fraction": 0.75}, sizes=[1, 1], steps=8) == (2, 6)
     assert share({"fraction": 0.5}, {}, {}, sizes=[1, 30, 10], steps=16) == (8, 6, 2)
     assert share({"epochs": 0.5}, {"epochs": 1.5}, sizes=[100, 100], steps=None) == (5, 15)
-    assert share({}, {}, sizes=[9, 29], steps=None) == (1, 2)
+    assert share({}, {}, sizes=[9, 29], steps=None) == (1, 3)
     for phases, steps, complaint in [
         ([{}, {}], 1, "training.steps"),
         ([{"fraction": 0.5}, {}], None, "training.steps"),
