@@ -75,7 +75,9 @@ def open_tensors(directory: Path, rename: Callable[[str], str]) -> dict[str, Ten
         for tensor in _headers(file):
             known = tensors.setdefault(rename(tensor.name), tensor)
             if known is not tensor:
-                doubles.append(f"{known.name} in {known.file.name} and {tensor.name} in {file.name}")
+                doubles.append(
+                    f"{printable(known.name)} in {known.file.name} and {printable(tensor.name)} in {file.name}"
+                )
     if doubles:
         raise ConfigError(
             f"policy.path: {directory}: {len(doubles)} tensors are there twice: {'; '.join(doubles[:3])}. "
@@ -101,7 +103,7 @@ def weight_files(directory: Path) -> list[Path]:
     absent = [name for name in names if not os.path.isfile(directory / name)]
     if absent:
         raise ConfigError(
-            f"policy.path: {index} names {len(names)} files; expected {', '.join(absent[:3])[:200]}"
+            f"policy.path: {index} names {len(names)} files; expected {printable(', '.join(absent[:3]))}"
             f"{', ...' if len(absent) > 3 else ''} ({len(absent)} are not there). Download the checkpoint whole."
         )
     return [directory / name for name in names]
@@ -117,7 +119,7 @@ def _shard_names(index: Path) -> list[str]:
     outside = sorted({name for name in names if _leads_out(name)})
     if outside:
         raise ConfigError(
-            f"policy.path: {index}: expected files of its own directory; got {str(outside[:3])[1:-1][:200]}. "
+            f"policy.path: {index}: expected files of its own directory; got {printable(', '.join(outside[:3]))}. "
             "Take the checkpoint from its publisher."
         )
     return sorted(set(names))
@@ -142,8 +144,13 @@ def _headers(file: Path) -> Iterator[Tensor]:
                 data = opened.get_slice(name)
                 yield Tensor(file, name, tuple(data.get_shape()), data.get_dtype())
     except (SafetensorError, OSError) as error:
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise ConfigError(f"policy.path: {file} is damaged ({reason}). Download it again.") from error
+        raise ConfigError(f"policy.path: {file} is damaged ({printable(str(error))}). Download it again.") from error
+
+
+def printable(text: str, *, longest: int = 120) -> str:
+    """What a file holds as a message shows it: one line, no control characters, cut."""
+    text = text.encode("unicode_escape").decode()
+    return text if len(text) <= longest else text[: longest - 3] + "..."
 
 
 def _no_weights(directory: Path) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from reflex_jax.checkpoints.paths import MERGE_REMEDY
 from reflex_jax.checkpoints.qwen_tensors import EMBEDDING, HEAD, Source, hub_name
-from reflex_jax.checkpoints.safetensors_reader import Tensor
+from reflex_jax.checkpoints.safetensors_reader import Tensor, printable
 from reflex_jax.checkpoints.safetensors_writer import FLOATS
 from reflex_jax.config import ConfigError
 
@@ -67,11 +67,11 @@ def _described(kind: str, names: Iterable[str], describe: Callable[[str], str]) 
 
 def _listed(names: list[str], describe: Callable[[str], str] = str) -> str:
     """A few examples, and what all have in common."""
-    examples = "; ".join(_printable(describe(name)) for name in names[:_EXAMPLES])
+    examples = "; ".join(printable(describe(name)) for name in names[:_EXAMPLES])
     if len(names) <= _EXAMPLES:
         return examples
     prefix = _dotted_prefix(names)
-    return f"{examples}; ...{f' (all begin with {_printable(prefix)})' if prefix else ''}"
+    return f"{examples}; ...{f' (all begin with {printable(prefix)})' if prefix else ''}"
 
 
 def _hint(
@@ -83,7 +83,7 @@ def _hint(
     while prefix:  # the longest common prefix may hold a part that belongs to the names
         renamed = {hub_name(name.removeprefix(prefix)) for name in raw}
         if len(renamed & expected.keys()) > len(tensors.keys() & expected.keys()):
-            return f" Every name begins with {_printable(prefix)!r}, which is not known here: rename them without it."
+            return f" Every name begins with {printable(prefix)!r}, which is not known here: rename them without it."
         prefix = prefix[: prefix.rstrip(".").rfind(".") + 1]
     if extra == {HEAD} and is_tied:
         return " The head differs from the embedding: set tie_word_embeddings to false in config.json if that is right."
@@ -96,8 +96,3 @@ def _dotted_prefix(names: list[str]) -> str:
     """The whole parts, dots included, that all names begin with."""
     common = os.path.commonprefix(names)
     return common[: common.rfind(".") + 1]
-
-
-def _printable(text: str) -> str:
-    text = text.encode("unicode_escape").decode()
-    return text if len(text) <= 120 else text[:117] + "..."

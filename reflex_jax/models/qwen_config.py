@@ -5,7 +5,6 @@ A value that this code would ignore or compute wrongly is refused; everything th
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ MODEL_TYPES = ("qwen2_5_vl",)
 _VISION_IDS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
 _LARGEST_SIZE = 2**24  # beyond any of the family; what is larger is a slip, and would end in an overflow far from here
 _MOST_LAYERS = 1024
+_LARGEST_NUMBER = 1e30  # finite in float32
 _VISION_THETA = 10_000.0  # of `image_rotation`
 _SECTIONS = [16, 24, 24]  # transformers' default
 _LISTED = 10  # problems that one message names
@@ -64,7 +64,7 @@ def read_qwen_config(directory: str | Path) -> QwenVLConfig:
     _refuse_other_formats(root, text)
     values = {
         "text": _text_values(root, text),
-        "vision": _vision_values(vision, text),
+        "vision": _vision_values(vision, text) if isinstance(raw.get("vision_config"), dict) else {},
         **_token_ids(root, text, generation),
     }
     if problems:
@@ -109,9 +109,9 @@ class _Fields:
         return None
 
     def positive(self, key: str, default: float | None = None) -> float | None:
-        """A finite number above 0; `default` where the key is absent."""
+        """A number above 0 that float32 holds; `default` where the key is absent."""
         value = self.values.get(key, default)
-        if type(value) in (int, float) and 0 < value < math.inf:
+        if type(value) in (int, float) and 0 < value < _LARGEST_NUMBER:
             return float(value)
         self.wrong(key, "a number above 0")
         return None
@@ -130,12 +130,12 @@ class _Fields:
         if value is not None and (value != choice or isinstance(value, bool) != isinstance(choice, bool)):
             self.wrong(key, repr(choice))
 
-    def token(self, key: str, vocabulary: int | None) -> int | None:
-        """A token id that the embedding has."""
+    def token(self, key: str, vocabulary: int | None, *, other: str = "") -> int | None:
+        """A token id that the embedding has; `other` says what else the message offers."""
         value = self.get(key)
         if _is_token(value, vocabulary):
             return value
-        self.wrong(key, _token_range(vocabulary))
+        self.wrong(key, _token_range(vocabulary) + other)
         return None
 
     def ids(self, key: str, *, below: int | None) -> tuple[int, ...] | None:
@@ -202,8 +202,6 @@ def _rope_values(text: _Fields, head_width: int | None) -> dict[str, Any]:
 
 
 def _vision_values(vision: _Fields, text: _Fields) -> dict[str, Any]:
-    if not vision.values:
-        return {}
     width, heads, depth = vision.size("hidden_size"), vision.size("num_heads"), vision.size("depth", most=_MOST_LAYERS)
     if width and heads and (width % heads or (width // heads) % 4):
         vision.wrong("num_heads", f"a divisor of hidden_size {width} that leaves heads of a multiple of 4")
@@ -262,7 +260,7 @@ def _token_ids(root: _Fields, text: _Fields, generation: _Fields) -> dict[str, A
     for key in ("bos_token_id", "pad_token_id"):
         source = next((f for f in (generation, text) if f.get(key) is not None), None)
         if source is not None:
-            number = source.token(key, vocabulary)
+            number = source.token(key, vocabulary, other=" or null")
             pad = number if key == "pad_token_id" else pad
     return {**values, "eos_token_ids": eos, "pad_token_id": pad}
 

@@ -178,7 +178,6 @@ def test_weights_in_another_format_are_named(copy):
 # --- names
 
 
-@pytest.mark.parametrize("newer", [False, True], ids=["hub", "transformers 5"])
 @pytest.mark.parametrize(
     "prefix",
     [
@@ -186,9 +185,9 @@ def test_weights_in_another_format_are_named(copy):
         "module.base_model.model.", "base_model.model.module.", "module.module.",
     ],
 )  # fmt: skip
-def test_the_names_of_wrappers_are_taken_off(copy, params, prefix, newer):
+def test_the_names_of_wrappers_are_taken_off(copy, params, prefix):
     def change(name):
-        if newer:
+        if len(prefix) % 2:  # about half of them around the names of transformers 5
             is_vision = name.startswith("visual.")
             name = f"model.{name}" if is_vision else name.replace("model.", "model.language_model.", 1)
         return prefix + name
@@ -284,8 +283,16 @@ def test_every_float_dtype_is_read(copy, params, dtype):
     assert_same(read(copy), expected)
 
 
-@pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16, np.float32, np.float64])
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(
+    ("dtype", "value"),
+    [
+        (np.float16, np.nan),
+        (jnp.bfloat16, np.inf),
+        (jnp.bfloat16, np.nan),
+        (np.float32, -np.inf),
+        (np.float64, -np.nan),
+    ],
+)
 def test_numbers_that_are_not_finite_are_counted(copy, dtype, value):
     name = "visual.blocks.0.attn.qkv.weight"  # three leaves come from it
     tensors = {key: tensor.astype(dtype) for key, tensor in load_file(copy / WEIGHTS).items()}
@@ -373,6 +380,7 @@ REFUSED_SETTINGS = [
     ({"model_type": ...}, "expected model_type qwen2_5_vl; got null"),
     ({"model_type": ["qwen2_5_vl"]}, "expected model_type qwen2_5_vl"),
     ({"vision_config": ...}, "vision_config: expected an object {...}, got nothing"),
+    ({"vision_config": {}}, "vision_config.depth: expected a whole number from 1 to 1024, got nothing"),
     ({"vision_config": "qwen"}, "vision_config: expected an object {...}, got 'qwen'"),
     ({"image_token_id": 1024}, "image_token_id: expected a token id from 0 to 1023, got 1024"),
     ({"video_token_id": -1}, "video_token_id: expected a token id from 0 to 1023, got -1"),
@@ -514,7 +522,7 @@ def test_null_is_no_padding(copy, generation, config, expected):
 @pytest.mark.parametrize("value", [1024, -1, "3", [3]])
 def test_other_ids_beyond_the_vocabulary_are_refused(copy, key, value):
     change_json(copy / "generation_config.json", **{key: value})
-    assert f"generation_config.json: {key}: expected a token id from 0 to 1023" in refusal(copy)
+    assert f"generation_config.json: {key}: expected a token id from 0 to 1023 or null" in refusal(copy)
 
 
 def test_a_generation_config_that_is_none_is_refused_and_one_that_is_absent_is_not(copy):

@@ -53,6 +53,31 @@ def test_a_checkpoint_saved_by_transformers_5_is_read_alike(tied, tmp_path):
     assert_same(load_policy_params(tmp_path, config), load_policy_params(tied, config))
 
 
+def test_what_transformers_saves_is_read_alike_in_each_of_its_ways(tied, tmp_path):
+    """Sharded; again in one file, which leaves the index behind; its own names; without the head; out of a wrapper."""
+    import torch
+
+    model, config = reference.load_torch(tied), read_qwen_config(tied)
+    expected = load_policy_params(tied, config)
+    model.save_pretrained(tmp_path / "again", max_shard_size="100KB")
+    assert len(list((tmp_path / "again").glob("*.safetensors"))) > 3
+    assert_same(load_policy_params(tmp_path / "again", read_qwen_config(tmp_path / "again")), expected)
+    with torch.no_grad():
+        model.lm_head.weight[0] += 1  # the tied embedding too
+    model.save_pretrained(tmp_path / "again")
+    files = {path.name for path in (tmp_path / "again").iterdir() if "safetensors" in path.name}
+    assert files == {"model.safetensors", "model.safetensors.index.json"}
+    got = load_policy_params(tmp_path / "again", config)
+    assert_same(got["embed"]["embedding"], model.lm_head.weight.detach().numpy())
+    model.save_pretrained(tmp_path / "names", save_original_format=False)
+    model.model.save_pretrained(tmp_path / "headless")
+    wrapped = {f"module._orig_mod.{name}": tensor for name, tensor in model.state_dict().items()}
+    model.save_pretrained(tmp_path / "wrapped", state_dict=wrapped)
+    for name, first in {"names": "model.language_model.", "headless": "language_model.", "wrapped": "module._orig"}.items():
+        assert min(load_file(tmp_path / name / "model.safetensors")).startswith(first)
+        assert_same(load_policy_params(tmp_path / name, read_qwen_config(tmp_path / name)), got)
+
+
 def test_names_of_transformers_5_are_read_alike(tied, changed):
     tensors = {
         name.replace("visual.", "model.visual.")
