@@ -7,6 +7,7 @@ every name are taken off, as open_clip does with `module.`.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Collection
 from pathlib import Path
@@ -72,6 +73,7 @@ def load_judge_params(directory: str | Path, config: BiomedClipConfig, dtype: An
     return _from_torch(tensors, _abstract_params(config), dtype)
 
 
+@functools.lru_cache(maxsize=4)
 def expected_tensors(config: BiomedClipConfig) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor that a judge of this configuration has in open_clip's layout."""
     tensors = jax.eval_shape(lambda params: _to_torch(params, config), _abstract_params(config))
@@ -90,6 +92,7 @@ def save_judge_params(params: Params, config: BiomedClipConfig, directory: str |
     save_file(tensors, directory / SAFETENSORS_NAME, metadata={"format": "pt"})
 
 
+@functools.lru_cache(maxsize=4)
 def _abstract_params(config: BiomedClipConfig) -> Params:
     return jax.eval_shape(lambda key: init_judge_params(config, key), jax.random.key(0))
 

@@ -83,6 +83,9 @@ def read_judge_config(directory: str | Path) -> BiomedClipConfig:
     bert_written = read_json_object(bert_path, setting=_SETTING) if os.path.lexists(bert_path) else {}
     problems += _unknown_kinds(vision_written, text_written, preprocess, bert_written)
     timm_name = str(vision_written.get("timm_model_name")).partition(".")[0]  # after the dot: which weights
+    if not isinstance(vision_written.get("timm_model_name"), str):
+        got = _shown(vision_written.get("timm_model_name"))
+        problems.append(f"vision_cfg.timm_model_name: expected the name of a timm vision transformer; got {got}")
     known_vision, known_bert = _TIMM_MODELS.get(timm_name, {}), _known_bert(text_written)
     vision = {**known_vision, **vision_written}
     bert = {**_BERT_DEFAULTS, **known_bert, **bert_written}

@@ -143,6 +143,7 @@ class Hostile:
         return Path.touch, (HOSTILE_MARK,)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_a_pickle_that_is_no_dictionary_of_tensors_is_one_line(tmp_path):
     """In the converting process, whose words become the message."""
     torch = pytest.importorskip("torch")
