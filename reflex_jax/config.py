@@ -15,6 +15,7 @@ from typing import Any
 
 SALIENCY_METHODS = ("attention_gradient", "gradient_activation", "gradcam")
 TIE_RULES = ("strict", "rank", "paper")
+RESIZE_MODES = ("checkpoint", "crop", "squash", "pad")
 REWARD_COMPONENTS = ("answer", "format", "visual_fidelity", "provenance")
 OPEN_ANSWER_PARTS = ("bleu1", "rouge1")
 
@@ -94,7 +95,7 @@ class JudgeConfig:
 
     path: str = "phantom"  # open_clip directory
     dtype: str = "float32"  # thresholded decisions near a threshold flip in bfloat16
-    resize: str = "crop"  # crop: short side + centre crop, as open_clip | squash: keeps lateral findings
+    resize: str = "checkpoint"  # as its preprocess_cfg says | crop: short side, centre | squash | pad: the whole picture
     saliency: str = "attention_gradient"
     saliency_block: int = -1  # transformer block; attention_gradient rolls out from here to the last
     centered: bool = False  # use u - u(question-only statement): removes what the template shares
@@ -108,7 +109,7 @@ class JudgeConfig:
     def __post_init__(self) -> None:
         """Refuses unknown choices and values out of range."""
         _check_choice("judge.dtype", self.dtype, ("float32", "bfloat16"))
-        _check_choice("judge.resize", self.resize, ("crop", "squash"))
+        _check_choice("judge.resize", self.resize, RESIZE_MODES)
         _check_choice("judge.saliency", self.saliency, SALIENCY_METHODS)
         _check_choice("judge.tie_rule", self.tie_rule, TIE_RULES)
         _check(0 < self.quantile < 1, f"judge.quantile: expected a number in (0, 1); got {self.quantile}.")

@@ -1,10 +1,11 @@
 """HOST: what the judge looks at and reads, from images and strings.
 
-The original's preprocessing, without torch: short side to the tower's size (bicubic, Pillow), centre crop; text
-cleaned, cut into WordPiece ids, framed by [CLS] and [SEP]. Three departures: `squash` keeps the whole image instead of
-its centre, since a crop can remove the finding; "[SEP]" and its like inside a statement are read as words, since an
-answer must not steer the tokenizer; and a statement is cut at `max_statement_tokens` (64 by default) where the original
-cuts at 256. A cut keeps [CLS], the first tokens that fit, and [SEP].
+The original's preprocessing, without torch: the picture brought to the tower's size as the judge's own settings say (for
+BiomedCLIP short side, bicubic, centre crop); text cleaned, cut into WordPiece ids, framed by [CLS] and [SEP]. Three
+departures: `squash` or `pad` keep the whole image where asked to, since a crop can remove the finding; "[SEP]" and its
+like inside a statement are read as words, since an answer must not steer the tokenizer; and a statement is cut at
+`max_statement_tokens` (64 by default) where the original cuts at 256. A cut keeps [CLS], the first tokens that fit, and
+[SEP].
 """
 
 from __future__ import annotations
@@ -18,31 +19,43 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from reflex_jax.config import RESIZE_MODES, ConfigError
 from reflex_jax.models.biomedclip import BiomedClipConfig
+from reflex_jax.models.clip_text import TextTowerConfig
 from reflex_jax.records import JudgeInputs
-from reflex_jax.text.tokenizer import encode_user_text, load_bert_tokenizer
+from reflex_jax.text.tokenizer import check_rows, encode_user_text, load_bert_tokenizer
 
-RESIZE_MODES = ("crop", "squash")
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+_OPEN_CLIP_MODES = {"shortest": "crop", "squash": "squash", "longest": "pad"}
 
 
-def judge_pixels(image: Image.Image, config: BiomedClipConfig, resize: str = "crop") -> UInt8[np.ndarray, "Y X 3"]:
+def judge_pixels(
+    image: Image.Image, config: BiomedClipConfig, resize: str = "checkpoint"
+) -> UInt8[np.ndarray, "Y X 3"]:
     """Resizes an image to the judge's input.
 
     Args:
       image: any size; converted to RGB.
-      config: of the judge, for its size and filter.
-      resize: `crop` scales the short side and cuts out the centre, as the original; `squash` scales both sides.
+      config: of the judge, for its size, filter and own way to resize.
+      resize: `crop` scales the short side and cuts out the centre; `squash` scales both sides; `pad` scales the long side
+        and fills up the other with `config.fill_color`; `checkpoint` is the one of `config.resize_mode`.
 
     Raises:
       ValueError: an unknown `resize`.
     """
+    if resize not in RESIZE_MODES:
+        raise ValueError(f"resize: expected one of {', '.join(RESIZE_MODES)}; got {resize!r}.")
+    mode = _OPEN_CLIP_MODES[config.resize_mode] if resize == "checkpoint" else resize
     size, resample = config.vision.image_size, _FILTERS[config.interpolation]
     image = image.convert("RGB")
-    if resize == "squash":
+    if mode == "squash":
         return np.asarray(image.resize((size, size), resample))
-    if resize != "crop":
-        raise ValueError(f"resize: expected one of {', '.join(RESIZE_MODES)}; got {resize!r}.")
+    if mode == "pad":
+        ratio = max(image.size) / size
+        image = image.resize(tuple(max(1, round(side / ratio)) for side in image.size), resample)
+        filled = Image.new("RGB", (size, size), config.fill_color)
+        filled.paste(image, ((size - image.width) // 2, (size - image.height) // 2))
+        return np.asarray(filled)
     width, height = image.size
     short = min(width, height)
     # torchvision's roundings: the long side is cut down, the offsets are rounded half to even
@@ -60,13 +73,24 @@ def clean_text(text: str) -> str:
 class StatementTokenizer:
     """The judge's tokenizer: statements in, rows of ids out."""
 
-    def __init__(self, directory: str | Path):
+    def __init__(self, directory: str | Path, config: TextTowerConfig | None = None):
         """Reads the WordPiece vocabulary of an open_clip directory.
 
+        Args:
+          directory: of the judge.
+          config: of the text tower that will read the ids; None: they are not compared with it.
         Raises:
-          ConfigError: tokenizer files are missing.
+          ConfigError: tokenizer files are missing or damaged, or have tokens that the tower has no row for, or another
+            id for padding, which the tower would then read as a word.
         """
         self._tokenizer = load_bert_tokenizer(directory)
+        if config is not None:
+            check_rows(self._tokenizer, config.vocabulary, setting="judge.path", source=directory)
+            if self._tokenizer.pad_token_id != config.pad_token_id:
+                raise ConfigError(
+                    f"judge.path: {directory}: expected the tokenizer's padding to be pad_token_id of config.json, "
+                    f"{config.pad_token_id}; got {self._tokenizer.pad_token_id}. Correct the file that does not belong to it."
+                )
         # The published file pads and cuts to 256 by itself.
         self._tokenizer.backend_tokenizer.no_padding()
         self._tokenizer.backend_tokenizer.no_truncation()
@@ -138,4 +162,3 @@ def prepare_judge_batch(
         statement_index=index,
         has_statement=has_statement.reshape(prompts, group),
     )
-

@@ -68,14 +68,16 @@ def load_judge(path: str | Path, dtype: str = "float32", mesh: Mesh | None = Non
       dtype: of the parameters in memory.
       mesh: whose devices each hold the whole judge; None: the default device.
     Raises:
-      ConfigError: a file is missing, or its tensors or sizes are not those of a BiomedCLIP-shaped model.
+      ConfigError: a file is missing or damaged, its tensors or sizes are not those of a BiomedCLIP-shaped model, or
+        tokenizer and text tower do not belong together.
     """
     directory = resolve_checkpoint(path, "judge")
     config = read_judge_config(directory)
+    tokenizer = StatementTokenizer(directory, config.text)
     params = load_judge_params(directory, config, jnp.dtype(dtype))
     if mesh is not None:
         params = to_global(params, replicated(mesh))
-    return Judge(config, params, StatementTokenizer(directory))
+    return Judge(config, params, tokenizer)
 
 
 def judge_evidence(
@@ -91,7 +93,7 @@ def judge_evidence(
     iou_threshold: float = 0.5,
     text_threshold: float = 0.8,
     image_threshold: float = 0.5,
-    resize: str = "crop",
+    resize: str = "checkpoint",
     max_statement_tokens: int = 64,
     questions: Sequence[str] | None = None,
 ) -> Evidence:
@@ -109,7 +111,7 @@ def judge_evidence(
       iou_threshold: of Eq. 5.
       text_threshold: tau_tt of Eq. 7.
       image_threshold: tau_it of Eq. 7.
-      resize: crop or squash.
+      resize: checkpoint, crop, squash or pad, see `judge_pixels`.
       max_statement_tokens: longer statements are cut.
       questions: question-only statements, one for each picture; given, the evidence is `centered`.
     """

@@ -61,7 +61,7 @@ def load_policy_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
         problems.append(
             f"expected {len(vocabulary)} tokens with the ids 0 to {len(vocabulary) - 1}; some ids are missing or doubled"
         )
-    problems += strangers
+    problems += strangers + _without_merges(directory)
     if problems:
         raise ConfigError(
             f"{setting}: the tokenizer files in {directory} do not belong together: {'; '.join(problems)}. Copy all of "
@@ -218,6 +218,21 @@ def _declared_ids(directory: Path) -> dict[str, int]:
     path = directory / "tokenizer.json"
     written: Any = read_json_object(path, setting="policy.path") if path.is_file() else {}
     return {token["content"]: token["id"] for token in written.get("added_tokens", [])}
+
+
+def _without_merges(directory: Path) -> list[str]:
+    """Words that no merge makes, because merges.txt is cut: text would be split into smaller pieces, without a word."""
+    path = directory / "merges.txt"
+    if (directory / "tokenizer.json").is_file() or not path.is_file():
+        return []
+    made = {line.replace(" ", "") for line in read_text(path, setting="policy.path").splitlines()}
+    vocabulary = read_json_object(directory / "vocab.json", setting="policy.path")
+    unmade = sorted(token for token in vocabulary.keys() - made - _declared_ids(directory).keys() if len(token) > 1)
+    return (
+        [f"{len(unmade)} words of vocab.json are in no line of merges.txt: {', '.join(unmade[:3])[:100]}"]
+        if unmade
+        else []
+    )
 
 
 def _make_tags_words(tokenizer: PreTrainedTokenizerBase, setting: str) -> None:

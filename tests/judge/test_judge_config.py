@@ -61,9 +61,9 @@ def test_every_missing_size_and_unknown_kind_is_named_at_once(directory):
 
 
 @pytest.mark.parametrize(("name", "content", "message"), [
-    ("open_clip_config.json", "{", "not valid JSON"),
-    ("open_clip_config.json", "[]", "expected an object"),
-    ("config.json", '{"model_type": "xlm-roberta"}', "expected a bert model"),
+    ("open_clip_config.json", "{", "is no JSON"),
+    ("open_clip_config.json", "[]", "expected a JSON object"),
+    ("config.json", '{"model_type": "xlm-roberta"}', "model_type: expected 'bert'; got 'xlm-roberta'"),
 ])  # fmt: skip
 def test_files_that_say_something_else_are_refused(directory, name, content, message):
     (directory / name).write_text(content)

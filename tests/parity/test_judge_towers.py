@@ -4,6 +4,7 @@ Tolerance: the largest error is at most 1e-4 of the largest reference value; mea
 """
 
 import json
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -93,24 +94,50 @@ def test_special_tokens_in_a_statement_are_words(judge):
     assert 0 not in ids and ids.count(3) == 1 and ids[-1] == 3
 
 
-@pytest.mark.parametrize("size", [(112, 112), (301, 200), (113, 400), (57, 57), (40, 91), (112, 225)])
+SIZES = ((112, 112), (301, 200), (113, 400), (57, 57), (40, 91), (112, 225), (11, 300), (997, 31))
+
+
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_pixels_equal_open_clips_preprocessing(judge, size, mode):
-    _, _, config, _ = judge
-    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
-    image = Image.fromarray(noise).convert(mode)
-    for resize, open_clip_mode in (("crop", "shortest"), ("squash", "squash")):
-        transform = open_clip.image_transform(
-            reference.IMAGE_SIZE, is_train=False, mean=reference.MEAN, std=reference.STD, resize_mode=open_clip_mode
-        )
-        ours = normalise_pixels(jnp.asarray(judge_pixels(image, config, resize)), config)
+@pytest.mark.parametrize(
+    "preprocess",
+    [
+        None,
+        {"resize_mode": None, "interpolation": None, "mean": None, "std": None},
+        {"resize_mode": "squash", "mean": 0.5, "std": 0.25},
+        {"resize_mode": "longest"},
+        {"resize_mode": "longest", "fill_color": 200, "interpolation": "bilinear"},
+        {"resize_mode": "shortest", "interpolation": "random", "mode": "RGB", "size": 64},
+    ],
+)  # fmt: skip
+def test_pixels_equal_open_clips_preprocessing(tmp_path, preprocess, mode):
+    """With whatever the judge's preprocess_cfg says, as open_clip merges and reads it."""
+    directory = reference.write_judge_directory(tmp_path)
+    written = json.loads((directory / "open_clip_config.json").read_text()) | {"preprocess_cfg": preprocess}
+    (directory / "open_clip_config.json").write_text(json.dumps(written))
+    config = read_judge_config(directory)
+    merged = open_clip.transform.merge_preprocess_dict(open_clip.transform.PreprocessCfg(), preprocess)
+    merged["size"] = reference.IMAGE_SIZE  # open_clip too takes it from the image tower
+    transform = open_clip.transform.image_transform_v2(open_clip.transform.PreprocessCfg(**merged), is_train=False)
+    for size in SIZES:
+        noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
+        image = Image.fromarray(noise).convert(mode)
+        ours = normalise_pixels(jnp.asarray(judge_pixels(image, config)), config)
         theirs = transform(image).numpy().transpose(1, 2, 0)
-        assert np.abs(np.asarray(ours) - theirs).max() < 1e-5, (size, resize)  # a grey level is 0.015
+        assert np.abs(np.asarray(ours) - theirs).max() < 1e-5, size  # a grey level is 0.015
+
+
+@pytest.mark.parametrize("resize, resize_mode", [("crop", "shortest"), ("squash", "squash"), ("pad", "longest")])
+def test_a_resize_that_is_asked_for_wins_over_the_judges_own(judge, resize, resize_mode):
+    config = judge[2]
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (301, 200, 3), np.uint8))
+    for own in ("shortest", "squash", "longest"):
+        pixels = judge_pixels(image, replace(config, resize_mode=own), resize)
+        np.testing.assert_array_equal(pixels, judge_pixels(image, replace(config, resize_mode=resize_mode)))
 
 
 def test_an_unknown_resize_is_refused(judge):
-    with pytest.raises(ValueError, match="crop, squash; got 'pad'"):
-        judge_pixels(Image.new("RGB", (9, 9)), judge[2], "pad")
+    with pytest.raises(ValueError, match="checkpoint, crop, squash, pad; got 'stretch'"):
+        judge_pixels(Image.new("RGB", (9, 9)), judge[2], "stretch")
 
 
 def test_saving_and_loading_is_the_identity_and_open_clip_reads_the_file(judge, tmp_path):
@@ -142,7 +169,10 @@ def test_a_pickled_file_is_converted_once_into_the_cache(judge, tmp_path, monkey
     _, model, config, params = judge
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     directory = reference.write_judge_directory(tmp_path / "bin")
-    torch.save(model.state_dict(), directory / "open_clip_pytorch_model.bin")
+    state = {
+        f"module.{name}": tensor for name, tensor in model.state_dict().items()
+    }  # as open_clip's training saves it
+    torch.save({"epoch": 3, "name": "run", "state_dict": state}, directory / "open_clip_pytorch_model.bin")
     jax.tree.map(np.testing.assert_array_equal, load_judge_params(directory, config), params)
     (converted,) = (tmp_path / "cache" / "reflex_jax" / "converted").iterdir()
     written = converted.stat().st_mtime_ns
@@ -183,7 +213,7 @@ def test_all_tensors_that_do_not_fit_are_listed(judge, tmp_path):
 
 def test_a_truncated_or_absent_weight_file_is_one_clear_line(judge, tmp_path):
     directory, _, config, _ = judge
-    with pytest.raises(ConfigError, match="expected open_clip_model.safetensors or open_clip_pytorch_model.bin"):
+    with pytest.raises(ConfigError, match="expected one of open_clip_model.safetensors, .*open_clip_pytorch_model.bin"):
         load_judge_params(tmp_path, config)
     whole = (directory / "open_clip_model.safetensors").read_bytes()
     (tmp_path / "open_clip_model.safetensors").write_bytes(whole[: len(whole) // 2])

@@ -134,6 +134,15 @@ def test_a_cut_vocabulary_is_noticed(policy):
     assert "text is not given back" in refusal(load_policy_tokenizer, policy)
 
 
+def test_cut_merges_are_noticed(policy):
+    """They would split words into smaller pieces than the model was trained on."""
+    (policy / "tokenizer.json").unlink()
+    lines = (policy / "merges.txt").read_text().splitlines()
+    load_policy_tokenizer(policy)
+    (policy / "merges.txt").write_text("\n".join(lines[:-10]) + "\n")
+    assert "10 words of vocab.json are in no line of merges.txt: " in refusal(load_policy_tokenizer, policy)
+
+
 @pytest.mark.parametrize("token", ["[CLS]", "[SEP]", "[PAD]", "[UNK]"])
 def test_a_judge_without_one_of_its_special_tokens_is_refused(judge, token):
     words = (judge / "vocab.txt").read_text()
