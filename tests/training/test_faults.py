@@ -18,6 +18,7 @@ from reflex_jax.cli import main
 from reflex_jax.config import ConfigError
 from reflex_jax.rollout.host_bridge import HostBridge
 from reflex_jax.stops import NOT_FINITE, PREEMPTED, SAVE_FAILED, RunStopped
+from reflex_jax.text.completion import parse_completion
 from reflex_jax.training import loop
 from reflex_jax.training.checkpoint import RunCheckpoints
 from reflex_jax.training.faults import SkippedSteps
@@ -265,6 +266,16 @@ def test_what_a_full_disk_keeps_from_being_written_is_named_with_its_step(tmp_pa
             assert stop.value.code == SAVE_FAILED and "\n" not in str(stop.value)
     skipped.note(7, result)
     watchdog.beat(7)
+
+
+def test_a_sample_keeps_its_answer_beside_the_reward_of_that_name(undisturbed):
+    with open(undisturbed / "samples.jsonl") as lines:
+        rows = [json.loads(line) for line in lines]
+    assert all(row["parsed_answer"] == parse_completion(row["completion"]).answer for row in rows)
+    assert any(row["parsed_answer"] for row in rows)
+    rewards = {name for name in rows[0] if name.startswith("reward/")}
+    assert rewards == {f"reward/{name}" for name in ("answer", "format", "visual_fidelity", "provenance")}
+    assert all(row["reward"] == pytest.approx(sum(row[name] for name in rewards), abs=1e-5) for row in rows)
 
 
 def test_the_best_checkpoint_stays(phantom, tmp_path):
