@@ -19,6 +19,24 @@ class RunStopped(Exception):
         self.code = code
 
 
+def not_written(what: str, path: object, error: Exception) -> RunStopped:
+    """The stop of a run whose disk is full, gone or read-only.
+
+    Args:
+      what: could not be written, with its step.
+      path: the file or folder.
+      error: of the writer; its first line is shown, a long one by its two ends.
+    """
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if len(reason) > 300:
+        reason = f"{reason[:120]} ... {reason[-160:]}"
+    return RunStopped(
+        SAVE_FAILED,
+        f"{what} could not be written to {path}; the checkpoints before it stand. Make room or mend the disk, then run the "
+        f"same command again. ({reason})",
+    )
+
+
 class StopRequest:
     """Remembers that somebody asked the run to stop (SIGTERM, or one Ctrl-C); a second Ctrl-C interrupts at once."""
 

@@ -138,7 +138,9 @@ def test_training_again_continues_and_other_mathematics_is_refused(capsys, phant
     assert "continuing after step 2" in capsys.readouterr().out
     with open("out/metrics.jsonl") as lines:
         rows = [json.loads(line) for line in lines]
-    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert [(row["step"], row["phase"]) for row in rows] == [(1, "closed"), (2, "open"), (3, "open")]  # longer, not anew
+    message = refused(capsys, "train", phantom, *quick, "run.dir=out")
+    assert "closed 1, open 2 steps" in message and "at least 3; got 2" in message and message.count("\n") == 1
     message = refused(capsys, "train", phantom, *quick, "run.dir=out", "grpo.clip_low=0.3")
     assert "grpo.clip_low" in message and "0.2" in message and "0.3" in message
 

@@ -1,12 +1,13 @@
 """Checkpoints of a run: the only module that knows orbax.
 
-One checkpoint holds the state (parameters, optimiser, step) and a few facts in JSON: which data and which reference policy
-the run belongs to, its seed, phase and metrics. Saving runs beside the next steps; a checkpoint appears under its name
-only when it is whole.
+One checkpoint holds the state (parameters, optimiser, step) and a few facts in JSON: which data, reference policy and judge
+the run belongs to, its seed, its phases as laid out, and metrics. Saving runs beside the next steps; a checkpoint appears
+under its name only when it is whole.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -16,33 +17,43 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from reflex_jax.config import ConfigError
-from reflex_jax.stops import SAVE_FAILED, RunStopped
+from reflex_jax.stops import not_written
 from reflex_jax.training.state import TrainState
 
 
 class RunCheckpoints:
     """Saves and restores the state of a run under `directory`/checkpoints, from all its processes."""
 
-    def __init__(self, directory: Path, *, keep: int, best_metric: str | None = None):
-        """Opens (and makes) the folder.
+    def __init__(self, directory: Path, *, keep: int, best_metric: str | None = None, is_owner: bool = True):
+        """Opens the folder.
 
         Args:
           directory: the run directory, the same for all processes.
           keep: how many of the latest checkpoints stay.
           best_metric: the checkpoint with the highest value of this metric stays too.
+          is_owner: the run itself: the folder is made, and what a killed save left in it is removed. False: it is only
+            read, and a run that saves there is not disturbed.
+        Raises:
+          ConfigError: the folder cannot be made or read.
         """
+        # every failure of orbax reaches its caller as an exception; what its threads log on top are tracebacks of the same
+        logging.getLogger("absl").addFilter(_is_not_orbax)
         self._path = (directory / "checkpoints").absolute()
         policies = [checkpoint_managers.LatestN(keep)]
         if best_metric:
             policies.append(checkpoint_managers.BestN(get_metric_fn=lambda m: m.get(best_metric, -math.inf), n=1))
         self._best_metric = best_metric
         self._saved = None  # the newest step that was handed to orbax
-        self._manager = ocp.CheckpointManager(
-            self._path,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies), create=True
-            ),
-        )
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies), create=is_owner,
+            cleanup_tmp_directories=is_owner, read_only=not is_owner,
+        )  # fmt: skip
+        try:
+            self._manager = ocp.CheckpointManager(self._path, options=options)
+        except OSError as error:
+            raise ConfigError(
+                f"{self._path}: expected the checkpoints of the run; the folder cannot be used ({error})."
+            ) from error
 
     def steps(self) -> list[int]:
         """All complete checkpoints, ascending."""
@@ -60,6 +71,7 @@ class RunCheckpoints:
         """
         if step in (self._saved, self.latest_step()):
             return
+        self.wait()  # for the one before, so that its failure is not taken for this one's
         numbers = {k: v for k, v in metrics.items() if isinstance(v, (int, float)) and math.isfinite(v)}
         try:
             self._manager.save(
@@ -68,7 +80,7 @@ class RunCheckpoints:
                 metrics=numbers,
             )
         except (OSError, ValueError) as error:
-            raise self._failed(step, error) from error
+            raise not_written(f"the checkpoint of step {step}", self._path, error) from error
         self._saved = step
 
     def restore(self, like: TrainState, step: int | None = None) -> tuple[TrainState, dict[str, Any]]:
@@ -84,6 +96,14 @@ class RunCheckpoints:
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
         restored = self._read(step, state=ocp.args.StandardRestore(abstract), facts=ocp.args.JsonRestore())
         return restored["state"], restored["facts"]
+
+    def read_facts(self, step: int) -> dict[str, Any]:
+        """The facts of a complete checkpoint alone.
+
+        Raises:
+          ConfigError: they cannot be read.
+        """
+        return self._read(step, facts=ocp.args.JsonRestore())["facts"]
 
     def find_step(self, step: int | None = None) -> int:
         """Returns the newest complete checkpoint's step, or `step` if it has one.
@@ -115,7 +135,10 @@ class RunCheckpoints:
 
     def _read(self, step: int, **items: Any) -> Any:
         try:
-            return self._manager.restore(step, args=ocp.args.Composite(**items))
+            restored = self._manager.restore(step, args=ocp.args.Composite(**items))
+            if "facts" in items and not isinstance(restored["facts"], dict):
+                raise ValueError("its facts are no JSON object")
+            return restored
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:  # what damaged files make readers raise
             older = [s for s in self.steps() if s < step]
             way_out = f"remove that folder to go on from step {older[-1]}" if older else "start a new run"
@@ -133,7 +156,7 @@ class RunCheckpoints:
         try:
             self._manager.wait_until_finished()
         except (OSError, ValueError) as error:
-            raise self._failed(self._saved, error) from error
+            raise not_written(f"the checkpoint of step {self._saved}", self._path, error) from error
 
     def close(self) -> None:
         """Waits, then lets go of the folder."""
@@ -142,10 +165,6 @@ class RunCheckpoints:
         finally:
             self._manager.close()
 
-    def _failed(self, step: int | None, error: Exception) -> RunStopped:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-        return RunStopped(
-            SAVE_FAILED,
-            f"the checkpoint of step {step} could not be written to {self._path}; the checkpoints before it stand. Make "
-            f"room or mend the disk, then run the same command again. ({reason})",
-        )
+
+def _is_not_orbax(record: logging.LogRecord) -> bool:
+    return "orbax" not in Path(record.pathname).parts

@@ -19,6 +19,7 @@ from reflex_jax.models.qwen_vl import QwenVLConfig, read_qwen_config
 from reflex_jax.processes import is_first, refused_together
 from reflex_jax.sharding import make_mesh
 from reflex_jax.training.checkpoint import RunCheckpoints
+from reflex_jax.training.identity import check_identity, checkpoint_fingerprint
 from reflex_jax.training.state import split_trainable
 
 DTYPES = ("bfloat16", "float32")
@@ -43,8 +44,8 @@ def export_run(
     Returns:
       The step that was written.
     Raises:
-      ConfigError: there is no such checkpoint, the directory is in use, or cannot be written, the dtype is unknown,
-        or the disk is full.
+      ConfigError: there is no such checkpoint, the policy it started from is another now, the directory is in use or
+        cannot be written, the dtype is unknown, or the disk is full.
     """
     directory = Path(directory)
     if dtype is not None and dtype not in DTYPES:
@@ -54,10 +55,13 @@ def export_run(
     with refused_together():
         if is_first():
             check_place(directory, "--to")
-    checkpoints = RunCheckpoints(config.run.directory, keep=config.training.keep_checkpoints)
+    checkpoints = RunCheckpoints(config.run.directory, keep=config.training.keep_checkpoints, is_owner=False)
     try:
         step = checkpoints.find_step(step)
         source = resolve_checkpoint(config.policy.path, "policy")
+        # what was not trained, tokenizer and configuration come from there
+        policy_now = {"policy": checkpoint_fingerprint(source)}
+        check_identity(checkpoints.read_facts(step), policy_now, config.run.directory, purpose="exported")
         policy = read_qwen_config(source)
         params = _restore(config, policy, source, checkpoints, step)
     finally:

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from reflex_jax.processes import any_process
-from reflex_jax.stops import NOT_FINITE, PREEMPTED, RunStopped, StopRequest
+from reflex_jax.stops import NOT_FINITE, PREEMPTED, RunStopped, StopRequest, not_written
 from reflex_jax.training.checkpoint import RunCheckpoints
 from reflex_jax.training.state import TrainState
 from reflex_jax.training.watchdog import Watchdog
@@ -66,16 +66,23 @@ class SkippedSteps:
         self._folder, self._limit, self._in_a_row = directory / SKIPPED_FOLDER, limit, 0
 
     def note(self, step: int, result: Any) -> None:
-        """Looks at one step (`loop.StepResult`) and keeps its inputs if it was skipped."""
+        """Looks at one step (`loop.StepResult`) and keeps its inputs if it was skipped.
+
+        Raises:
+          RunStopped: they cannot be written.
+        """
         if not result.metrics["skipped"]:
             self._in_a_row = 0
             return
         self._in_a_row += 1
-        self._folder.mkdir(exist_ok=True)
         stem = f"step-{step:06d}.process-{jax.process_index()}"
-        np.savez_compressed(self._folder / f"{stem}.npz", **result.arrays)
-        with open(self._folder / f"{stem}.jsonl", "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in result.rows)
+        try:
+            self._folder.mkdir(exist_ok=True)
+            np.savez_compressed(self._folder / f"{stem}.npz", **result.arrays)
+            with open(self._folder / f"{stem}.jsonl", "w", encoding="utf-8", errors="backslashreplace") as file:
+                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in result.rows)
+        except OSError as error:
+            raise not_written(f"what went into the skipped step {step}", self._folder, error) from error
 
     @property
     def is_hopeless(self) -> bool:

@@ -1,55 +1,102 @@
-"""What a run may not change under its checkpoints: the questions, and the policy it started from."""
+"""What a run may not change under its checkpoints, by content: questions, reference policy, judge, held-out questions."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from reflex_jax.config import ConfigError
 from reflex_jax.data.examples import Example
+from reflex_jax.processes import gather, host_name
 
-_BLOCK = 1 << 20
-_WEIGHTS = (".safetensors", ".json")
+_SETTINGS = (".json", ".jinja", ".txt", ".model")
+_KIND = "sha256:"  # earlier versions wrote digests of samples, which cannot be compared with these
+_WHAT = {
+    "data": "the training questions or their pictures (data.*) are others",
+    "policy": "policy.path holds other weights or settings, so the reference policy would be another",
+    "judge": "judge.path holds other weights or settings, so the rewards would be others",
+    "evaluation": "the held-out questions (data.evaluation_split, training.evaluation_questions) are others, so eval/... would "
+    "not compare",
+}
 
 
 def data_fingerprint(examples: Sequence[Example]) -> str:
-    """Hash of the questions in their order, with the pictures where they are at hand as bytes."""
+    """Hash of questions in their order, and of their pictures; those drawn on demand are told by their ids alone."""
     digest = hashlib.sha256()
-    for example in examples:
-        picture = example.image if isinstance(example.image, bytes) else b""
-        for part in (example.id, example.question, example.answer, example.answer_type, example.image_id):
-            digest.update(part.encode() + b"\0")
-        digest.update(hashlib.sha256(picture).digest())
-    return digest.hexdigest()[:16]
+    for e in examples:
+        picture = hashlib.sha256(e.image).hexdigest() if isinstance(e.image, bytes) else None
+        facts = (e.id, e.question, e.answer, e.answer_type, e.image_id, e.options, picture)
+        digest.update(json.dumps(facts).encode() + b"\n")
+    return _KIND + digest.hexdigest()
 
 
-def policy_fingerprint(directory: Path) -> str:
-    """Hash of a checkpoint's configuration and weights: of large files the size and three samples of 1 MiB."""
-    digest = hashlib.sha256()
-    for path in sorted(p for p in directory.iterdir() if p.suffix in _WEIGHTS):
-        size = path.stat().st_size
-        digest.update(f"{path.name} {size}\0".encode())
-        with path.open("rb") as file:
-            for start in sorted({0, max(size // 2 - _BLOCK, 0), max(size - _BLOCK, 0)}):
-                file.seek(start)
-                digest.update(file.read(_BLOCK))
-    return digest.hexdigest()[:16]
+def checkpoint_fingerprint(directory: Path) -> str:
+    """Hash of every byte of a checkpoint's weights, tokenizer and settings; a second for 1 to 2 GB of each file.
+
+    Pickled weights count where there are no safetensors, which are preferred when a checkpoint is read.
+
+    Raises:
+      ConfigError: a file cannot be read.
+    """
+    files = sorted(path for path in directory.iterdir() if path.is_file())
+    weights = [path for path in files if path.suffix == ".safetensors"]
+    weights = weights or [path for path in files if path.suffix == ".bin"]
+    chosen = sorted({*weights, *(path for path in files if path.suffix in _SETTINGS)})
+    try:
+        with ThreadPoolExecutor(max_workers=4) as threads:
+            digests = list(threads.map(_file_digest, chosen))
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: cannot be read ({error.strerror}).") from error
+    names = [[path.name, digest] for path, digest in zip(chosen, digests, strict=True)]
+    return _KIND + hashlib.sha256(json.dumps(names).encode()).hexdigest()
 
 
-def check_identity(found: dict[str, str], expected: dict[str, str], directory: Path) -> None:
-    """Refuses to continue a run on other data or from another policy.
+def check_identity(
+    found: dict[str, str], expected: dict[str, str], directory: Path, *, purpose: str = "continued"
+) -> None:
+    """Refuses to go on with a run on other data, from another policy or before another judge.
 
+    Args:
+      found: facts of the run's checkpoint.
+      expected: what is there now; a key that the facts lack is not compared.
+      directory: the run.
+      purpose: what the run cannot be.
     Raises:
       ConfigError: what differs, by name.
     """
-    what = {
-        "data": "the training questions (data.*) are others",
-        "policy": "policy.path holds other weights, so the reference policy would be another",
-    }
-    differences = [text for key, text in what.items() if found.get(key) != expected[key]]
+    differences = [
+        text
+        for key, text in _WHAT.items()
+        if key in expected and str(found.get(key, "")).startswith(_KIND) and found[key] != expected[key]
+    ]
     if differences:
         raise ConfigError(
-            f"{directory} cannot be continued: {'; '.join(differences)} than when it was saved. Put them back, or set "
+            f"{directory} cannot be {purpose}: {'; '.join(differences)} than when it was saved. Put them back, or set "
             "run.name for a new run."
         )
+
+
+def check_processes_alike(identity: dict[str, str]) -> None:
+    """Compares the identities that the processes of a run found, each on its own disk; all call it.
+
+    Raises:
+      ConfigError: what differs, and on which host.
+    """
+    found = gather([host_name(), identity])
+    first, expected = found[0]
+    complaints = [
+        f"{name}: its {key} is not that of {first}"
+        for name, other in found[1:]
+        for key in sorted(expected)
+        if other[key] != expected[key]
+    ]
+    if complaints:
+        raise ConfigError("the processes of this run do not read the same files:\n" + "\n".join(complaints))
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

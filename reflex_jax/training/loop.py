@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from tqdm import tqdm
 
-from reflex_jax.config import Config
+from reflex_jax.checkpoints.paths import resolve_checkpoint
+from reflex_jax.config import Config, ConfigError
 from reflex_jax.data.examples import Example
 from reflex_jax.data.pipeline import TrainingBatches, training_batches
 from reflex_jax.data.sources import load_examples
@@ -35,13 +37,18 @@ from reflex_jax.training.assembly import (
 )
 from reflex_jax.training.checkpoint import RunCheckpoints
 from reflex_jax.training.faults import SkippedSteps, StepEnd
-from reflex_jax.training.identity import check_identity, data_fingerprint, policy_fingerprint
+from reflex_jax.training.identity import (
+    check_identity,
+    check_processes_alike,
+    checkpoint_fingerprint,
+    data_fingerprint,
+)
 from reflex_jax.training.metrics import CompilationCounter, RunLogger, SilentLogger, open_logger
 from reflex_jax.training.preflight import check_memory, check_processes
 from reflex_jax.training.run_directory import open_run_directory
 from reflex_jax.training.state import FrozenParams, TrainState
 from reflex_jax.training.step import ScoredRollout, make_train_step
-from reflex_jax.training.validation import Evaluator
+from reflex_jax.training.validation import Evaluator, chosen_questions
 from reflex_jax.training.watchdog import Watchdog
 
 
@@ -76,8 +83,11 @@ class _Run:
         return self.evaluator.run(self.trainer.gather_weights(state), self.trainer.frozen.judge)
 
     def save(self, state: TrainState, step: int, metrics: dict[str, Any]) -> None:
-        """Starts to save; the facts say what the state belongs to."""
-        facts = {**self.identity, "step": step, "phase": self.phase_name(step - 1), "seed": self.config.run.seed}
+        """Starts to save; the facts say what the state belongs to, and how the phases are laid out."""
+        facts = {
+            **self.identity, "step": step, "phase": self.phase_name(step - 1), "seed": self.config.run.seed,
+            "layout": _layout(self.config, self.batches.phase_steps),
+        }  # fmt: skip
         self.checkpoints.save(state, step, facts, metrics)
 
 
@@ -93,35 +103,97 @@ def train(config: Config) -> TrainResult:
         check_batch(mesh, config.grpo.prompts_per_step // config.grpo.minibatches, "grpo.prompts_per_step / minibatches")
         check_batch(mesh, config.grpo.microbatch_prompts, "grpo.microbatch_prompts")
     check_processes(config, mesh)
+    with ExitStack() as held:  # the run directory, which is this run's until the end
+        run, state = _open_run(config, mesh, held)
+        return TrainResult(config.run.directory, len(run.batches), _run_to_the_end(run, state))
+
+
+def _open_run(config: Config, mesh: Mesh, held: ExitStack) -> tuple[_Run, TrainState]:
+    """Reads and compares everything, and takes the run up where its newest checkpoint left it."""
+
+    def lay_out(laid_out: list[int] | None = None) -> TrainingBatches:
+        return training_batches(
+            examples, config.data, prompts_per_step=config.grpo.prompts_per_step, steps=config.training.steps,
+            seed=config.run.seed, laid_out=laid_out,
+        )  # fmt: skip
+
     with refused_together():
         check_memory(config, mesh)
         models, params = load_models(config)
         examples, held_out = _load_questions(config)
         sizes = measure_prompts(config, models.policy.processor, examples, held_out)
-        batches = training_batches(
-            examples, config.data, prompts_per_step=config.grpo.prompts_per_step, steps=config.training.steps,
-            seed=config.run.seed,
-        )  # fmt: skip
-        is_resumed = is_first() and open_run_directory(config)
+        batches = lay_out()
+        identity = _identify(config, examples, held_out)
+        is_resumed = is_first() and held.enter_context(open_run_directory(config))
+    check_processes_alike(identity)
+    checkpoints = RunCheckpoints(
+        config.run.directory, keep=config.training.keep_checkpoints, best_metric=config.training.best_metric
+    )
+    start, facts = checkpoints.latest_step() or 0, {}
+    if start:
+        facts = checkpoints.read_facts(start)
+        with refused_together():
+            check_identity(facts, identity, config.run.directory)
+            batches = lay_out(_phase_steps(facts, config))
     state, frozen, optimizer = place_state(
         config, models, params, len(batches) * config.grpo.epochs * config.grpo.minibatches
     )
     del params
-    checkpoints = RunCheckpoints(
-        config.run.directory, keep=config.training.keep_checkpoints, best_metric=config.training.best_metric
-    )
-    identity = {"data": data_fingerprint(examples), "policy": policy_fingerprint(models.policy.directory)}
-    start = checkpoints.latest_step() or 0
     if start:
-        state, facts = checkpoints.restore(state)
-        check_identity(facts, identity, config.run.directory)
+        state, _ = checkpoints.restore(state, start)
     if is_resumed:
         print(f"{config.run.directory}: continuing after step {start} of {len(batches)}", flush=True)
+    if is_first() and batches.repeating:
+        print(f"data.phases: {'; '.join(batches.repeating)}: some are in it more than once", flush=True)
     builder = BatchBuilder(models, sizes, models.rows(config.grpo.prompts_per_step), resize=config.judge.resize)
     trainer = Trainer(config, models, state, frozen, optimizer)
     evaluator = Evaluator(config, models, held_out, builder) if held_out else None
-    run = _Run(config, batches, builder, trainer, evaluator, checkpoints, identity, start)
-    return TrainResult(config.run.directory, len(batches), _run_to_the_end(run, state))
+    # what this command did not look at (held-out questions, say) stays as the run knew it
+    identity = {key: value for key, value in facts.items() if key == "evaluation"} | identity
+    return _Run(config, batches, builder, trainer, evaluator, checkpoints, identity, start), state
+
+
+def _identify(config: Config, examples: list[Example], held_out: list[Example]) -> dict[str, str]:
+    """What the run belongs to, by content."""
+    identity = {
+        "data": data_fingerprint(examples),
+        "policy": checkpoint_fingerprint(resolve_checkpoint(config.policy.path, "policy")),
+        "judge": checkpoint_fingerprint(resolve_checkpoint(config.judge.path, "judge")),
+    }
+    if held_out:
+        identity["evaluation"] = data_fingerprint(chosen_questions(config, held_out))
+    return identity
+
+
+def _layout(config: Config, phase_steps: Sequence[int]) -> dict[str, Any]:
+    """What decides which questions a step sees, beside the questions and the seed."""
+    phases = [[phase.answer_type, steps] for phase, steps in zip(config.data.phases, phase_steps, strict=True)]
+    return {"phases": phases, "prompts_per_step": config.grpo.prompts_per_step}
+
+
+def _phase_steps(facts: dict[str, Any], config: Config) -> list[int]:
+    """Steps of each phase as the run was laid out.
+
+    Raises:
+      ConfigError: the checkpoint does not say, or was laid out for other phases or batches.
+    """
+    directory = config.run.directory
+    if "layout" not in facts:
+        raise ConfigError(
+            f"{directory} was saved by a version of reflex_jax that ordered the questions otherwise; it can be evaluated and "
+            "exported, but not continued. Set run.name for a new run, or use that version."
+        )
+    try:
+        steps = [int(count) for _, count in facts["layout"]["phases"]]
+        is_same = facts["layout"] == _layout(config, steps)
+    except (ValueError, TypeError, KeyError):
+        is_same = False
+    if not is_same:
+        raise ConfigError(
+            f"{directory}: its newest checkpoint was laid out as {facts['layout']}, which is not what data.phases and "
+            "grpo.prompts_per_step say now. Put them back, or set run.name for a new run."
+        )
+    return steps
 
 
 def _load_questions(config: Config) -> tuple[list[Example], list[Example]]:
@@ -136,13 +208,14 @@ def _load_questions(config: Config) -> tuple[list[Example], list[Example]]:
 def _run_to_the_end(run: _Run, state: TrainState) -> dict[str, Any]:
     """Runs the steps that are left and closes the files, also when the run is stopped; returns the last metrics."""
     config, stop = run.config, StopRequest()
-    logger = open_logger(
-        config.run.directory, tensorboard=config.logging.tensorboard, wandb_project=config.logging.wandb_project,
-        resume_step=run.start, is_writing=is_first(),
-    )  # fmt: skip
-    watchdog = Watchdog(
-        config.run.directory, process=jax.process_index(), stall_seconds=config.training.stall_seconds
-    )
+    with refused_together():
+        logger = open_logger(
+            config.run.directory, tensorboard=config.logging.tensorboard, wandb_project=config.logging.wandb_project,
+            resume_step=run.start, is_writing=is_first(),
+        )  # fmt: skip
+        watchdog = Watchdog(
+            config.run.directory, process=jax.process_index(), stall_seconds=config.training.stall_seconds
+        )
     is_whole = True
     try:
         with stop.listening():
@@ -158,9 +231,10 @@ def _run_to_the_end(run: _Run, state: TrainState) -> dict[str, Any]:
         ) from error
     finally:
         watchdog.close()
-        logger.close()
-        if is_whole:
-            run.checkpoints.close()
+        with ExitStack() as closing:
+            if is_whole:
+                closing.callback(run.checkpoints.close)
+            logger.close()
 
 
 def _run_steps(run: _Run, state: TrainState, logger: RunLogger | SilentLogger, step_end: StepEnd) -> dict[str, Any]:
@@ -291,13 +365,13 @@ def completion_rows(
                     "question": example.question,
                     "true_answer": example.answer,
                     "completion": completion,
-                    "answer": bridged.answers[p][g],
+                    "parsed_answer": bridged.answers[p][g],
                     "statement": bridged.statements[p][g],
                     "anchor_statement": bridged.anchors[p],
                     "tokens": int(rollout_tokens[p, g].sum()),
                     "reward": float(scored.rewards[p, g]),
                     "advantage": float(scored.advantages[p, g]),
-                    **{name: float(values[p, g]) for name, values in scored.components.items()},
+                    **{f"reward/{name}": float(values[p, g]) for name, values in scored.components.items()},
                     "iou": float(scored.iou[p, g]),
                     "text_text_similarity": float(scored.text_text_similarity[p, g]),
                     "image_text_similarity": float(scored.image_text_similarity[p, g]),

@@ -13,7 +13,9 @@ import math
 import os
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ import jax
 import numpy as np
 
 from reflex_jax.config import ConfigError
+from reflex_jax.stops import not_written
 
 METRICS_FILE = "metrics.jsonl"
 SAMPLES_FILE = "samples.jsonl"
@@ -46,16 +49,20 @@ class RunLogger:
             was restored, so all rows are removed.
 
         Raises:
-          ConfigError: `wandb_project` is set and wandb is not installed.
-          ValueError: a row that must stand cannot be read.
+          ConfigError: `wandb_project` is set and wandb is not installed, a row that must stand cannot be read, or the files
+            cannot be written.
         """
         directory = Path(directory)
+        self._directory, self._is_broken = directory, False
         # first, because it can be refused: the files of the run are not touched then
         self._wandb = _start_wandb(directory, wandb_project) if wandb_project else None
-        directory.mkdir(parents=True, exist_ok=True)
-        self._metrics = _JsonLines(directory / METRICS_FILE, resume_step)
-        self._samples = _JsonLines(directory / SAMPLES_FILE, resume_step)
-        self._tensorboard = _start_tensorboard(directory / TENSORBOARD_FOLDER, resume_step) if tensorboard else None
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            self._metrics = _JsonLines(directory / METRICS_FILE, resume_step)
+            self._samples = _JsonLines(directory / SAMPLES_FILE, resume_step)
+            self._tensorboard = _TensorBoard(directory / TENSORBOARD_FOLDER, resume_step) if tensorboard else None
+        except OSError as error:
+            raise ConfigError(f"{error.filename or directory}: cannot be written ({error.strerror}).") from error
         self._last_step: int | None = resume_step or None
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
@@ -66,6 +73,7 @@ class RunLogger:
         Raises:
           ValueError: the step is not above the last one, or a metric is called `step` or `not_finite`.
           TypeError: a value is neither a number nor a string; all such names are listed.
+          RunStopped: the disk takes no more.
         """
         if self._last_step is not None and step <= self._last_step:
             raise ValueError(f"metrics: expected a step above {self._last_step}, the last one written; got {step}.")
@@ -73,28 +81,41 @@ class RunLogger:
         wrong = sorted(name for name, value in values.items() if not isinstance(value, (float, int, str)))
         if wrong:
             raise TypeError(f"metrics: expected numbers and strings; got something else for {', '.join(wrong)}.")
-        self._metrics.append(step, values)
-        self._last_step = step
-        numbers = {name: value for name, value in values.items() if not isinstance(value, str)}
-        if self._tensorboard is not None:
-            for name, value in numbers.items():
-                self._tensorboard.add_scalar(name, value, global_step=step)
+        with self._writing(f"the metrics of step {step}"):
+            self._metrics.append(step, values)
+            self._last_step = step
+            if self._tensorboard is not None:
+                self._tensorboard.add(step, {name: v for name, v in values.items() if not isinstance(v, str)})
         if self._wandb is not None:
             self._wandb.log(values, step=step)
 
     def samples(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Appends the completions of one step to samples.jsonl, one line each."""
-        for row in rows:
-            self._samples.append(step, row)
+        """Appends the completions of one step to samples.jsonl, one line each.
+
+        Raises:
+          RunStopped: the disk takes no more.
+        """
+        with self._writing(f"the samples of step {step}"):
+            for row in rows:
+                self._samples.append(step, row)
 
     def close(self) -> None:
         """Finishes the files and the views."""
         self._metrics.close()
         self._samples.close()
-        if self._tensorboard is not None:
-            self._tensorboard.close()
+        if self._tensorboard is not None and not self._is_broken:
+            with self._writing("the TensorBoard events"):
+                self._tensorboard.close()
         if self._wandb is not None:
             self._wandb.finish()
+
+    @contextmanager
+    def _writing(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._is_broken = True
+            raise not_written(what, self._directory, error) from error
 
 
 class SilentLogger:
@@ -158,8 +179,7 @@ class _JsonLines:
 
     def __init__(self, path: Path, resume_step: int):
         _keep_steps(path, resume_step)
-        # a lone surrogate, which UTF-8 cannot hold, becomes the escape that JSON has for it
-        self._file = path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n")
+        self._file = path.open("ab", buffering=0)  # no buffer, so that nothing is left to fail when it is closed
 
     def append(self, step: int, row: Mapping[str, Any]) -> None:
         reserved = sorted({"step", NOT_FINITE} & row.keys())
@@ -170,30 +190,46 @@ class _JsonLines:
         if not_finite:
             cleaned[NOT_FINITE] = not_finite
         line = json.dumps({"step": int(step), **cleaned}, ensure_ascii=False, allow_nan=False)
-        self._file.write(line + "\n")
-        self._file.flush()
+        # a lone surrogate, which UTF-8 cannot hold, becomes the escape that JSON has for it
+        rest = memoryview((line + "\n").encode("utf-8", errors="backslashreplace"))
+        while rest:
+            rest = rest[self._file.write(rest) :]
 
     def close(self) -> None:
         self._file.close()
 
 
 def _keep_steps(path: Path, resume_step: int) -> None:
-    """Removes the rows above `resume_step` (0: all rows) and a last line that was cut off while it was written."""
+    """Removes the rows above `resume_step` (0: all rows) and broken lines at the end, which a machine that died leaves.
+
+    Raises:
+      ConfigError: a broken line has rows behind it.
+    """
     if not path.exists():
         return
     kept: list[bytes] = []
     if resume_step > 0:
-        *lines, torn = path.read_bytes().split(b"\n")
-        for number, line in enumerate(lines, 1):
-            try:
-                stands = json.loads(line)["step"] <= resume_step
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(
-                    f"{path}, line {number}: expected a JSON object with a step; got {line[:80]!r}. "
-                    "Repair or remove the line to continue the run."
-                ) from error
-            if stands:
-                kept.append(line + b"\n")
+        content = path.read_bytes()
+        lines = [(number, line) for number, line in enumerate(content.split(b"\n"), 1)]
+        torn = bool(lines.pop()[1])
+        steps = [_step_of(line) for _, line in lines]
+        while steps and steps[-1] is None:
+            steps.pop()
+        dropped = len(lines) - len(steps)
+        if None in steps:
+            number, line = lines[steps.index(None)]
+            raise ConfigError(
+                f"{path}, line {number}: expected a JSON object with a step; got {line[:80]!r}. Repair or remove the line to "
+                "continue the run."
+            )
+        kept = [line + b"\n" for (_, line), step in zip(lines, steps, strict=False) if step <= resume_step]
+        last = max((step for step in steps if step <= resume_step), default=0)
+        if dropped:
+            print(
+                f"{path}: {dropped} broken lines at its end are removed; the last whole one is of step {last}, the run goes "
+                f"on after step {resume_step}.",
+                file=sys.stderr, flush=True,
+            )  # fmt: skip
         if len(kept) == len(lines) and not torn:
             return
     # through a second file: an interruption here must not lose the rows that stand
@@ -203,6 +239,15 @@ def _keep_steps(path: Path, resume_step: int) -> None:
         file.flush()
         os.fsync(file.fileno())
     rewritten.replace(path)
+
+
+def _step_of(line: bytes) -> int | None:
+    """The step of a row, None where the line is none."""
+    try:
+        step = json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return step if type(step) is int else None
 
 
 def _plain(value: Any) -> Any:
@@ -224,18 +269,38 @@ def _finite(value: Any, name: str, not_finite: dict[str, str]) -> Any:
     return value
 
 
-def _start_tensorboard(directory: Path, resume_step: int) -> Any:
-    # tensorboardX imports torch where it is installed, for nothing we use: seconds and hundreds of megabytes
-    is_kept_out = "torch" not in sys.modules
-    if is_kept_out:
-        sys.modules["torch"] = None  # makes `import torch` fail as if it were absent
-    try:
-        from tensorboardX import SummaryWriter
-    finally:
+class _TensorBoard:
+    """Event files, written in this thread: a writer's own thread would die of a full disk and let the run wait for it."""
+
+    def __init__(self, directory: Path, resume_step: int):
+        # tensorboardX imports torch where it is installed, for nothing we use: seconds and hundreds of megabytes
+        is_kept_out = "torch" not in sys.modules
         if is_kept_out:
-            del sys.modules["torch"]
-    # TensorBoard hides the events an interrupted run wrote from purge_step on
-    return SummaryWriter(logdir=str(directory), purge_step=resume_step + 1 if resume_step else 0, flush_secs=10)
+            sys.modules["torch"] = None  # makes `import torch` fail as if it were absent
+        try:
+            from tensorboardX import event_file_writer, summary
+            from tensorboardX.proto import event_pb2
+        finally:
+            if is_kept_out:
+                del sys.modules["torch"]
+        self._events, self._scalar = event_pb2, summary.scalar
+        directory.mkdir(parents=True, exist_ok=True)
+        self._writer = event_file_writer.EventsWriter(str(directory / "events"), filename_suffix=f".{os.getpid()}")
+        # TensorBoard hides the events an interrupted run wrote from here on
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._write(event_pb2.Event(step=resume_step + 1 if resume_step else 0, session_log=start))
+
+    def add(self, step: int, numbers: Mapping[str, float]) -> None:
+        values = [self._scalar(name, value).value[0] for name, value in numbers.items()]
+        self._write(self._events.Event(step=step, summary={"value": values}))
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def _write(self, event: Any) -> None:
+        event.wall_time = time.time()
+        self._writer.write_event(event)
+        self._writer.flush()
 
 
 def _start_wandb(directory: Path, project: str) -> Any:

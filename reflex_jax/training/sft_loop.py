@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from reflex_jax.data.prompts import PromptSizes
 from reflex_jax.data.sources import load_examples
 from reflex_jax.processes import is_first, refused_together
 from reflex_jax.sharding import check_batch
+from reflex_jax.stops import not_written
 from reflex_jax.training.assembly import Models, load_models, measure_prompts, start_state
 from reflex_jax.training.metrics import open_logger
 from reflex_jax.training.run_directory import open_run_directory
@@ -34,8 +36,13 @@ def run_sft(config: Config) -> Path:
       The Hugging Face directory with the trained policy.
     Raises:
       ConfigError: the source has no target completions, or the run directory is in use.
+      RunStopped: the disk takes no more.
     """
-    models, params, examples, sizes = _load(config)
+    with ExitStack() as held:  # the run directory, which is this run's until the end
+        return _run(config, *_load(config, held))
+
+
+def _run(config: Config, models: Models, params: Any, examples: list[Example], sizes: PromptSizes) -> Path:
     processor = models.policy.processor
     steps = config.training.steps or -(-len(examples) // config.sft.batch_size)  # one epoch, none left out
     optimizer = make_optimizer(config.optimizer, steps)
@@ -84,11 +91,14 @@ def run_sft(config: Config) -> Path:
         logger.close()
     directory = config.run.directory / POLICY_FOLDER
     params = compute_params(state.params, fixed, "float32")
-    save_policy(models.policy.directory, models.policy.config, params, directory, dtype="float32")
+    try:
+        save_policy(models.policy.directory, models.policy.config, params, directory, dtype="float32")
+    except OSError as error:
+        raise not_written(f"the policy of step {steps}", directory, error) from error
     return directory
 
 
-def _load(config: Config) -> tuple[Models, Any, list[Example], PromptSizes]:
+def _load(config: Config, held: ExitStack) -> tuple[Models, Any, list[Example], PromptSizes]:
     """Everything that can be refused, before the first step."""
     with refused_together():
         models, params = load_models(config)
@@ -101,7 +111,7 @@ def _load(config: Config) -> tuple[Models, Any, list[Example], PromptSizes]:
                 f"({list_offenders(lacking)}). The phantom source has them."
             )
         sizes = measure_prompts(config, models.policy.processor, examples)
-        is_resumed = is_first() and open_run_directory(config)
+        is_resumed = is_first() and held.enter_context(open_run_directory(config))
         if is_resumed and (config.run.directory / POLICY_FOLDER).exists():
             raise ConfigError(
                 f"{config.run.directory} already holds a finished supervised run; set run.name for a new one."

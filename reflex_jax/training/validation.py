@@ -29,8 +29,7 @@ class Evaluator:
 
     def __init__(self, config: Config, models: Models, examples: Sequence[Example], builder: BatchBuilder):
         """Compiles nothing yet; the questions are the first `training.evaluation_questions` of the split."""
-        limit = config.training.evaluation_questions or len(examples)
-        self._examples = examples[:limit]
+        self._examples = chosen_questions(config, examples)
         self._builder = builder
         self._rows = models.rows(config.grpo.prompts_per_step)
         self._key = jax.random.fold_in(jax.random.key(config.run.seed), _STEP)
@@ -72,6 +71,11 @@ class Evaluator:
         columns = {key: np.concatenate(parts) for key, parts in rows.items()}
         is_closed = np.asarray([e.answer_type == "closed" for e in self._examples])
         return _summarise(columns, is_closed)
+
+
+def chosen_questions(config: Config, examples: Sequence[Example]) -> Sequence[Example]:
+    """The held-out questions a run looks at: the first `training.evaluation_questions`, 0: all."""
+    return examples[: config.training.evaluation_questions or len(examples)]
 
 
 def _columns(scored: ScoredRollout, scores: HostScores) -> dict[str, Array]:

@@ -10,7 +10,9 @@ import threading
 import time
 from pathlib import Path
 
+from reflex_jax.config import ConfigError
 from reflex_jax.processes import host_name
+from reflex_jax.stops import not_written
 
 HEARTBEAT_FOLDER = "heartbeats"
 
@@ -29,9 +31,14 @@ class Watchdog:
           directory: the run directory.
           process: number of this process.
           stall_seconds: a step longer than this is reported, once; 0: never.
+        Raises:
+          ConfigError: the directory is not writable.
         """
         self._folder, self._process, self._limit = directory / HEARTBEAT_FOLDER, process, stall_seconds
-        self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"{self._folder} cannot be made ({error.strerror}).") from error
         self._step, self._since, self._is_reported = 0, time.monotonic(), False
         self._is_closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -39,12 +46,20 @@ class Watchdog:
             self._thread.start()
 
     def beat(self, step: int) -> None:
-        """Says that this process has ended a step."""
+        """Says that this process has ended a step.
+
+        Raises:
+          RunStopped: the disk takes no more.
+        """
         self._step, self._since, self._is_reported = step, time.monotonic(), False
         path = self._folder / f"process-{self._process}.json"
         part = path.with_suffix(".part")
-        part.write_text(json.dumps({"step": step, "time": time.time(), "process": host_name(), "pid": os.getpid()}))
-        part.replace(path)
+        beat = json.dumps({"step": step, "time": time.time(), "process": host_name(), "pid": os.getpid()})
+        try:
+            part.write_text(beat)
+            part.replace(path)
+        except OSError as error:
+            raise not_written(f"the heartbeat of step {step}", path, error) from error
 
     def close(self) -> None:
         """Stops watching."""
@@ -64,9 +79,12 @@ class Watchdog:
             f"Last heard: {self._last_heard()}. Stacks of all threads: {path}",
             file=sys.stderr, flush=True,
         )  # fmt: skip
-        with path.open("w") as file:
-            faulthandler.dump_traceback(file, all_threads=True)
-        sys.stderr.write(path.read_text())
+        try:
+            with path.open("w") as file:
+                faulthandler.dump_traceback(file, all_threads=True)
+            sys.stderr.write(path.read_text())
+        except OSError as error:  # the disk may be what the step waits for
+            print(f"{path} cannot be written ({error.strerror})", file=sys.stderr)
         sys.stderr.flush()
 
     def _last_heard(self) -> str:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from reflex_jax.config import MeshConfig, load_config
+from reflex_jax.config import MeshConfig
+from reflex_jax.config_reader import load_config
 from reflex_jax.models.biomedclip import BiomedClipConfig, init_judge_params
 from reflex_jax.models.clip_text import TextTowerConfig
 from reflex_jax.models.clip_vision import VisionTowerConfig

@@ -2,6 +2,7 @@
 
 import json
 import resource
+import shutil
 
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ from reflex_jax.cli import main
 from reflex_jax.config_reader import load_config, save_config
 from reflex_jax.training.assembly import load_models, place_state
 from reflex_jax.training.checkpoint import RunCheckpoints
+from reflex_jax.training.ownership import sole_owner
 from reflex_jax.training.run_directory import load_run_config
 from tests.parity import qwen_reference as reference
 
@@ -21,13 +23,22 @@ FIXED = "visual."  # names of what policy.trainable=language leaves as it was
 
 
 @pytest.fixture(scope="module")
-def run(repository, tmp_path_factory):
+def start(tmp_path_factory):
+    """A link to the policy the run starts from, and one to its judge."""
+    folder = tmp_path_factory.mktemp("start")
+    for kind in ("policy", "judge"):
+        (folder / kind).symlink_to(resolve_checkpoint("phantom", kind))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(repository, start, tmp_path_factory):
     """Two steps of the phantom recipe, a checkpoint after each."""
     directory = tmp_path_factory.mktemp("run") / "run"
     arguments = [
         "training.steps=2", "training.save_every=1", "training.evaluate_every=0", "grpo.prompts_per_step=8",
         "grpo.group_size=2", "rollout.max_new_tokens=6", "data.size=64", "logging.progress=false",
-        "policy.trainable=language",
+        "policy.trainable=language", f"policy.path={start}/policy", f"judge.path={start}/judge",
         # six tokens earn no reward, so it is the decay that moves the weights: by a tenth a step
         "optimizer.learning_rate=0.01", "optimizer.weight_decay=10", "optimizer.schedule=constant",
         "optimizer.warmup_steps=0",
@@ -163,3 +174,54 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything_is_read(capsy
     (tmp_path / "file").write_text("precious")
     assert "nothing can be written to" in refused(capsys, run, "--to", tmp_path / "file" / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.fixture
+def repointed(start, tmp_path):
+    """Points one of the links at a checkpoint with another byte in the middle, for a while."""
+    links = {}
+
+    def repoint(kind: str) -> None:
+        links[start / kind] = (start / kind).readlink()
+        shutil.copytree(start / kind, tmp_path / kind)
+        (weights,) = (tmp_path / kind).glob("*.safetensors")
+        content = bytearray(weights.read_bytes())
+        content[len(content) // 3] ^= 1
+        weights.write_bytes(content)
+        (start / kind).unlink()
+        (start / kind).symlink_to(tmp_path / kind)
+
+    yield repoint
+    for link, target in links.items():
+        link.unlink()
+        link.symlink_to(target)
+
+
+def test_another_policy_or_judge_under_the_same_path_is_refused_everywhere(capsys, run, repointed, tmp_path):
+    repointed("judge")
+    assert main(["export", str(run), "--to", str(tmp_path / "out")]) == 0  # which needs no judge
+    capsys.readouterr()
+    assert main(["evaluate", str(run)]) == 2
+    message = capsys.readouterr().err
+    assert "cannot be evaluated: judge.path holds other weights" in message and message.count("\n") == 1
+    repointed("policy")
+    message = refused(capsys, run, "--to", tmp_path / "out2")
+    assert "cannot be exported: policy.path holds other weights" in message and not (tmp_path / "out2").exists()
+    assert main(["evaluate", str(run), "--initial"]) == 2
+    assert "policy.path holds other weights" in (message := capsys.readouterr().err) and "judge.path" in message
+    before = (run / "metrics.jsonl").read_bytes()
+    assert main(["train", str(run / "config.yaml"), f"run.dir={run}"]) == 2
+    message = capsys.readouterr().err
+    assert "cannot be continued: policy.path" in message and "judge.path" in message and message.count("\n") == 1
+    assert (run / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_run_that_is_only_read_is_not_disturbed(run, tmp_path):
+    unfinished = run / "checkpoints" / "3.orbax-checkpoint-tmp"
+    unfinished.mkdir()
+    try:
+        with sole_owner(run):
+            assert main(["export", str(run), "--to", str(tmp_path / "out")]) == 0
+        assert unfinished.is_dir()
+    finally:
+        unfinished.rmdir()

@@ -1,23 +1,30 @@
 """A run cannot be lost: whatever ends it, the same command goes on, and the numbers are those of an undisturbed run."""
 
+import contextlib
 import dataclasses
 import json
 import os
+import resource
 import shutil
 import signal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
 from reflex_jax.cli import main
 from reflex_jax.config import ConfigError
-from reflex_jax.data.phantom import phantom_examples
 from reflex_jax.rollout.host_bridge import HostBridge
-from reflex_jax.stops import NOT_FINITE, PREEMPTED, SAVE_FAILED
+from reflex_jax.stops import NOT_FINITE, PREEMPTED, SAVE_FAILED, RunStopped
+from reflex_jax.text.completion import parse_completion
 from reflex_jax.training import loop
-from reflex_jax.training.identity import check_identity, data_fingerprint, policy_fingerprint
+from reflex_jax.training.checkpoint import RunCheckpoints
+from reflex_jax.training.faults import SkippedSteps
+from reflex_jax.training.ownership import sole_owner
+from reflex_jax.training.state import TrainState
+from reflex_jax.training.watchdog import Watchdog
 
 STEPS = 4  # two of the closed phase, two of the open one
 QUICK = [
@@ -176,6 +183,101 @@ def test_a_full_disk_keeps_the_older_checkpoints(undisturbed, phantom, tmp_path,
     assert metrics(directory) == metrics(undisturbed)
 
 
+def test_a_disk_that_fills_while_a_checkpoint_is_written_is_one_line_with_its_step(tmp_path, capfd):
+    state = TrainState(step=jnp.int32(0), params=jnp.arange(300_000.0) % 1.7, optimizer_state=None)
+    checkpoints = RunCheckpoints(tmp_path, keep=9)
+    checkpoints.save(state, 1, {"step": 1}, {})
+    checkpoints.wait()
+    with file_size_limit(100_000):
+        checkpoints.save(state, 2, {"step": 2}, {})  # beside the next step
+        with pytest.raises(RunStopped) as stop:
+            checkpoints.save(state, 3, {"step": 3}, {})
+    assert stop.value.code == SAVE_FAILED and "the checkpoint of step 2 could not be written" in str(stop.value)
+    assert "\n" not in str(stop.value) and len(str(stop.value)) < 700
+    assert capfd.readouterr().err == ""  # no traceback of any thread
+    checkpoints.close()
+    reader = RunCheckpoints(tmp_path, keep=9, is_owner=False)
+    assert reader.steps() == [1] and list((tmp_path / "checkpoints").glob("2*tmp*"))  # reading cleans nothing up
+    reader.close()
+    checkpoints = RunCheckpoints(tmp_path, keep=9)
+    checkpoints.save(state, 2, {"step": 2}, {})
+    checkpoints.wait()
+    assert checkpoints.steps() == [1, 2] and not list((tmp_path / "checkpoints").glob("*tmp*"))
+    assert checkpoints.read_facts(2) == {"step": 2}
+    checkpoints.close()
+
+
+@pytest.mark.parametrize("content", [b'{"step": ', b"[1]", None])
+def test_facts_that_cannot_be_read_are_refused_by_name(tmp_path, content):
+    checkpoints = RunCheckpoints(tmp_path, keep=9)
+    checkpoints.save(TrainState(step=jnp.int32(0), params=jnp.ones(2), optimizer_state=None), 1, {"step": 1}, {})
+    checkpoints.wait()
+    (facts,) = (tmp_path / "checkpoints" / "1" / "facts").glob("metadata")
+    facts.unlink()
+    if content is not None:
+        facts.write_bytes(content)
+    with pytest.raises(ConfigError, match="checkpoints/1: this checkpoint cannot be read") as error:
+        checkpoints.read_facts(1)
+    assert "\n" not in str(error.value)
+    checkpoints.close()
+
+
+@contextlib.contextmanager
+def file_size_limit(size: int):
+    """What a file cannot grow beyond, as on a disk that is full."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_run_that_is_under_way_or_of_an_earlier_version_is_refused(undisturbed, phantom, tmp_path, capsys):
+    directory = cut_back(undisturbed, tmp_path / "run", 2)
+    with sole_owner(directory):
+        assert train(phantom, directory) == 2
+    message = capsys.readouterr().err
+    assert f"in process {os.getpid()} on" in message and message.count("\n") == 1
+    facts = directory / "checkpoints" / "2" / "facts" / "metadata"
+    kept = json.loads(facts.read_text())
+    layout = {"phases": [["closed", 2], ["open", 2]], "prompts_per_step": 8}
+    assert kept.pop("layout") == layout
+    facts.write_text(json.dumps(kept))
+    assert train(phantom, directory) == 2
+    assert "ordered the questions otherwise" in (message := capsys.readouterr().err) and message.count("\n") == 1
+    facts.write_text(json.dumps(kept | {"layout": layout | {"prompts_per_step": 16}}))
+    assert train(phantom, directory) == 2
+    assert "laid out as" in (message := capsys.readouterr().err) and message.count("\n") == 1
+    assert [row["step"] for row in metrics(directory)] == [1, 2, 3, 4]  # nothing was touched
+
+
+def test_what_a_full_disk_keeps_from_being_written_is_named_with_its_step(tmp_path):
+    watchdog = Watchdog(tmp_path, process=0, stall_seconds=0)
+    skipped = SkippedSteps(tmp_path, limit=9)
+    result = loop.StepResult({"skipped": 1}, [{"id": "1"}], {"tokens": np.random.default_rng(0).random(5000)})
+    with file_size_limit(10):
+        for write, words in (
+            (lambda: watchdog.beat(7), "the heartbeat of step 7"),
+            (lambda: skipped.note(7, result), "the skipped step 7"),
+        ):
+            with pytest.raises(RunStopped, match=f"{words} could not be written to .* same command again") as stop:
+                write()
+            assert stop.value.code == SAVE_FAILED and "\n" not in str(stop.value)
+    skipped.note(7, result)
+    watchdog.beat(7)
+
+
+def test_a_sample_keeps_its_answer_beside_the_reward_of_that_name(undisturbed):
+    with open(undisturbed / "samples.jsonl") as lines:
+        rows = [json.loads(line) for line in lines]
+    assert all(row["parsed_answer"] == parse_completion(row["completion"]).answer for row in rows)
+    assert any(row["parsed_answer"] for row in rows)
+    rewards = {name for name in rows[0] if name.startswith("reward/")}
+    assert rewards == {f"reward/{name}" for name in ("answer", "format", "visual_fidelity", "provenance")}
+    assert all(row["reward"] == pytest.approx(sum(row[name] for name in rewards), abs=1e-5) for row in rows)
+
+
 def test_the_best_checkpoint_stays(phantom, tmp_path):
     directory = tmp_path / "run"
     assert train(phantom, directory, "training.keep_checkpoints=1", "training.best_metric=reward/total") == 0
@@ -183,15 +285,3 @@ def test_the_best_checkpoint_stays(phantom, tmp_path):
     kept = {int(p.name) for p in (directory / "checkpoints").iterdir() if p.name.isdigit()}
     assert kept == {4, max(rewards, key=rewards.get)}
 
-
-def test_other_data_or_another_start_are_refused(tmp_path):
-    examples = phantom_examples("train", 8, 0)
-    other = phantom_examples("train", 8, 1)
-    (tmp_path / "model.safetensors").write_bytes(b"a" * 100)
-    expected = {"data": data_fingerprint(examples), "policy": policy_fingerprint(tmp_path)}
-    check_identity(expected, expected, tmp_path)
-    with pytest.raises(ConfigError, match="questions"):
-        check_identity(expected | {"data": data_fingerprint(other)}, expected, tmp_path)
-    (tmp_path / "model.safetensors").write_bytes(b"b" * 100)
-    with pytest.raises(ConfigError, match="policy.path"):
-        check_identity(expected, expected | {"policy": policy_fingerprint(tmp_path)}, tmp_path)

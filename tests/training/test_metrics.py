@@ -1,6 +1,7 @@
 """metrics.jsonl and samples.jsonl survive interruptions; TensorBoard and wandb follow; compilations are counted."""
 
 import json
+import resource
 import subprocess
 import sys
 import types
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reflex_jax.config import ConfigError
+from reflex_jax.stops import SAVE_FAILED, RunStopped
 from reflex_jax.training.metrics import CompilationCounter, RunLogger
 
 
@@ -109,13 +111,70 @@ def test_rows_that_stand_keep_their_bytes(tmp_path):
     assert (tmp_path / "metrics.jsonl").read_bytes() == b""
 
 
-@pytest.mark.parametrize("line", [b"{broken", b"[1]", b'{"loss": 1}', b'{"step": "one"}'])
-def test_a_broken_row_that_should_stand_is_named(tmp_path, line):
-    path = tmp_path / "metrics.jsonl"
+BROKEN = [b"{broken", b"[1]", b'{"loss": 1}', b'{"step": "one"}', b'{"step": true}', b"\0\0\0", b"\xff", b"", b"[" * 99999]
+
+
+@pytest.mark.parametrize("line", BROKEN)
+@pytest.mark.parametrize("name", ["metrics.jsonl", "samples.jsonl"])
+def test_a_broken_row_between_others_is_named(tmp_path, name, line):
+    path = tmp_path / name
     path.write_bytes(b'{"step": 1}\n' + line + b'\n{"step": 3}\n')
-    with pytest.raises(ValueError, match="metrics.jsonl, line 2: expected a JSON object with a step"):
+    with pytest.raises(ConfigError, match=f"{name}, line 2: expected a JSON object with a step") as error:
         open_logger(tmp_path, resume_step=3)
-    assert path.read_bytes().count(b"\n") == 3
+    assert path.read_bytes().count(b"\n") == 3 and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("line", BROKEN)
+def test_broken_rows_at_the_end_are_removed_and_said(tmp_path, capsys, line):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n{"step": 2}\n' + line + b"\n" + line + b"\n" + line)
+    open_logger(tmp_path, resume_step=3).close()
+    assert path.read_bytes() == b'{"step": 1}\n{"step": 2}\n'
+    message = capsys.readouterr().err
+    assert "2 broken lines at its end are removed; the last whole one is of step 2, the run goes on after step 3" in message
+
+
+@pytest.mark.parametrize("tensorboard", [False, True])
+def test_a_full_disk_stops_the_run_with_the_step_and_leaves_files_that_can_be_continued(tmp_path, tensorboard):
+    logger = open_logger(tmp_path, tensorboard=tensorboard)
+    logger.log(1, {"loss": 0.5})
+    logger.samples(1, [{"completion": "a"}])
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "metrics.jsonl").stat().st_size + 8, limits[1]))
+    try:
+        with pytest.raises(RunStopped, match="the metrics of step 2 could not be written to .* checkpoints .* stand") as stop:
+            logger.log(2, {"loss": 0.5})
+        assert stop.value.code == SAVE_FAILED and "\n" not in str(stop.value)
+        with pytest.raises(RunStopped, match="the samples of step 2"):
+            logger.samples(2, [{"completion": "b" * 99}])
+        logger.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    logger = open_logger(tmp_path, resume_step=1)
+    logger.log(2, {"loss": 0.25})
+    logger.close()
+    assert [row["loss"] for row in rows_of(tmp_path / "metrics.jsonl")] == [0.5, 0.25]
+    assert rows_of(tmp_path / "samples.jsonl") == [{"step": 1, "completion": "a"}]
+
+
+def test_a_full_disk_under_the_events_alone_stops_the_run_too(tmp_path):
+    logger = open_logger(tmp_path, tensorboard=True)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))
+    try:
+        with pytest.raises(RunStopped, match="the metrics of step"):
+            for step in range(1, 30):  # an event carries more bytes than its row
+                logger.log(step, {f"{'name' * 9}{k}": 1 for k in range(5)})
+        logger.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_files_that_cannot_be_opened_are_one_line(tmp_path):
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(ConfigError, match="metrics.jsonl: cannot be written") as error:
+        open_logger(tmp_path, resume_step=1)
+    assert "\n" not in str(error.value)
 
 
 def test_steps_rise_and_names_are_free(tmp_path):
