@@ -99,8 +99,7 @@ class Processor:
         Raises:
           ConfigError: an unknown prompt, or a tokenizer without a usable chat template.
         """
-        if prompt not in PROMPTS:
-            raise ConfigError(f"data.prompt: expected one of {', '.join(PROMPTS)}; got {prompt!r}.")
+        _check_prompt(prompt)
         self.tokenizer = tokenizer
         self.images = images
         self.config = config
@@ -262,6 +261,7 @@ def load_processor(directory: str | Path, *, min_pixels: int, max_pixels: int, p
         read or this package does not compute, the tokenizer has tokens that the model has no row for, or the chat
         template cannot show a picture and a text.
     """
+    _check_prompt(prompt)
     directory = Path(directory)
     config = read_qwen_config(directory)
     images = read_image_settings(directory, config.vision, min_pixels=min_pixels, max_pixels=max_pixels)
@@ -270,3 +270,8 @@ def load_processor(directory: str | Path, *, min_pixels: int, max_pixels: int, p
     template = read_chat_template(directory)
     source = directory if template is None else template.source
     return Processor(tokenizer, images, config, prompt=prompt, template_source=source)
+
+
+def _check_prompt(prompt: str) -> None:
+    if prompt not in PROMPTS:
+        raise ConfigError(f"data.prompt: expected one of {', '.join(PROMPTS)}; got {prompt!r}.")

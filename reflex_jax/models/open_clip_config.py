@@ -23,6 +23,7 @@ OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
 _SETTING = "judge.path"
 _LARGEST = 2**20  # of a size: beyond it a file is damaged, and shapes would overflow
+_MOST_LAYERS = 128
 
 # width, layers and heads; the number in the name is the patch size, the MLP is four times as wide
 _TIMM_SIZES = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12), "large": (1024, 24, 16)}
@@ -191,8 +192,8 @@ def _vision_config(written: dict[str, Any], problems: list[str]) -> VisionTowerC
         image_size = sizes["patch_size"]
     image_size = _size({"image_size": image_size}, "image_size", "vision_cfg.", problems)
     ratio = written.get("mlp_ratio", 4)
-    if not _is_number(ratio) or not 0 < ratio <= 64:
-        problems.append(f"vision_cfg.mlp_ratio: expected a number above 0; got {_shown(ratio)}")
+    if not _is_number(ratio) or not 1 <= sizes["width"] * ratio <= _LARGEST:
+        problems.append(f"vision_cfg.mlp_ratio: expected a number such as 4; got {_shown(ratio)}")
         ratio = 4
     if len(problems) == before and (image_size % sizes["patch_size"] or sizes["width"] % sizes["heads"]):
         problems.append(
@@ -243,7 +244,7 @@ def _text_config(bert: dict[str, Any], context_length: int, problems: list[str])
 def _size(values: dict[str, Any], key: str, section: str, problems: list[str]) -> int:
     """A whole number that counts something; 1 where it is none."""
     value = values[key]
-    largest = 1000 if "layers" in key else _LARGEST
+    largest = _MOST_LAYERS if "layers" in key else _LARGEST
     if type(value) is int and 1 <= value <= largest:
         return value
     problems.append(f"{section}{key}: expected a whole number from 1 to {largest}; got {_shown(value)}")

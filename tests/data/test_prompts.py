@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from reflex_jax.data.examples import Example
 from reflex_jax.data.images import prompt_inputs_from_huggingface
 from reflex_jax.data.prompts import PROMPTS, Processor, PromptSizes, load_processor
 
+PHANTOM = Path(__file__).resolve().parents[2] / "reflex_jax" / "assets" / "phantom" / "policy"
 LIMITS = {"min_pixels": 3136, "max_pixels": 64 * 28 * 28}
 IMAGE_PAD = "<|image_pad|>"
 QUESTIONS = (
@@ -78,6 +80,27 @@ def test_pixels_and_grid_equal_those_of_hugging_face(processor, directory):
         ((patches, grid),) = processor.encode(image, "Is it?").images
         assert grid == tuple(expected["image_grid_thw"][0]) == processor.image_grid(size)
         np.testing.assert_allclose(patches, expected["pixel_values"], atol=1e-6)
+
+
+def test_a_directory_saved_by_transformers_5_gives_the_same_prompts(tmp_path):
+    """It writes processor_config.json and chat_template.jinja, no preprocessor_config.json."""
+    transformers = pytest.importorskip("transformers")
+    saved = transformers.AutoProcessor.from_pretrained(PHANTOM, local_files_only=True)
+    saved.save_pretrained(tmp_path)
+    shutil.copy(PHANTOM / "config.json", tmp_path)
+    assert (tmp_path / "processor_config.json").is_file() and not (tmp_path / "preprocessor_config.json").exists()
+    before, after = (load_processor(directory, prompt="think_answer", **LIMITS) for directory in (PHANTOM, tmp_path))
+    image = make_image(120, 90)
+    ours, theirs = after.encode(image, QUESTIONS[0]), before.encode(image, QUESTIONS[0])
+    np.testing.assert_array_equal(ours.ids, theirs.ids)
+    np.testing.assert_array_equal(ours.images[0][0], theirs.images[0][0])
+    saved = transformers.AutoProcessor.from_pretrained(tmp_path, local_files_only=True)
+    text = PROMPTS["think_answer"].replace("{question}", QUESTIONS[0])
+    turn = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}]
+    rendered = saved.apply_chat_template(turn, add_generation_prompt=True)
+    inputs = saved(text=[rendered], images=[image], return_tensors="np")
+    np.testing.assert_array_equal(ours.ids, inputs["input_ids"][0])
+    assert ours.images[0][1] == tuple(inputs["image_grid_thw"][0])
 
 
 def test_user_words_never_become_special_or_added_tokens(processor):
