@@ -79,10 +79,10 @@ def positions_in_order(arguments: Any) -> Any:
     return jax.tree_util.tree_map_with_path(fix, arguments)
 
 
-def measure(name: str, function: Any, abstract: Any, repeats: int, chip: Any, steps: int) -> tuple[dict[str, Any], Costs]:
+def measure(name: str, function: Any, abstract: Any, repeats: int, chip: Any) -> tuple[dict[str, Any], Costs]:
     """Compiles, warms up and times one function; what it gives away comes back as its result."""
     compiled = function.lower(*abstract).compile()
-    costs = count_costs(compiled.as_text(), unknown_trip_count=steps)
+    costs = count_costs(compiled.as_text())
     is_donating = name == "update"
     arguments = positions_in_order(materialise(abstract))
     seconds = []
@@ -152,8 +152,7 @@ def main() -> None:
         return
     rows = {}
     for name, (function, abstract) in run.functions().items():
-        steps = options.new_tokens - 1
-        rows[name], costs = measure(name, function, abstract, options.repeats, chip, steps)
+        rows[name], costs = measure(name, function, abstract, options.repeats, chip)
         if name == "generate":
             tokens = options.prompts * config.grpo.group_size * options.new_tokens
             rows[name]["tokens_per_second"] = round(tokens / rows[name]["seconds"], 1)

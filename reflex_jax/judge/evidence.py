@@ -256,11 +256,18 @@ def _encode_columns(
     missing = chunks * width - columns
     ids = jnp.pad(ids, ((0, 0), (0, missing), (0, 0)), constant_values=config.text.pad_token_id)
 
-    def encode_chunk(chunk: Array, embeddings: Array) -> Array:
+    needed = -(-used // width)
+
+    def proceeds(carry: tuple[Array, Array]) -> Array:
+        # the first comparison always holds where the second does; it is there to be read: how long the loop can be
+        return (carry[0] < chunks) & (carry[0] < needed)
+
+    def encode_chunk(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        chunk, embeddings = carry
         rows = jax.lax.dynamic_slice_in_dim(ids, chunk * width, width, axis=1)
         encoded = encode_text(params, rows.reshape(prompts * width, tokens), config).reshape(prompts, width, -1)
-        return jax.lax.dynamic_update_slice_in_dim(embeddings, encoded, chunk * width, axis=1)
+        return chunk + 1, jax.lax.dynamic_update_slice_in_dim(embeddings, encoded, chunk * width, axis=1)
 
     embeddings = jnp.zeros((prompts, chunks * width, config.embed_dim), jnp.float32)
-    embeddings = jax.lax.fori_loop(0, -(-used // width), encode_chunk, embeddings)
+    _, embeddings = jax.lax.while_loop(proceeds, encode_chunk, (jnp.int32(0), embeddings))
     return embeddings[:, :columns]

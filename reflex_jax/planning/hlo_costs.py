@@ -2,7 +2,8 @@
 
 XLA's own `cost_analysis()` counts the body of a loop once; here every computation counts as often as it runs. A loop
 runs as often as XLA noted (`known_trip_count`), or as its counter, bound and step say; a loop that may stop early counts
-to its bound, and one without a bound as often as the caller says. Of the branches of a conditional the dearest counts.
+to its bound. A loop whose length the program does not say counts once and is named: its cost is never guessed. Of the
+branches of a conditional the dearest counts.
 
 FLOPs are those of matrix products and convolutions, two for each multiply-add: they are what a chip's peak is about, and
 elementwise work shows in the bytes. Bytes are reads and writes of device memory by operations that XLA did not fuse
@@ -15,7 +16,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
@@ -38,7 +39,8 @@ class Costs:
     flops: float = 0.0
     bytes: float = 0.0
     collectives: dict[str, float] = field(default_factory=dict)  # bytes one device sends, by kind
-    assumed_loops: tuple[str, ...] = ()  # loops whose count is the caller's or a bound that may not be reached
+    bounded_loops: tuple[str, ...] = ()  # loops counted to a bound that they need not reach
+    unknown_loops: tuple[str, ...] = ()  # loops whose length the program does not say, counted once
 
     def __add__(self, other: Costs) -> Costs:
         """Cost of doing both."""
@@ -47,23 +49,19 @@ class Costs:
             self.flops + other.flops,
             self.bytes + other.bytes,
             {kind: self.collectives.get(kind, 0.0) + other.collectives.get(kind, 0.0) for kind in sorted(kinds)},
-            tuple(dict.fromkeys(self.assumed_loops + other.assumed_loops)),
+            tuple(dict.fromkeys(self.bounded_loops + other.bounded_loops)),
+            tuple(dict.fromkeys(self.unknown_loops + other.unknown_loops)),
         )
 
     def __mul__(self, times: float) -> Costs:
         """Cost of doing it several times."""
         collectives = {kind: times * sent for kind, sent in self.collectives.items()}
-        return Costs(times * self.flops, times * self.bytes, collectives, self.assumed_loops)
+        return replace(self, flops=times * self.flops, bytes=times * self.bytes, collectives=collectives)
 
 
-def count_costs(hlo: str, *, unknown_trip_count: int = 1) -> Costs:
-    """Walks a program.
-
-    Args:
-      hlo: `compiled.as_text()`.
-      unknown_trip_count: how often a loop runs whose condition compares with no constant.
-    """
-    return _Walk(hlo, unknown_trip_count).of_entry()
+def count_costs(hlo: str) -> Costs:
+    """Walks a program, `compiled.as_text()`."""
+    return _Walk(hlo).of_entry()
 
 
 def largest_arrays(hlo: str, count: int) -> list[tuple[float, str, str]]:
@@ -88,9 +86,8 @@ def largest_arrays(hlo: str, count: int) -> list[tuple[float, str, str]]:
 class _Walk:
     """Adds up a module; every computation is walked once."""
 
-    def __init__(self, hlo: str, unknown_trip_count: int):
+    def __init__(self, hlo: str):
         self._computations, self._entry, self._partitions = parse_hlo(hlo)
-        self._unknown_trip_count = unknown_trip_count
         self._done: dict[str, Costs] = {}
 
     def of_entry(self) -> Costs:
@@ -108,12 +105,13 @@ class _Walk:
     def _of_instruction(self, computation: Computation, instruction: Instruction) -> Costs:
         opcode = instruction.opcode
         if opcode == "while":
-            count, is_assumed = self._trip_count(computation, instruction)
-            body = self._of(instruction.called("body")) * count
-            if not is_assumed:
-                return body
-            name = re.search(r'op_name="([^"]*)"', instruction.attributes)
-            return body + Costs(assumed_loops=(f"{name[1] if name else instruction.name} x {count}",))
+            count, is_sure = self._trip_count(computation, instruction)
+            body = self._of(instruction.called("body")) * (1 if count is None else count)
+            found = re.search(r'op_name="([^"]*)"', instruction.attributes)
+            name = found[1] if found else instruction.name
+            if count is None:
+                return body + Costs(unknown_loops=(name,))
+            return body if is_sure else body + Costs(bounded_loops=(f"{name} x {count}",))
         if opcode == "conditional":
             listed = re.search(r"branch_computations=\{([^}]*)\}", instruction.attributes)
             names = re.findall(r"%([\w.\-]+)", listed[1]) if listed else []
@@ -125,19 +123,20 @@ class _Walk:
         if opcode == "fusion":
             # of what is fused only the arithmetic counts: its values stay on the chip
             inner = self._of(instruction.called("calls"))
-            return Costs(inner.flops, moved, inner.collectives, inner.assumed_loops)
+            return replace(inner, bytes=moved)
         kind = opcode.removesuffix("-start")
         sent = {kind: self._bytes_sent(computation, instruction, kind)} if kind in COLLECTIVES else {}
         return Costs(_flops(computation, instruction), moved, sent)
 
     # --- loops
 
-    def _trip_count(self, computation: Computation, loop: Instruction) -> tuple[int, bool]:
-        """How often a loop runs, and whether that is an assumption."""
+    def _trip_count(self, computation: Computation, loop: Instruction) -> tuple[int | None, bool]:
+        """How often a loop runs (None: not said), and whether it cannot stop earlier."""
         known = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes)
         if known:
-            return int(known[1]), False
+            return int(known[1]), True
         condition = self._computations[loop.called("condition")]
+        counts = []
         for compare, scope, is_sure in self._comparisons(condition, condition.root, {}, True):
             direction = re.search(r"direction=(\w+)", compare.attributes)[1]
             left, right = (self._scalar(scope[0], name, scope[1]) for name in compare.operands)
@@ -145,13 +144,12 @@ class _Walk:
                 left, right, direction = right, left, {"LT": "GT", "GT": "LT", "LE": "GE", "GE": "LE"}.get(direction)
             start, right = (self._loop_input(computation, loop, value) for value in (left, right))
             step = self._step(loop, left)
-            if right is None or step is None:
+            if start is None or right is None or step is None:
                 continue
-            start = start or 0  # JAX's counters start at 0 where the start is no constant
             distance = right - start if direction in ("LT", "LE", "NE") else start - right
             distance += direction in ("LE", "GE")
-            return max(0, -(-distance // abs(step))), not is_sure
-        return self._unknown_trip_count, True
+            counts.append((max(0, -(-distance // abs(step))), is_sure))
+        return min(counts, default=(None, False))
 
     def _comparisons(self, computation: Computation, name: str, outer: dict, is_sure: bool) -> Iterator:
         """Comparisons that must all hold for the loop to go on, each with where its operands are to be looked up."""

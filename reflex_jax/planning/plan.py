@@ -258,17 +258,14 @@ def _differences(before: Config, after: Config) -> tuple[str, ...]:
     return tuple(overrides)
 
 
-def _compile_all(
-    run: AbstractRun, topology: Topology, resident: int, only: Sequence[str]
-) -> tuple[FunctionPlan, ...]:
+def _compile_all(run: AbstractRun, topology: Topology, resident: int, only: Sequence[str]) -> tuple[FunctionPlan, ...]:
     """Compiles two functions at a time; the compiler leaves Python alone while it works."""
     functions = {name: call for name, call in run.functions().items() if not only or name in only}
     lowered = {name: function.lower(*arguments) for name, (function, arguments) in functions.items()}
     held = {name: resident - _shared_bytes(run, functions[name][1]) for name in functions}
-    trips = run.config.rollout.max_new_tokens - 1
     with ThreadPoolExecutor(2) as pool:
         plans = {
-            name: pool.submit(_compile, name, lowered[name], functions[name][1], held[name], trips)
+            name: pool.submit(_compile, name, lowered[name], functions[name][1], held[name])
             for name in sorted(lowered, key=lambda name: name != UPDATE)  # the longest first
         }
         results = tuple(plans[name].result() for name in functions)
@@ -285,7 +282,7 @@ def _shared_bytes(run: AbstractRun, arguments: Any) -> int:
     return bytes_on_device([leaf for leaf in jax.tree.leaves(arguments) if id(leaf) in ours])
 
 
-def _compile(name: str, lowered: Any, arguments: Any, held: int, trips: int) -> FunctionPlan:
+def _compile(name: str, lowered: Any, arguments: Any, held: int) -> FunctionPlan:
     started = time.perf_counter()
     try:
         compiled = lowered.compile(compiler_options=_COMPILER_OPTIONS)
@@ -303,7 +300,7 @@ def _compile(name: str, lowered: Any, arguments: Any, held: int, trips: int) -> 
         arguments=memory.argument_size_in_bytes,
         temporary=memory.temp_size_in_bytes,
         output=max(0, memory.output_size_in_bytes - memory.alias_size_in_bytes),
-        costs=count_costs(hlo, unknown_trip_count=trips),
+        costs=count_costs(hlo),
         largest=tuple(f"{size / GIB:.2f} GiB {shape} {origin}" for size, shape, origin in largest_arrays(hlo, 3)),
         compile_seconds=time.perf_counter() - started,
     )

@@ -84,4 +84,7 @@ def _work_table(plan: Plan) -> list[str]:
         cells = "".join(f"{_short(number):>{w}s}" for number, w in zip(numbers, widths, strict=True))
         rows.append(f"{f.name:16s}{cells}  {bound}")
     rows.append(f"a step takes at least {whole:.3g} s at the chip's peaks, with every completion at its longest")
+    unknown = [f"{f.name}: {loop}" for f in plan.functions for loop in f.costs.unknown_loops]
+    if unknown:
+        rows.append(f"loops whose length the program does not say are counted once: {'; '.join(unknown)}")
     return rows

@@ -8,26 +8,30 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from reflex_jax.config import MeshConfig
+from reflex_jax.config import MeshConfig, load_config
+from reflex_jax.models.biomedclip import BiomedClipConfig, init_judge_params
+from reflex_jax.models.clip_text import TextTowerConfig
+from reflex_jax.models.clip_vision import VisionTowerConfig
 from reflex_jax.models.qwen_vl import QwenVLConfig, completion_log_probs, init_policy_params
 from reflex_jax.planning.hlo_costs import count_costs
-from reflex_jax.records import PromptInputs, VisionInputs
+from reflex_jax.records import HostScores, JudgeInputs, PromptInputs, VisionInputs
 from reflex_jax.rollout.generate import generate
 from reflex_jax.sharding import make_mesh
+from reflex_jax.training.step import score_rollout
 from tests.tiny_policy import CONFIG
 
 PROMPTS, GROUP, PROMPT_TOKENS, STEPS, WINDOWS = 2, 4, 24, 16, 3
 
 
-def _costs(function, *arguments, **options):
-    return count_costs(jax.jit(function).lower(*arguments).compile().as_text(), **options)
+def _costs(function, *arguments):
+    return count_costs(jax.jit(function).lower(*arguments).compile().as_text())
 
 
 def test_a_product_counts_two_for_each_multiply_add():
     costs = _costs(lambda a, b: a @ b, jnp.zeros((64, 32)), jnp.zeros((32, 16)))
     assert costs.flops == 2 * 64 * 32 * 16
     assert costs.bytes == 4 * (64 * 32 + 32 * 16 + 64 * 16)
-    assert costs.collectives == {} and costs.assumed_loops == ()
+    assert costs.collectives == {} and costs.bounded_loops == costs.unknown_loops == ()
 
 
 def test_loops_in_loops_are_multiplied_out():
@@ -51,16 +55,47 @@ def test_a_loop_that_may_stop_early_counts_to_its_bound_and_says_so():
         jnp.zeros((32, 32)),
     )
     assert costs.flops == 10 * 2 * 32**3
-    assert len(costs.assumed_loops) == 1
+    assert len(costs.bounded_loops) == 1
 
 
-def test_a_loop_without_a_bound_counts_as_often_as_asked():
+def test_the_tightest_of_several_bounds_counts():
+    def proceeds(carry):
+        return (carry[0] < 12) & (carry[0] <= 6) & (carry[1].sum() < 1e9)
+
+    costs = _costs(
+        lambda x: jax.lax.while_loop(proceeds, lambda c: (c[0] + 2, c[1] @ c[1]), (jnp.int32(1), x))[1],
+        jnp.zeros((32, 32)),
+    )
+    assert costs.flops == 3 * 2 * 32**3  # at 1, 3 and 5
+
+
+@pytest.mark.parametrize("kind", ["no counter", "unknown bound", "unknown start"])
+def test_a_loop_of_unknown_length_counts_once_and_is_named(kind):
     def halve(x):
         return (x @ x) / 2
 
-    costs = _costs(lambda x: jax.lax.while_loop(lambda x: x.sum() > 1, halve, x), jnp.zeros((32, 32)), unknown_trip_count=3)
-    assert costs.flops == 3 * 2 * 32**3
-    assert costs.assumed_loops
+    def function(x, n):
+        if kind == "no counter":
+            return jax.lax.while_loop(lambda x: x.sum() > 1, halve, x)
+        start, stop = (0, n) if kind == "unknown bound" else (n, 9)
+        return jax.lax.fori_loop(start, stop, lambda _, x: halve(x), x)
+
+    costs = _costs(function, jnp.zeros((32, 32)), jnp.int32(4))
+    assert costs.flops == 2 * 32**3
+    assert len(costs.unknown_loops) == 1 and "while" in costs.unknown_loops[0]
+
+
+def test_a_scan_in_a_loop_that_may_stop_early_is_multiplied_out():
+    def body(carry):
+        step, x = carry
+        return step + 1, jax.lax.map(lambda row: row @ row, jnp.stack([x] * 5)).sum(0)
+
+    costs = _costs(
+        lambda x: jax.lax.while_loop(lambda c: (c[0] < 7) & (c[1].sum() < 1e9), body, (jnp.int32(0), x))[1],
+        jnp.zeros((32, 32)),
+    )
+    assert costs.flops == 7 * 5 * 2 * 32**3
+    assert costs.unknown_loops == () and len(costs.bounded_loops) == 1
 
 
 def test_the_dearest_branch_counts():
@@ -96,7 +131,9 @@ def _inputs(config: QwenVLConfig) -> PromptInputs:
         positions=jnp.zeros((PROMPTS, 3, PROMPT_TOKENS), jnp.int32),
         feature_index=jnp.zeros((PROMPTS, PROMPT_TOKENS), jnp.int32),
         vision=VisionInputs(
-            jnp.zeros((*slots, config.vision.patch_width)), jnp.zeros((*slots, 2), jnp.int32), jnp.ones(slots, jnp.int32)
+            jnp.zeros((*slots, config.vision.patch_width)),
+            jnp.zeros((*slots, 2), jnp.int32),
+            jnp.ones(slots, jnp.int32),
         ),
     )
 
@@ -130,7 +167,7 @@ def _update_layer_flops(config: QwenVLConfig) -> int:
 
 @pytest.mark.parametrize("is_gradient", [False, True])
 def test_the_update_costs_what_a_hand_count_says(is_gradient):
-    params = init_policy_params(CONFIG, jax.random.key(0))
+    params = jax.eval_shape(lambda: init_policy_params(CONFIG, jax.random.key(0)))
     tokens = jnp.zeros((PROMPTS, GROUP, STEPS), jnp.int32)
 
     def total(params):
@@ -157,7 +194,7 @@ def test_the_update_costs_what_a_hand_count_says(is_gradient):
 
 
 def test_generation_costs_what_a_hand_count_says():
-    params = init_policy_params(CONFIG, jax.random.key(0))
+    params = jax.eval_shape(lambda: init_policy_params(CONFIG, jax.random.key(0)))
     sample = partial(
         generate, config=CONFIG, group_size=GROUP, max_new_tokens=STEPS, temperature=1.0, eos_ids=(1,), pad_id=0,
         allowed=np.ones(CONFIG.text.vocabulary, bool),
@@ -172,12 +209,13 @@ def test_generation_costs_what_a_hand_count_says():
     by_hand = sum(_vision_flops(CONFIG)) + text.layers * prompt + head
     by_hand += (STEPS - 1) * GROUP * (text.layers * token + head)
     assert costs.flops == pytest.approx(PROMPTS * by_hand, rel=0.02)
-    assert len(costs.assumed_loops) == 1  # it may end early
+    assert len(costs.bounded_loops) == 1  # it may end early
+    assert costs.unknown_loops == ()
 
 
 def test_every_token_reads_the_weights_and_the_caches():
     """The bytes of decoding grow by one token's weights and cache, not by less: a fused operand is read as a whole."""
-    params = init_policy_params(CONFIG, jax.random.key(0))
+    params = jax.eval_shape(lambda: init_policy_params(CONFIG, jax.random.key(0)))
 
     def moved(steps: int) -> float:
         sample = partial(
@@ -190,3 +228,71 @@ def test_every_token_reads_the_weights_and_the_caches():
 
     language = 4 * sum(leaf.size for name, part in params.items() if name != "vision" for leaf in jax.tree.leaves(part))
     assert moved(9) - moved(8) > language
+
+
+JUDGE = BiomedClipConfig(
+    vision=VisionTowerConfig(image_size=32, patch_size=4, width=32, depth=3, heads=2, hidden=96),
+    text=TextTowerConfig(
+        vocabulary=50, width=32, depth=2, heads=2, hidden=64, positions=32, types=2, pad_token_id=0, context_length=32
+    ),
+    embed_dim=16,
+)  # fmt: skip
+
+
+def _statement_flops(tokens: int) -> int:
+    """Text tower over one statement: full layers, a last one whose queries are [CLS] alone, the projection."""
+    text = JUDGE.text
+    width, middle = text.width, (text.width + JUDGE.embed_dim) // 2
+    full = 8 * tokens * width**2 + 4 * tokens**2 * width + 4 * tokens * width * text.hidden
+    last = 4 * tokens * width**2 + 4 * width**2 + 4 * tokens * width + 4 * width * text.hidden
+    return (text.depth - 1) * full + last + 2 * width * middle + 2 * middle * JUDGE.embed_dim
+
+
+def _picture_flops() -> int:
+    """Image tower over one picture."""
+    vision = JUDGE.vision
+    width, rows = vision.width, 1 + vision.grid_size**2
+    embedding = 2 * vision.grid_size**2 * 3 * vision.patch_size**2 * width
+    full = 8 * rows * width**2 + 4 * rows**2 * width + 4 * rows * width * vision.hidden
+    last = 4 * rows * width**2 + 4 * width**2 + 4 * rows * width + 4 * width * vision.hidden
+    return embedding + (vision.depth - 1) * full + last + 2 * width * JUDGE.embed_dim
+
+
+def _saliency_flops(block: int) -> int:
+    """One pullback of attention_gradient from the embedding to the probabilities of `block` and later ones."""
+    vision = JUDGE.vision
+    width, rows = vision.width, 1 + vision.grid_size**2
+    # head, MLP and output projection of the [CLS] row, then what each value would have added
+    last = 2 * width * JUDGE.embed_dim + 4 * width * vision.hidden + 2 * width**2 + 2 * rows * width
+    if block == -1:
+        return last
+    # on to the block before: through q, k and v of the last one, then as above for all rows; then the rollout
+    through = 2 * rows * width + 4 * rows * width + 2 * width**2 + 4 * rows * width**2
+    before = 4 * rows * width * vision.hidden + 2 * rows * width**2 + 2 * rows**2 * width
+    return last + through + before + 2 * rows**2
+
+
+@pytest.mark.parametrize("block", [-1, -2])
+def test_the_judge_costs_what_a_hand_count_says(block):
+    prompts, group, tokens = 12, 4, 16  # the shortest bucket: one branch
+    columns = group + 1
+    config = load_config(None, [f"judge.saliency_block={block}", f"grpo.group_size={group}"])
+    inputs = JudgeInputs(
+        pixels=jnp.zeros((prompts, 32, 32, 3), jnp.uint8),
+        statements=jnp.ones((prompts, columns, tokens), jnp.int32),
+        statement_count=jnp.full(prompts, columns),
+        statement_index=jnp.zeros((prompts, group), jnp.int32),
+        has_statement=jnp.ones((prompts, group), bool),
+    )
+    scores = HostScores(
+        components={name: jnp.zeros((prompts, group)) for name in ("answer", "format")},
+        is_correct=jnp.ones((prompts, group), bool), is_valid=jnp.ones((prompts, group), bool),
+    )  # fmt: skip
+    params = jax.eval_shape(lambda: init_judge_params(JUDGE, jax.random.key(0)))
+    costs = _costs(lambda *a: score_rollout(*a, config, JUDGE), params, inputs, scores)
+    read = 6  # columns, one more than there are: three chunks of two
+    by_hand = read * _statement_flops(tokens) + _picture_flops() + columns * _saliency_flops(block)
+    by_hand += 4 * columns * JUDGE.embed_dim  # similarities to anchor and picture
+    assert costs.flops == pytest.approx(prompts * by_hand, rel=0.02)
+    assert len(costs.bounded_loops) == 1  # fewer distinct statements take fewer turns
+    assert costs.unknown_loops == ()
