@@ -98,6 +98,7 @@ def train(config: Config) -> TrainResult:
         models, params = load_models(config)
         examples, held_out = _load_questions(config)
         sizes = measure_prompts(config, models.policy.processor, examples, held_out)
+        check_memory(config, mesh, sizes)
         batches = training_batches(
             examples, config.data, prompts_per_step=config.grpo.prompts_per_step, steps=config.training.steps,
             seed=config.run.seed,
