@@ -24,10 +24,10 @@ import numpy as np
 from reflex_jax.config import Config, GrpoConfig
 from reflex_jax.config_reader import load_config
 from reflex_jax.models.qwen_vl import completion_log_probs, init_policy_params
-from reflex_jax.planning.abstract_run import AbstractRun, abstract_run
 from reflex_jax.planning.chips import local_chip
 from reflex_jax.planning.hlo_costs import Costs, count_costs
 from reflex_jax.sharding import make_mesh
+from reflex_jax.training.abstract_run import AbstractRun, abstract_run
 
 POLICIES = {"3b": "Qwen2.5-VL-3B-Instruct", "7b": "Qwen2.5-VL-7B-Instruct", "phantom": "phantom"}
 JUDGE = "BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"

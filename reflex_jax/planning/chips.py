@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 
 from reflex_jax.config import ConfigError
-
-GIB = 2**30
+from reflex_jax.training.device_memory import GIB, device_memory, host_memory
 
 
 @dataclass(frozen=True)
@@ -51,12 +50,12 @@ def local_chip(device: Any) -> Chip:
     if chip is None:
         known = ", ".join([*_GPUS, *_TPU_KINDS])
         raise ConfigError(f"plan: the peaks of {kind!r} are not known; known are {known}. Add it to planning/chips.py.")
-    return chip
+    return replace(chip, memory_bytes=device_memory(device) or chip.memory_bytes)
 
 
 def _cpu() -> Chip:
     """This machine shared by its devices; nobody prints a processor's peaks, so these are rough ones of a server's cores."""
-    with open("/proc/meminfo") as file:
-        total = int(next(line.split()[1] for line in file if line.startswith("MemTotal"))) * 1024
+    host = host_memory()
+    total = host.total if host else 0
     devices = jax.local_device_count()
     return Chip("CPU", 80e9 * (os.cpu_count() or 1) / devices, total / devices, 20e9 / devices, 10e9 / devices)

@@ -12,18 +12,19 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from reflex_jax.config import Config, ConfigError, MeshConfig
-from reflex_jax.planning.abstract_run import AbstractRun, abstract_run, bytes_on_device, policy_sizes
 from reflex_jax.planning.chips import GIB, Chip
 from reflex_jax.planning.hlo_costs import Costs, count_costs, largest_arrays
 from reflex_jax.planning.topology import Topology, find_topology
 from reflex_jax.sharding import check_batch, make_mesh
+from reflex_jax.training.abstract_run import AbstractRun, abstract_run, bytes_on_device, policy_sizes
+from reflex_jax.training.memory import MemoryEstimate, estimate_memory
 
 UPDATE = "update"
 # a third of the time; on TPU v5p the same FLOPs and collectives, 1 % of the memory and 6 % of the bytes moved apart
 _COMPILER_OPTIONS = {"exec_time_optimization_effort": -1.0}
+_COMPILERS_SHARE = {"generate": 1.05, "update": 1.15}  # what programs take of the estimate, about
 _MOST_CANDIDATES = 2  # compiled in search of a remedy; each takes minutes
 
 
@@ -64,6 +65,7 @@ class Plan:
     topology: Topology
     run: AbstractRun
     resident: int  # bytes one device holds for the whole run
+    estimate: MemoryEstimate  # what pre-flight goes by; never above what is compiled
     functions: tuple[FunctionPlan, ...]  # empty where what is resident does not fit already
 
     @property
@@ -101,7 +103,7 @@ def plan_run(config: Config, topology: Topology, *, only: Sequence[str] = ()) ->
     functions: tuple[FunctionPlan, ...] = ()
     if resident <= topology.chip.memory_bytes:
         functions = _compile_all(run, topology, resident, only)
-    return Plan(config, changes, topology, run, resident, functions)
+    return Plan(config, changes, topology, run, resident, estimate_memory(run), functions)
 
 
 def largest_microbatch(plan: Plan) -> int:
@@ -130,13 +132,13 @@ def find_remedy(config: Config, plan: Plan) -> Remedy | None:
     """Looks for settings with which the run fits: first on this machine, then on the next larger ones of its kind.
 
     What is tried changes how a step is computed, not what: the smallest microbatch, recomputed activations, more devices
-    for one prompt, weights that stay cut while sampling. A rough guess picks the candidates, the compiler has the word; it
+    for one prompt, weights that stay cut while sampling. The estimate picks the candidates, the compiler has the word; it
     is asked twice at most.
     """
     asked = 0
     for topology in itertools.chain([plan.topology], map(find_topology, plan.topology.larger())):
         for candidate in _frugal_settings(config, topology):
-            if _guess(candidate, topology).update > topology.chip.memory_bytes:
+            if not _may_fit(candidate, topology, "update"):
                 continue
             tried = plan_run(candidate, topology)
             if tried.fits:
@@ -166,38 +168,14 @@ def _frugal_settings(config: Config, topology: Topology) -> list[Config]:
     if mesh.fsdp % 2 == 0 and heads % (2 * mesh.tensor) == 0:
         settings.append(replace(config, mesh=replace(mesh, fsdp=mesh.fsdp // 2, tensor=2 * mesh.tensor)))
     settings = [_with_microbatch(c, _microbatches(c, make_mesh(c.mesh, topology.devices))[0]) for c in settings]
-    whole = [c for c in settings if _guess(c, topology).generate < topology.chip.memory_bytes]
+    whole = [c for c in settings if _may_fit(c, topology, "generate")]
     return whole + [replace(c, rollout=replace(c.rollout, weights="sharded")) for c in settings if c not in whole]
 
 
-@dataclass(frozen=True)
-class _Guess:
-    """Rough needs in bytes, to choose what is worth compiling."""
-
-    update: float  # resident, gradients, every layer's input, three copies of the largest attention scores
-    generate: float  # resident, weights, caches, prefill; or the gathering of the weights
-
-
-def _guess(config: Config, topology: Topology) -> _Guess:
+def _may_fit(config: Config, topology: Topology, function: str) -> bool:
+    """Whether a function is worth compiling: by the estimate, with what the compiler usually takes beyond it."""
     run = abstract_run(config, make_mesh(config.mesh, topology.devices))
-    policy, mesh = run.models.policy.config, run.models.mesh
-    text, vision = policy.text, policy.vision
-    ways, tensor = mesh.shape["data"] * mesh.shape["fsdp"], mesh.shape["tensor"]
-    prompts = config.grpo.prompts_per_step
-    at_once = (config.grpo.microbatch_prompts or prompts) / ways
-    prompt, own = run.sizes.prompt_tokens, config.rollout.max_new_tokens
-    tokens = prompt + config.grpo.group_size * own  # of a prompt and its group
-    width = jnp.dtype(config.policy.dtype).itemsize
-    scores = 4 * text.heads / tensor * (prompt**2 + (tokens - prompt) * (prompt + own))
-    image_scores = 4 * vision.heads * (run.sizes.windows * vision.patches_per_window) ** 2
-    saved = text.layers * tokens * text.width * width
-    caches = text.layers * tokens * 2 * text.key_heads * text.head_width * width
-    caches /= tensor if text.key_heads % tensor == 0 else 1
-    resident, weights = bytes_on_device(run.resident), bytes_on_device(run.weights)
-    return _Guess(
-        update=resident + bytes_on_device(run.state.params) + at_once * (saved + 3 * max(scores, image_scores)),
-        generate=resident + weights + max(0.6 * weights, prompts / ways * caches + 1.2 * at_once * image_scores),
-    )
+    return _COMPILERS_SHARE[function] * estimate_memory(run).of(function)[1] <= topology.chip.memory_bytes
 
 
 def adapt(config: Config, topology: Topology) -> tuple[Config, tuple[str, ...]]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from reflex_jax.planning.chips import GIB
 from reflex_jax.planning.hlo_costs import COLLECTIVES
 from reflex_jax.planning.plan import Plan, Remedy
+from reflex_jax.training.device_memory import GIB
 
 
 def describe_plan(plan: Plan) -> str:
@@ -47,17 +47,22 @@ def describe_verdict(plan: Plan, *, microbatch: int = 0, remedy: Remedy | None =
 
 
 def _memory_table(plan: Plan) -> list[str]:
-    columns = ("resident", "arguments", "temporary", "output", "in all")
+    columns = ("resident", "arguments", "temporary", "output", "in all", "estimated")
     rows = [f"{'GiB per device':16s}" + "".join(f"{column:>11s}" for column in columns)]
     if not plan.functions:
-        rows.append(f"{'(between steps)':16s}{gib(plan.resident):>11s}{'':33s}{gib(plan.resident):>11s}  too large")
+        rows.append(
+            f"{'(between steps)':16s}{gib(plan.resident):>11s}{'':33s}{gib(plan.resident):>11s}{'':11s}  too large"
+        )
     for f in plan.functions:
-        numbers = (f.resident, f.arguments, f.temporary, f.output, f.total)
+        phase, estimated = plan.estimate.of(f.name)
+        numbers = (f.resident, f.arguments, f.temporary, f.output, f.total, estimated)
         verdict = "too large" if f.name in plan.too_large() else "fits"
         rows.append(f"{f.name:16s}" + "".join(f"{gib(number):>11s}" for number in numbers) + f"  {verdict}")
         if verdict == "too large":
+            rows.append(f"{'':16s}  {phase}: {plan.estimate.terms(phase)}")
             rows += [f"{'':16s}  {array}" for array in f.largest]
-    return rows
+    phase, _ = plan.estimate.of()
+    return [*rows, f"estimated, as a run does before step 0, for {phase}: {plan.estimate.terms(phase)}"]
 
 
 def gib(size: float) -> str:

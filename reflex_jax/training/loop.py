@@ -122,6 +122,7 @@ def _open_run(config: Config, mesh: Mesh, held: ExitStack) -> tuple[_Run, TrainS
         models, params = load_models(config)
         examples, held_out = _load_questions(config)
         sizes = measure_prompts(config, models.policy.processor, examples, held_out)
+        check_memory(config, mesh, sizes)
         batches = lay_out()
         identity = _identify(config, examples, held_out)
         is_resumed = is_first() and held.enter_context(open_run_directory(config))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import platform
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -15,13 +15,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from reflex_jax.checkpoints.paths import resolve_checkpoint
-from reflex_jax.checkpoints.qwen_tensors import abstract_policy_params
 from reflex_jax.config import Config, ConfigError, config_to_dict
-from reflex_jax.models.partitioning import policy_table
-from reflex_jax.models.qwen_vl import read_qwen_config
+from reflex_jax.data.prompts import PromptSizes
 from reflex_jax.processes import gather, host_name
-from reflex_jax.sharding import batch_sharding, parameter_shardings, replicated
-from reflex_jax.training.state import split_trainable
+from reflex_jax.sharding import batch_sharding, replicated
+from reflex_jax.training.abstract_run import AbstractRun, abstract_run, policy_sizes, smallest_prompt
+from reflex_jax.training.device_memory import GIB, device_memory, free_memory
+from reflex_jax.training.memory import estimate_memory
 
 _PACKAGES = ("reflex_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 _FREE_KEYS = ("data.root", "data.cache", "logging")  # may differ from host to host
@@ -55,42 +55,64 @@ def check_processes(config: Config, mesh: Mesh) -> None:
     ones = jax.make_array_from_callback((ways,), batch_sharding(mesh), lambda index: np.ones(ways, np.float32)[index])
     total = float(jax.jit(jnp.sum, out_shardings=replicated(mesh))(ones))
     if total != ways:
-        raise ConfigError(f"{host_name()}: the devices add up {ways} ones to {total:g}; check their network and drivers.")
-
-
-def check_memory(config: Config, mesh: Mesh) -> None:
-    """Refuses, before anything is read, weights and moments that the devices of this process cannot hold.
-
-    Raises:
-      ConfigError: the mesh does not fit the model, or less is free than stays there for the whole run.
-    """
-    needed = _resident_bytes(config, mesh)
-    # fake CPU devices share one memory
-    total = needed * (jax.local_device_count() if jax.default_backend() == "cpu" else 1)
-    free = _free_memory()
-    if free and total > free:
         raise ConfigError(
-            f"{host_name()}: weights and optimiser need {total / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free. Raise "
-            "mesh.fsdp or mesh.tensor, or set policy.trainable=language."
+            f"{host_name()}: the devices add up {ways} ones to {total:g}; check their network and drivers."
         )
 
 
-def _resident_bytes(config: Config, mesh: Mesh) -> int:
-    """Bytes on one device of masters, moments, fixed parameters and the reference."""
-    policy = read_qwen_config(resolve_checkpoint(config.policy.path, "policy"))
-    abstract = abstract_policy_params(policy)
-    shardings = parameter_shardings(abstract, policy_table(policy, mesh), mesh)
-    compute = jnp.dtype(config.policy.dtype).itemsize
-    needs_reference = config.grpo.kl_coefficient > 0 or config.grpo.ratio == "ref"
-    moments = 2 if config.optimizer.name == "adamw" else 0
-    trained, _ = split_trainable(abstract, config.policy.trainable)
-    total = 0
-    for name, part in abstract.items():
-        masters = 4 * (1 + moments) if name in trained else compute
-        per_number = masters + (compute if needs_reference else 0)
-        sizes = jax.tree.map(lambda leaf, sharding: math.prod(sharding.shard_shape(leaf.shape)), part, shardings[name])
-        total += per_number * sum(jax.tree.leaves(sizes))
-    return total
+def check_memory(config: Config, mesh: Mesh, sizes: PromptSizes | None = None) -> None:
+    """Refuses a run whose step the devices of this process cannot hold, by `training.memory`.
+
+    Args:
+      config: of the run.
+      mesh: of the run.
+      sizes: of its prompts; None: not known yet, the smallest that its settings allow.
+    Raises:
+      ConfigError: the mesh does not fit the model, or a device has less memory than the worst moment of a step needs.
+    """
+    for name in (
+        "policy",
+        "judge",
+    ):  # a missing directory is said first; the sizes of published models are known without
+        resolve_checkpoint(getattr(config, name).path, name)
+    run = _abstract_run(config, mesh, sizes)
+    estimate = estimate_memory(run)
+    phase, needed = estimate.of()
+    limits = [device_memory(device) for device in jax.local_devices()]
+    if not all(limits) or needed <= min(limits):
+        return
+    raise ConfigError(
+        f"{host_name()}: each of the {jax.device_count()} devices needs at least {needed / GIB:.2f} GiB and has "
+        f"{min(limits) / GIB:.2f}. In {phase} (GiB): {estimate.terms(phase)}. {_advice(config, mesh, sizes, min(limits))}"
+    )
+
+
+def _abstract_run(config: Config, mesh: Mesh, sizes: PromptSizes | None) -> AbstractRun:
+    return abstract_run(config, mesh, sizes or smallest_prompt(config, policy_sizes(config).vision))
+
+
+def _advice(config: Config, mesh: Mesh, sizes: PromptSizes | None, room: float) -> str:
+    """What the settings that change how a step is computed, not what, would save, one after the other."""
+    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    prompts = config.grpo.prompts_per_step // config.grpo.minibatches
+    changes = [("grpo", "microbatch_prompts", 0 if ways == prompts else ways), ("policy", "remat", True)]
+    if mesh.shape["fsdp"] > 1:
+        changes.append(("rollout", "weights", "sharded"))
+    said = []
+    for section, key, value in changes:
+        before = getattr(config, section)
+        if getattr(before, key) == value:
+            continue
+        config = replace(config, **{section: replace(before, **{key: value})})
+        _, needed = estimate_memory(_abstract_run(config, mesh, sizes)).of()
+        said.append(f"{section}.{key}={str(value).lower()} ({needed / GIB:.2f})")
+        if needed <= room:
+            return f"Set {' and '.join(said)}."
+    tried = f"Not enough: {', '.join(said)}. " if said else ""
+    return tried + (
+        "Cut the weights over more devices (mesh.fsdp, mesh.tensor), or train and sample less: policy.trainable=language, "
+        "policy.dtype=bfloat16, a smaller model, rollout.max_new_tokens, data.max_pixels, grpo.prompts_per_step."
+    )
 
 
 def _facts(config: Config) -> dict[str, Any]:
@@ -100,7 +122,7 @@ def _facts(config: Config) -> dict[str, Any]:
         "python": platform.python_version(),
         **{package: _version(package) for package in _PACKAGES},
         "the configuration": _digest(config),
-        "free_memory": _free_memory(),
+        "free_memory": free_memory(),
     }
 
 
@@ -117,16 +139,3 @@ def _digest(config: Config) -> str:
         section, _, name = key.partition(".")
         settings.pop(section) if not name else settings[section].pop(name)
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _free_memory() -> int:
-    """Bytes free on the fullest local device; on CPU those of the machine. 0: unknown."""
-    statistics = [device.memory_stats() for device in jax.local_devices()]
-    if all(s and "bytes_limit" in s for s in statistics):
-        return min(s["bytes_limit"] - s["bytes_in_use"] for s in statistics)
-    try:
-        with open("/proc/meminfo") as file:
-            lines = dict(line.split(":") for line in file)
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError):
-        return 0

@@ -12,11 +12,11 @@ from reflex_jax.config_reader import load_config
 from reflex_jax.models.biomedclip import read_judge_config
 from reflex_jax.models.published import published_judge, published_policy
 from reflex_jax.models.qwen_vl import read_qwen_config
-from reflex_jax.planning.abstract_run import abstract_run, bytes_on_device, largest_prompt
 from reflex_jax.planning.plan import _frugal_settings, adapt, find_remedy, largest_microbatch, plan_run
 from reflex_jax.planning.report import describe_plan, describe_verdict
 from reflex_jax.planning.topology import Topology, find_topology
 from reflex_jax.sharding import make_mesh
+from reflex_jax.training.abstract_run import abstract_run, bytes_on_device, largest_prompt
 
 SMALL = [
     "grpo.prompts_per_step=32", "grpo.group_size=4", "rollout.max_new_tokens=64", "data.max_prompt_tokens=64",
@@ -47,6 +47,10 @@ def test_a_run_that_fits_says_what_it_needs(plan):
     text = describe_plan(plan)
     for name in ("8 devices", "fsdp=4 tensor=2", "generate", "TFLOP", "all-gather"):
         assert name in text
+    assert "estimated, as a run does before step 0" in text and "loops whose length" not in text
+    for function in plan.functions:  # a tiny model: rough, but never above
+        assert 0.25 * function.total <= plan.estimate.of(function.name)[1] <= function.total, function.name
+        assert function.costs.unknown_loops == ()
     assert largest_microbatch(plan) == 32  # all of them, nothing is compiled again
     assert describe_verdict(plan, microbatch=32).startswith("fits: this machine")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -83,9 +84,13 @@ class AbstractRun:
         }
 
 
-def abstract_run(config: Config, mesh: Mesh) -> AbstractRun:
-    """Derives every shape of a run; prompts and pictures are as large as `data` allows, statements as `judge` does.
+def abstract_run(config: Config, mesh: Mesh, sizes: PromptSizes | None = None) -> AbstractRun:
+    """Derives every shape of a run; statements are as long as `judge` allows.
 
+    Args:
+      config: of the run.
+      mesh: of the run; an abstract one will do where nothing is compiled.
+      sizes: of the prompts; None: as long and their pictures as large as `data` allows.
     Raises:
       ConfigError: the mesh does not fit the model, or the size of a model is neither on disk nor published.
     """
@@ -110,7 +115,7 @@ def abstract_run(config: Config, mesh: Mesh) -> AbstractRun:
             models.policy_shardings(tree, rules),
         )
 
-    judge_params = jax.eval_shape(lambda: init_judge_params(judge, jax.random.key(0)))
+    judge_params = _judge_shapes(judge)
     needs_reference = config.grpo.kl_coefficient > 0 or config.grpo.ratio == "ref"
     frozen = FrozenParams(
         fixed=placed(fixed, compute),
@@ -120,7 +125,7 @@ def abstract_run(config: Config, mesh: Mesh) -> AbstractRun:
             judge_params,
         ),
     )
-    sizes = largest_prompt(config, policy.vision)
+    sizes = sizes or largest_prompt(config, policy.vision)
     return AbstractRun(
         config=config,
         models=models,
@@ -131,6 +136,11 @@ def abstract_run(config: Config, mesh: Mesh) -> AbstractRun:
         batch=_abstract_batch(config, mesh, sizes, policy.vision, judge),
         optimizer=optimizer,
     )
+
+
+@lru_cache(maxsize=4)
+def _judge_shapes(judge: BiomedClipConfig) -> Any:
+    return jax.eval_shape(lambda: init_judge_params(judge, jax.random.key(0)))
 
 
 def policy_sizes(config: Config) -> QwenVLConfig:
@@ -156,6 +166,12 @@ def largest_prompt(config: Config, vision: QwenVisionConfig) -> PromptSizes:
         )  # fmt: skip
         windows = max(windows, count_windows((1, height // vision.patch_size, width // vision.patch_size), vision))
     return PromptSizes(config.data.max_prompt_tokens, windows)
+
+
+def smallest_prompt(config: Config, vision: QwenVisionConfig) -> PromptSizes:
+    """What every question of a run needs at least: a picture of `data.min_pixels`, and its tokens."""
+    feature, window = vision.patch_size * vision.merge_size, vision.window_size
+    return PromptSizes(1 + config.data.min_pixels // feature**2, -(-config.data.min_pixels // window**2))
 
 
 def bytes_on_device(tree: Any) -> int:
