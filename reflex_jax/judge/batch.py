@@ -11,6 +11,7 @@ like inside a statement are read as words, since an answer must not steer the to
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,10 +24,13 @@ from reflex_jax.config import RESIZE_MODES, ConfigError
 from reflex_jax.models.biomedclip import BiomedClipConfig
 from reflex_jax.models.clip_text import TextTowerConfig
 from reflex_jax.records import JudgeInputs
+from reflex_jax.text.normalise import limit_marks
 from reflex_jax.text.tokenizer import check_rows, encode_user_text, load_bert_tokenizer
 
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _OPEN_CLIP_MODES = {"shortest": "crop", "squash": "squash", "longest": "pad"}
+# "&#" and more digits than a character has; Python refuses to read more than 4,300
+_ENDLESS_REFERENCE = re.compile(r"&#(?:[0-9]{100,}|[xX][0-9a-fA-F]{100,});?")
 
 
 def judge_pixels(
@@ -67,7 +71,11 @@ def judge_pixels(
 
 def clean_text(text: str) -> str:
     """Mends broken Unicode, resolves HTML entities (also doubled ones) and collapses white space."""
-    return " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split())
+    return " ".join(_resolve_entities(_resolve_entities(ftfy.fix_text(limit_marks(text)))).split())
+
+
+def _resolve_entities(text: str) -> str:
+    return html.unescape(_ENDLESS_REFERENCE.sub("\N{REPLACEMENT CHARACTER}", text))
 
 
 class StatementTokenizer:
@@ -111,11 +119,7 @@ def prepare_judge_batch(
     max_statement_tokens: int,
     questions: Sequence[str] | None = None,
 ) -> JudgeInputs:
-    """Tokenises the statements of P groups, each distinct one of a prompt once.
-
-    Row 0 of a prompt's statements is its anchor. With `questions` (the `centered` mode) row 1 is always its
-    question-only statement, whatever the others say, so that `gather_evidence(centered=True)` finds it there. The other
-    distinct statements follow in order of appearance; two are the same when their ids are. The rest is padding.
+    """Tokenises the statements of P groups and lays them out for the judge, see `pack_statements`.
 
     Args:
       pixels: from `judge_pixels`.
@@ -123,6 +127,46 @@ def prepare_judge_batch(
       anchors: one per prompt, the statement of the dataset's answer.
       tokenizer: of the judge.
       max_statement_tokens: T; longer statements are cut.
+      questions: one per prompt; needed by the `centered` mode and only by it.
+
+    Raises:
+      ValueError: the numbers of images, groups, anchors and questions differ, or the groups differ in size.
+    """
+
+    def encode(text: str) -> tuple[int, ...]:
+        return tokenizer(text, max_statement_tokens)
+
+    return pack_statements(
+        pixels,
+        [[None if text is None else encode(text) for text in row] for row in statements],
+        [encode(text) for text in anchors],
+        max_statement_tokens=max_statement_tokens,
+        pad_token_id=tokenizer.pad_token_id,
+        questions=None if questions is None else [encode(text) for text in questions],
+    )
+
+
+def pack_statements(
+    pixels: UInt8[np.ndarray, "P Y X 3"],
+    statements: Sequence[Sequence[tuple[int, ...] | None]],
+    anchors: Sequence[tuple[int, ...]],
+    *,
+    max_statement_tokens: int,
+    pad_token_id: int,
+    questions: Sequence[tuple[int, ...]] | None = None,
+) -> JudgeInputs:
+    """Lays out tokenised statements of P groups, each distinct one of a prompt once.
+
+    Row 0 of a prompt's statements is its anchor. With `questions` (the `centered` mode) row 1 is always its
+    question-only statement, whatever the others say, so that `gather_evidence(centered=True)` finds it there. The other
+    distinct statements follow in order of appearance; two are the same when their ids are. The rest is padding.
+
+    Args:
+      pixels: from `judge_pixels`.
+      statements: ids of G statements per prompt, each from `StatementTokenizer`; None where there is none.
+      anchors: one per prompt.
+      max_statement_tokens: T.
+      pad_token_id: fills the rest.
       questions: one per prompt; needed by the `centered` mode and only by it.
 
     Raises:
@@ -138,23 +182,21 @@ def prepare_judge_batch(
             f"one size; got {sizes} and groups of {[len(row) for row in statements]}."
         )
     fixed = 1 if questions is None else 2
-    ids = np.full((prompts, group + fixed, max_statement_tokens), tokenizer.pad_token_id, np.int32)
+    ids = np.full((prompts, group + fixed, max_statement_tokens), pad_token_id, np.int32)
     counts = np.zeros(prompts, np.int32)
     index = np.zeros((prompts, group), np.int32)
     for p, row in enumerate(statements):
-        rows = [anchors[p]] if questions is None else [anchors[p], questions[p]]
-        distinct = [tokenizer(text, max_statement_tokens) for text in rows]
-        for g, text in enumerate(row):
-            if text is None:
+        distinct = [anchors[p]] if questions is None else [anchors[p], questions[p]]
+        for g, tokens in enumerate(row):
+            if tokens is None:
                 continue
-            tokens = tokenizer(text, max_statement_tokens)
             if tokens not in distinct:
                 distinct.append(tokens)
             index[p, g] = distinct.index(tokens)
         counts[p] = len(distinct)
         for s, tokens in enumerate(distinct):
             ids[p, s, : len(tokens)] = tokens
-    has_statement = np.array([[text is not None for text in row] for row in statements], bool)
+    has_statement = np.array([[tokens is not None for tokens in row] for row in statements], bool)
     return JudgeInputs(
         pixels=np.asarray(pixels),
         statements=ids,

@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
-from reflex_jax.text.normalise import normalise_answer
+from reflex_jax.text.normalise import LONGEST_ANSWER, normalise_answer
 
 __all__ = [
     "OPEN_ANSWER_MEASURES",
@@ -47,11 +47,16 @@ def answer_reward(
 
 
 def closed_answer_reward(answer: str | None, truth: str, options: Sequence[str] | None = None) -> float:
-    """1 if both normalise to the same words, or name the same one of `options` by letter or text; 0 otherwise."""
+    """1 if both normalise to the same words, or name the same one of `options` by letter or text; 0 otherwise.
+
+    An answer of more than `LONGEST_ANSWER` characters is wrong, whatever its first ones say.
+    """
     expected = normalise_answer(truth, options)
     if not expected:
         raise ValueError(f"closed_answer_reward: expected a true answer with visible characters; got {truth!r}.")
-    return float(answer is not None and normalise_answer(answer, options) == expected)
+    if answer is None or len(answer) > LONGEST_ANSWER:
+        return 0.0
+    return float(normalise_answer(answer, options) == expected)
 
 
 def open_answer_reward(answer: str | None, truth: str, *, parts: Mapping[str, float]) -> float:

@@ -15,12 +15,16 @@ def polar_clauses(text: str) -> tuple[str, str] | None:
     Args:
       text: lower case, without a question mark.
     """
-    words = text.split()
-    pair = re.match(r"^((?:is|are) .+) and ((?:is|are) .+)$", text)
-    if pair:
-        first, second = polar_clauses(pair[1]), polar_clauses(pair[2])
-        both = f"{first[0]} and {second[0]}" if first and second else None
+    questions = re.split(r" and (?=(?:is|are) .)", text)
+    if len(questions) > 1 and re.match(r"(?:is|are) .", text):
+        clauses = [_single_clauses(question) for question in questions]
+        both = " and ".join(affirmed for affirmed, _ in clauses) if all(clauses) else None
         return both and (both, f"it is not so that {both}")
+    return _single_clauses(text)
+
+
+def _single_clauses(text: str) -> tuple[str, str] | None:
+    words = text.split()
     if len(words) < 2:
         return None
     if words[0] in {"any", "anything", "evidence", "notice"}:

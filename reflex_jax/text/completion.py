@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from reflex_jax.text.normalise import clean_text
+from reflex_jax.text.normalise import LONGEST_ANSWER, has_visible_character
 
 _WELL_FORMED = re.compile(r"<think>.*</think>\s*<answer>.*</answer>", re.DOTALL)
 
@@ -15,7 +15,8 @@ class ParsedCompletion:
     """The parts of one completion."""
 
     thought: str | None  # content of the only think block, may be empty
-    answer: str | None  # content of the only answer block, None where it has no visible character
+    # content of the only answer block, None where the part of it that is read has no visible character
+    answer: str | None
     is_well_formed: bool  # one think block, optional white space, one non-empty answer block, and nothing else
 
 
@@ -28,7 +29,7 @@ def parse_completion(text: str) -> ParsedCompletion:
     stripped = text.strip()
     thought = _only_block(stripped, "think", other="answer")
     answer = _only_block(stripped, "answer", other="think")
-    answer = answer if answer and clean_text(answer) else None
+    answer = answer if answer and has_visible_character(answer[:LONGEST_ANSWER]) else None
     is_complete = thought is not None and answer is not None
     is_well_formed = is_complete and _WELL_FORMED.fullmatch(stripped) is not None
     return ParsedCompletion(thought=thought, answer=answer, is_well_formed=is_well_formed)

@@ -2,7 +2,8 @@
 
 A versioned, deterministic table of rules, tried in order; never a language model, so that the same words always give
 the same evidence. The paper gives no rules; these are read off VQA-RAD, SLAKE and the phantom world. Statements are
-lower case (the judge's tokenizer lowers them anyway) and hold at most 32 words of the answer.
+lower case (the judge's tokenizer lowers them anyway) and hold at most 32 words of the answer, from its first 4,096
+characters.
 
 Different answers to one question give different statements. Where two of them mean the same ("left" and "left side" to
 "... on the left or right side?") the sentence is the same and a final full stop or a colon tells them apart.
@@ -23,6 +24,7 @@ from reflex_jax.text.normalise import LETTERS, clean_text, match_option, normali
 
 DECL_VERSION = "1"
 MAX_ANSWER_WORDS = 32
+LONGEST_QUESTION = 4096  # characters that the rules read; some need time that grows with their square
 FALLBACK = "fallback"
 
 _PLANES = frozenset("axial coronal sagittal saggital transverse pa ap lateral posteroanterior anteroposterior".split())
@@ -72,7 +74,8 @@ def decl(question: str, answer: str, options: Sequence[str] | None = None) -> st
     """Turns a question and an answer into a statement (Eq. 1).
 
     Args:
-      question: any text; lettered options in it ("A. cyst B. nodule", "(A) cyst (B) nodule") are recognised.
+      question: any text; lettered options in it ("A. cyst B. nodule", "(A) cyst (B) nodule") are recognised. Without them
+        it may have `LONGEST_QUESTION` characters; a longer one is served by the fallback.
       answer: what was answered; a letter or the text of an option stands for the option.
       options: texts behind the letters A, B, ...; default: those found in the question.
     Raises:
@@ -99,7 +102,8 @@ def _declare(question: str, answer: str, options: Sequence[str] | None) -> tuple
     if not words:
         raise ValueError(f"decl: expected an answer with visible characters; got {answer!r} to {question!r}.")
     words = " ".join(words.split()[:MAX_ANSWER_WORDS])
-    if not stem or set(words.split()) <= grammar.ARTICLES:  # rules add and drop articles
+    is_only_articles = set(words.split()) <= grammar.ARTICLES  # rules add and drop them
+    if not stem or len(stem) > LONGEST_QUESTION or is_only_articles:
         return FALLBACK, f"{stem} {words}".strip()
     asked = _Question(text=stem, has_options=bool(choices))
     polar = polar_clauses(asked.text)
@@ -127,7 +131,7 @@ def split_options(question: str) -> tuple[str, tuple[str, ...] | None]:
     for letter in LETTERS:
         # a lone "A" may be an article: it opens a list only behind a full stop, a question mark, ...
         bare = rf"(?<=[?:.;,] ){letter}(?:[.:]|(?= ))" if not marks else rf"(?<=\s){letter}(?:[.:]|(?= ))"
-        mark = re.compile(rf"(?:{bare}|(?<=\s)(?i:\({letter}\)|{letter}\)))\s*").search(
+        mark = re.compile(rf"(?:{bare}|(?<=\s)(?ai:\({letter}\)|{letter}\)))\s*").search(
             text, marks[-1].end() if marks else 0
         )
         if mark is None:
@@ -148,7 +152,10 @@ def _tidy(text: str) -> str:
     lowered = re.sub(r"\b(?:is/are|are/is)\b", "is", lowered)
     lowered = re.sub(r"\borgans/organ\b", "organ", re.sub(r"^doe\b", "does", lowered))
     lowered = re.sub(r"\b(?:the|this) (image|picture|scan|film) above\b", r"the above \1", lowered)
-    lowered = re.sub(r"\s*,\s*", ", ", re.sub(r"\s*\([^)]*\)", "", lowered)).strip(" ?.:,;!")
+    # only up to the last ")": behind it every "(" would be followed to the end of the text in vain
+    head, closing, tail = lowered.rpartition(")")
+    lowered = re.sub(r"\s*\([^)]*\)", "", head + closing) + tail
+    lowered = re.sub(r"\s*,\s*", ", ", lowered).strip(" ?.:,;!")
     return re.sub(r"^(besides [^,]+), (.+)$", r"\2 \1", lowered)
 
 
@@ -196,6 +203,7 @@ def _state(question: _Question, answer: str) -> str | None:
 # --- what, which, where, how, why ------------------------------------------------------------------------------------
 
 
+@functools.lru_cache(maxsize=4096)  # most rules ask for it, for each of the G answers
 def _core(question: _Question) -> str:
     """The question without a list of alternatives or an afterthought behind a comma."""
     core = re.sub(r"[,?:] (?:and (?:what|where)\b.*|if any$|(?:[^,]+, )*[^,]+ or .+)$", "", question.text)
@@ -227,7 +235,7 @@ def _specify(noun: str, answer: str) -> tuple[str, str]:
     if all(word in _MODIFIERS for word in words):
         return f"the {bare} {noun}", ""
     mark = "." if words[-1] == head and all(word in _MODIFIERS for word in words[:-1]) else ""
-    return (bare if re.match(r"[a-z]?\d+(?!\d*(?:st|nd|rd|th))", bare) else f"the {bare}"), mark
+    return (bare if re.match(r"[a-z]?\d+(?!\d|st|nd|rd|th)", bare) else f"the {bare}"), mark
 
 
 def _placed(subject: str, be: str, answer: str, said: str = "located") -> str:

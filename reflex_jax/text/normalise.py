@@ -2,26 +2,50 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import re
 import unicodedata
 from collections.abc import Sequence
 
 ARTICLES = frozenset({"a", "an", "the"})
 LETTERS = "ABCDEFGHIJ"
+# Characters of an answer that are compared and stated. True answers have some hundreds; a sampled one has as many as its
+# tokens hold (one of Qwen's stands for 128 spaces), and each may become 18 when it is folded.
+LONGEST_ANSWER = 4096
 
+_MOST_MARKS = 30  # combining marks on one letter that stand, as in Unicode's stream-safe text; languages need 17
 _APOSTROPHES = re.compile("['\u2018\u2019\u02bc`\u00b4]")
 _DECIMAL_POINT = re.compile(r"(?<![^\W\d_])\.(?=\d)")  # also ".5", not "t.2"
 _MINUS = re.compile(r"(?<![\w%)])[-\u2212](?=[\d.])")
-_EDGES = re.compile(r"^(?:[\s,;:!?\"'\u201c\u201d]|\.(?!\d))+|[\s.,;:!?\"'\u201c\u201d]+$")
-# "B", "(B)", "B.", "B) a nodule", "option B: a nodule"
-_LETTERED = re.compile(r"(?:(?:option|choice|answer) )?\(?([a-j])(?:[).:]+ *|$)(.*)", re.IGNORECASE)
+_OPENING_MARKS = re.compile(r"(?:[\s,;:!?\"'\u201c\u201d]|\.(?!\d))*")
+_CLOSING_MARKS = " .,;:!?\"'\u201c\u201d"
+# "B", "(B)", "B.", "B) a nodule", "option B: a nodule"; ASCII, for outside of it other letters than B count as a b
+_LETTERED = re.compile(r"(?:(?:option|choice|answer) )?\(?([a-j])(?:[).:]+ *|$)(.*)", re.IGNORECASE | re.ASCII)
 
 
 def clean_text(text: str) -> str:
-    """Folds compatibility forms (NFKC), drops invisible characters and collapses white space."""
-    folded = unicodedata.normalize("NFKC", text)
-    visible = "".join(" " if c.isspace() else c for c in folded if c.isspace() or unicodedata.category(c)[0] != "C")
-    return " ".join(visible.split())
+    """Drops invisible characters, folds compatibility forms (NFKC) and collapses white space."""
+    if text.isascii() and text.isprintable():
+        return " ".join(text.split())
+    invisible = {ord(c): None for c in set(text) if _is_invisible(c)}
+    return " ".join(_fold(text.translate(invisible)).split())
+
+
+def has_visible_character(text: str) -> bool:
+    """Whether `clean_text` leaves anything of a text."""
+    return any(not (c.isspace() or _is_invisible(c)) for c in text)
+
+
+def limit_marks(text: str) -> str:
+    """Keeps the first 30 of the combining marks on one letter: sorting a run of n, as any folding does, takes n^2 steps."""
+    if text.isascii():
+        return text
+    marks = {c for c in set(text) if unicodedata.combining(unicodedata.normalize("NFKD", c)[0])}
+    if not marks:
+        return text
+    runs = itertools.groupby(text, marks.__contains__)
+    return "".join(c for is_mark, run in runs for c in (itertools.islice(run, _MOST_MARKS) if is_mark else run))
 
 
 def normalise_answer(answer: str, options: Sequence[str] | None = None) -> str:
@@ -29,10 +53,11 @@ def normalise_answer(answer: str, options: Sequence[str] | None = None) -> str:
 
     A letter or the text of one of `options` stands for that option, whose text is normalised. Points inside numbers,
     signs before numbers and mathematical symbols stay (2.5 is not 25, < 5 is not > 5). Never empty for an answer with
-    visible characters: what would vanish altogether ("A", "?") keeps its lower-case form.
+    visible characters: what would vanish altogether ("A", "?") keeps its lower-case form. What stands behind the first
+    `LONGEST_ANSWER` characters is not read.
     """
     option = match_option(answer, options) if options else None
-    return _normalise(answer if option is None else options[option])
+    return _normalise(answer) if option is None else _normalise_options(tuple(options))[option]
 
 
 def match_option(answer: str, options: Sequence[str]) -> int | None:
@@ -40,8 +65,8 @@ def match_option(answer: str, options: Sequence[str]) -> int | None:
 
     Letters come first: where "B" is a letter and the text of another option, it is the letter.
     """
-    normalised_options = [_normalise(option) for option in options]
-    lettered = _LETTERED.fullmatch(clean_text(answer))
+    normalised_options = _normalise_options(tuple(options))
+    lettered = _LETTERED.fullmatch(clean_text(answer[:LONGEST_ANSWER]))
     if lettered:
         index = LETTERS.index(lettered[1].upper())
         words = _normalise(lettered[2])
@@ -53,8 +78,13 @@ def match_option(answer: str, options: Sequence[str]) -> int | None:
 
 def trim_answer(answer: str) -> str:
     """The answer's own words in lower case, without the marks around them; equal trims have equal normal forms."""
-    lowered = unicodedata.normalize("NFKC", clean_text(answer).lower())
-    return _EDGES.sub("", lowered) or lowered
+    lowered = _fold(clean_text(answer[:LONGEST_ANSWER]).lower())
+    return lowered[_OPENING_MARKS.match(lowered).end() :].rstrip(_CLOSING_MARKS) or lowered
+
+
+@functools.lru_cache(maxsize=1024)  # all answers to a question are compared with the same options
+def _normalise_options(options: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(_normalise(option) for option in options)
 
 
 def _normalise(text: str) -> str:
@@ -62,9 +92,17 @@ def _normalise(text: str) -> str:
     kept = _APOSTROPHES.sub("", trimmed)
     kept = _DECIMAL_POINT.sub("\x00", kept)
     kept = _MINUS.sub("\x01", kept)
-    kept = "".join(" " if _is_punctuation(c) else c for c in kept).replace("\x00", ".").replace("\x01", "-")
-    words = [word for word in kept.split() if word not in ARTICLES]
+    kept = kept.translate({ord(c): " " for c in set(kept) if _is_punctuation(c)})
+    words = [word for word in kept.replace("\x00", ".").replace("\x01", "-").split() if word not in ARTICLES]
     return " ".join(words or kept.split()) or trimmed
+
+
+def _fold(text: str) -> str:
+    return unicodedata.normalize("NFKC", limit_marks(text))
+
+
+def _is_invisible(character: str) -> bool:
+    return unicodedata.category(character)[0] == "C" and not character.isspace()
 
 
 def _is_punctuation(character: str) -> bool:

@@ -133,8 +133,12 @@ def render_turn(tokenizer: PreTrainedTokenizerBase, content: list[dict[str, str]
 
 
 def encode_user_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Encodes words of a user or a dataset; no special or added id comes out, whatever the text says."""
-    return _without_added_tokens(tokenizer).encode(text, add_special_tokens=False).ids
+    """Encodes words of a user or a dataset; no special or added id comes out, whatever the text says.
+
+    Half a surrogate pair, which JSON can hold and UTF-8 cannot, is encoded as the replacement character.
+    """
+    whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return _without_added_tokens(tokenizer).encode(whole, add_special_tokens=False).ids
 
 
 def encode_template(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -21,6 +21,15 @@ def test_text_is_mended_unescaped_and_collapsed():
     assert clean_text("  caf\u00c3\u00a9 &amp;lt;b&amp;gt;\n\u2019x\u2019 ") == "caf\u00e9 <b> 'x'"
 
 
+@pytest.mark.parametrize(
+    "reference", ["&#" + "1" * 5000 + ";", "&amp;#" + "1" * 5000, "&#x" + "f" * 5000 + ";", "&#xD800;"]
+)
+def test_a_reference_to_no_character_becomes_the_replacement_character(reference):
+    """Python refuses to read a number of more than 4,300 digits."""
+    assert clean_text(f"a {reference} b").split() == ["a", "\ufffd", "b"]
+    assert clean_text("&#65; &#0000066; &#x43;") == "A B C"
+
+
 def test_each_distinct_statement_of_a_prompt_is_kept_once_behind_the_anchor(tokenizer):
     statements = [["a cyst", "a nodule", "A  cyst", "the anchor"], ["a", "b", "c", "d"]]
     inputs = prepare(tokenizer, statements, ["the anchor", "b"])

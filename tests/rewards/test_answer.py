@@ -10,6 +10,7 @@ from nltk.translate.bleu_score import sentence_bleu
 from rouge_score import rouge_scorer
 
 from reflex_jax.rewards.answer import answer_reward, bleu1, closed_answer_reward, open_answer_reward, rouge1
+from reflex_jax.text.normalise import LONGEST_ANSWER
 
 PARTS = {"bleu1": 0.5, "rouge1": 0.5}
 OPTIONS = ("cyst", "nodule", "abscess", "calcification")
@@ -105,6 +106,17 @@ def test_the_answer_type_chooses_the_rule():
     assert 0 < answer_reward("left", "left lung", answer_type="open", options=None, parts=PARTS) < 1
     with pytest.raises(ValueError, match="expected closed or open; got 'CLOSED'"):
         answer_reward("left", "left", answer_type="CLOSED", options=None, parts=PARTS)
+
+
+def test_a_closed_answer_with_its_second_half_out_of_reach_is_wrong():
+    assert closed_answer_reward("left" + "." * 100, "left") == 1.0
+    assert closed_answer_reward("left" + "." * LONGEST_ANSWER + "right", "left") == 0.0
+    assert closed_answer_reward("B) nodule" + " " * LONGEST_ANSWER + "or cyst", "B", OPTIONS) == 0.0
+
+
+@pytest.mark.parametrize("answer", ["\u0130", "\u0131", "(\u0130)", "\u0130: left", "left \u0130"])
+def test_a_letter_beyond_ascii_is_a_wrong_answer_like_any_other(answer):
+    assert answer_reward(answer, "left", answer_type="closed", options=["left", "right"], parts=PARTS) == 0.0
 
 
 @pytest.mark.parametrize("parts", [{}, {"bleu1": 0.0}, {"bleu1": -1.0, "rouge1": 3.0}, {"bleu2": 1.0}])

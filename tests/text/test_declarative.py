@@ -256,6 +256,18 @@ def test_letters_that_open_no_list_are_left_alone(question):
     assert split_options(question) == (question, None)
 
 
+def test_a_letter_beyond_ascii_opens_no_list_of_options():
+    letters = "abcdefgh\u0131"
+    question = "which is it ? " + " ".join(f"({letter}) w{i}" for i, letter in enumerate(letters))
+    assert len(split_options(question)[1]) == 8
+
+
+def test_several_questions_in_one_are_affirmed_and_denied_together():
+    assert decl("is it left and is it big and are they round?", "yes") == "it is left and it is big and they are round"
+    assert decl("is it left and is it big?", "no") == "it is not so that it is left and it is big"
+    assert decl("is a and " * 400 + "is it left?", "yes")  # longer than Python's stack is deep
+
+
 def test_free_text_around_yes_and_no_is_kept():
     question = "Is there a nodule?"
     assert decl(question, "Yes, in the left lung.") == "there is a nodule, in the left lung"

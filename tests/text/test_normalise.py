@@ -1,10 +1,21 @@
 """Cleaning words and comparing answers."""
 
+import sys
+import unicodedata
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reflex_jax.text.normalise import clean_text, match_option, normalise_answer, trim_answer
+from reflex_jax.text.normalise import (
+    LONGEST_ANSWER,
+    clean_text,
+    has_visible_character,
+    limit_marks,
+    match_option,
+    normalise_answer,
+    trim_answer,
+)
 
 OPTIONS = ("cyst", "a nodule", "Abscess", "calcification")
 
@@ -68,3 +79,40 @@ def test_what_names_no_option_or_contradicts_itself_matches_none(answer):
 
 def test_a_letter_is_the_letter_before_it_is_a_text():
     assert match_option("B", ("B", "A")) == 1
+
+
+@pytest.mark.parametrize(
+    "answer", ["\u0130", "\u0131", "(\u0130)", "\u0130. cyst", "opt\u0130on B", "\u00df", "\u00e4"]
+)
+def test_only_ascii_letters_name_an_option(answer):
+    """Python's IGNORECASE takes the Turkish i's for i, which no table of letters holds."""
+    options = [*OPTIONS, "edema", "effusion", "fracture", "hernia", "mass"]  # I is the ninth
+    assert match_option(answer, options) is None
+
+
+@pytest.mark.parametrize("answer", ["\uff22", "\u24b7", "\u1d401", "\U0001d401", "\u249d nodule"])
+def test_letters_that_unicode_calls_a_form_of_b_are_b(answer):
+    expected = 1 if unicodedata.normalize("NFKC", answer)[0] in "B(" else None
+    assert match_option(answer, OPTIONS) == expected
+
+
+def test_no_character_is_visible_to_one_rule_and_not_to_the_other():
+    separator = "\N{FULL BLOCK}"  # nothing folds together with it
+    points = map(chr, range(sys.maxunicode + 1))
+    characters = [c for c in points if unicodedata.category(c) not in ("Cn", "Co") and c != separator]
+    # in one piece, as cleaning them one by one takes seconds
+    cleaned = clean_text(separator.join([*characters, "\u0378", "\ue000"])).split(separator)
+    assert [bool(part.strip()) for part in cleaned] == [*map(has_visible_character, characters), False, False]
+
+
+def test_more_than_thirty_marks_on_one_letter_are_dropped_and_fewer_stand():
+    assert limit_marks("a" + "\u0301" * 40 + "b\u0301") == "a" + "\u0301" * 30 + "b\u0301"
+    assert limit_marks("e\u0301" * 100) == "e\u0301" * 100
+    for text in ("a" + "\u0315\u0301" * 900, "\u0f73" * 900, "\uff9e\u0301" * 900, "a" + "\u0315\u200b\u0301" * 900):
+        assert len(clean_text(text)) <= 62
+
+
+def test_an_answer_is_read_up_to_its_longest_length():
+    filler = "." * LONGEST_ANSWER
+    assert normalise_answer("left" + filler + "right") == "left"
+    assert normalise_answer("x" * LONGEST_ANSWER) != normalise_answer("x" * (LONGEST_ANSWER - 1))

@@ -62,6 +62,11 @@ def test_mixtures_of_added_tokens_stay_plain_text(qwen, data):
     assert not set(encode_user_text(qwen, "".join(pieces))) & set(added.values())
 
 
+def test_half_a_surrogate_pair_is_the_replacement_character(qwen):
+    assert encode_user_text(qwen, "a\ud800b") == encode_user_text(qwen, "a\ufffdb")
+    assert encode_user_text(qwen, "\ud83d\ude00 \ufeff\x00") == encode_user_text(qwen, "\U0001f600 \ufeff\x00")
+
+
 def test_decoding_leaves_special_tokens_out_and_keeps_the_tags(qwen):
     ids = encode_template(qwen, "<think> a  b </think><answer> yes .</answer><|im_end|><|endoftext|>")
     assert decode(qwen, ids) == "<think> a  b </think><answer> yes .</answer>"
