@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,7 +62,7 @@ def open_run_directory(config: Config) -> Iterator[bool]:
         path = directory / CONFIG_FILE
         is_resumed = path.exists()
         if is_resumed:
-            _check_settings(directory, load_config(path), config)
+            _check_settings(directory, _read_settings(path, []), config)
         else:
             _write_config(config, path)
         yield is_resumed
@@ -71,14 +72,14 @@ def load_run_config(directory: str | Path, overrides: list[str]) -> Config:
     """Reads the configuration a run was made with; it is then looked at where it lies now.
 
     Raises:
-      ConfigError: no run there.
+      ConfigError: no run there, or its settings are cut off.
     """
     path = Path(directory) / CONFIG_FILE
     if not path.is_file():
         raise ConfigError(
             f"{directory}: expected a run directory with {CONFIG_FILE}; there is none. Give the folder `reflex train` printed."
         )
-    return load_config(path, [f"run.dir={directory}", *overrides])
+    return _read_settings(path, [f"run.dir={directory}", *overrides])
 
 
 def _make_directory(config: Config) -> Path:
@@ -99,6 +100,26 @@ def _make_directory(config: Config) -> Path:
             f"{key}: the directory {str(directory)!r} cannot be made ({reason}). Name another."
         ) from error
     return directory
+
+
+def _read_settings(path: Path, overrides: list[str]) -> Config:
+    """The settings of a run, which are written in full: what is not there was cut off and must not become a default."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_bytes())
+    except (OSError, yaml.YAMLError) as error:
+        raise _damaged(path, str(error)) from error
+    last = dataclasses.fields(Config)[-1].name  # sections that an earlier version did not have may be absent before it
+    if not isinstance(content, dict) or not isinstance(content.get(last), dict):
+        raise _damaged(path, f"they end before the section {last}")
+    return load_config(path, overrides)
+
+
+def _damaged(path: Path, reason: str) -> ConfigError:
+    return ConfigError(
+        f"{path}: the settings of this run are damaged ({' '.join(reason.split())[:200]}). Restore the file from a copy."
+    )
 
 
 def _in_other_use(directory: Path) -> ConfigError:
