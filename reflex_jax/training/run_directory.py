@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from reflex_jax.config import Config, ConfigError, config_to_dict
-from reflex_jax.config_reader import load_config, save_config
+from reflex_jax.config_reader import load_saved_config, save_config
 from reflex_jax.training.ownership import LOCK_FILE, sole_owner
 
 CONFIG_FILE = "config.yaml"
@@ -61,7 +61,7 @@ def open_run_directory(config: Config) -> Iterator[bool]:
         path = directory / CONFIG_FILE
         is_resumed = path.exists()
         if is_resumed:
-            _check_settings(directory, load_config(path), config)
+            _check_settings(directory, load_saved_config(path), config)
         else:
             _write_config(config, path)
         yield is_resumed
@@ -71,14 +71,14 @@ def load_run_config(directory: str | Path, overrides: list[str]) -> Config:
     """Reads the configuration a run was made with; it is then looked at where it lies now.
 
     Raises:
-      ConfigError: no run there.
+      ConfigError: no run there, or its settings are cut off.
     """
     path = Path(directory) / CONFIG_FILE
     if not path.is_file():
         raise ConfigError(
             f"{directory}: expected a run directory with {CONFIG_FILE}; there is none. Give the folder `reflex train` printed."
         )
-    return load_config(path, [f"run.dir={directory}", *overrides])
+    return load_saved_config(path, [f"run.dir={directory}", *overrides])
 
 
 def _make_directory(config: Config) -> Path:

@@ -88,5 +88,12 @@ class Watchdog:
         sys.stderr.flush()
 
     def _last_heard(self) -> str:
-        beats = [json.loads(p.read_text()) for p in sorted(self._folder.glob("process-*.json"))]
-        return "; ".join(f"{b['process']} ended step {b['step']} {time.time() - b['time']:.0f} s ago" for b in beats)
+        return "; ".join(_read_beat(path) for path in sorted(self._folder.glob("process-*.json")))
+
+
+def _read_beat(path: Path) -> str:
+    try:
+        beat = json.loads(path.read_text())
+        return f"{beat['process']} ended step {beat['step']} {time.time() - beat['time']:.0f} s ago"
+    except (OSError, ValueError, KeyError, TypeError):  # of a machine that died while it wrote
+        return f"{path.name} cannot be read"

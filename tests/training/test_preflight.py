@@ -118,10 +118,12 @@ def test_the_memory_of_a_host_is_that_of_its_tightest_cgroup(tmp_path, version):
 def test_a_stalled_step_is_reported_once_with_all_stacks(tmp_path, capfd):
     watchdog = Watchdog(tmp_path, process=jax.process_index(), stall_seconds=0.2)
     watchdog.beat(6)
+    (tmp_path / "heartbeats" / "process-1.json").write_text('{"step": ')  # of a machine that died while it wrote
     time.sleep(0.6)
     watchdog.close()
     error = capfd.readouterr().err
     assert error.count("step 7 has run for") == 1 and "ended step 6" in error
+    assert "process-1.json cannot be read" in error
     stacks = (tmp_path / "heartbeats" / "process-0.stacks.txt").read_text()
     assert "test_preflight.py" in stacks  # where this thread stands
     assert json.loads((tmp_path / "heartbeats" / "process-0.json").read_text())["step"] == 6

@@ -13,7 +13,7 @@ import pytest
 from reflex_jax.config import Config, ConfigError, config_to_dict
 from reflex_jax.config_reader import load_config
 from reflex_jax.training.ownership import LOCK_FILE, sole_owner
-from reflex_jax.training.run_directory import FREE_KEYS, open_run_directory
+from reflex_jax.training.run_directory import FREE_KEYS, load_run_config, open_run_directory
 
 OWNER = """
 import sys, time
@@ -128,6 +128,23 @@ def test_a_start_that_was_killed_before_its_settings_were_written_is_started_ane
     with open_run_directory(config_in(tmp_path)) as is_resumed:
         assert is_resumed
     assert (tmp_path / LOCK_FILE).read_bytes() == b""
+
+
+def test_settings_that_were_cut_off_do_not_become_defaults(tmp_path):
+    config = config_in(tmp_path)
+    with open_run_directory(config):
+        pass
+    path = tmp_path / "config.yaml"
+    whole = path.read_bytes()
+    for cut in (b"", b"run: {na", b"\xff\xfe", b"[]", *(whole[:end] for end in range(40, len(whole) - 4, 97))):
+        path.write_bytes(cut)
+        message = refusal(config)
+        assert "config.yaml" in message and ("cut off" in message or "expected a YAML file" in message) and "\n" not in message
+        with pytest.raises(ConfigError, match="config.yaml"):
+            load_run_config(tmp_path, [])
+    path.write_bytes(whole)
+    with open_run_directory(config) as is_resumed:
+        assert is_resumed
 
 
 def test_settings_that_cannot_be_written_whole_are_not_written(tmp_path):
