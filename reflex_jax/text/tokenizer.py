@@ -53,7 +53,7 @@ def load_policy_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
         ids = encode_user_text(tokenizer, _READ_BACK)
         read_back = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
         vocabulary = tokenizer.get_vocab()
-        strangers = _misplaced(tokenizer, directory)
+        strangers = _misplaced(tokenizer, directory) + _without_merges(directory)
     problems = []
     if read_back != _READ_BACK:
         problems.append(f"text is not given back: wrote {_READ_BACK!r}, read {read_back[:100]!r}")
@@ -61,7 +61,7 @@ def load_policy_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
         problems.append(
             f"expected {len(vocabulary)} tokens with the ids 0 to {len(vocabulary) - 1}; some ids are missing or doubled"
         )
-    problems += strangers + _without_merges(directory)
+    problems += strangers
     if problems:
         raise ConfigError(
             f"{setting}: the tokenizer files in {directory} do not belong together: {'; '.join(problems)}. Copy all of "
@@ -225,18 +225,19 @@ def _declared_ids(directory: Path) -> dict[str, int]:
 
 
 def _without_merges(directory: Path) -> list[str]:
-    """Words that no merge makes, because merges.txt is cut: text would be split into smaller pieces, without a word."""
-    path = directory / "merges.txt"
-    if (directory / "tokenizer.json").is_file() or not path.is_file():
-        return []
-    made = {line.replace(" ", "") for line in read_text(path, setting="policy.path").splitlines()}
-    vocabulary = read_json_object(directory / "vocab.json", setting="policy.path")
-    unmade = sorted(token for token in vocabulary.keys() - made - _declared_ids(directory).keys() if len(token) > 1)
-    return (
-        [f"{len(unmade)} words of vocab.json are in no line of merges.txt: {', '.join(unmade[:3])[:100]}"]
-        if unmade
-        else []
-    )
+    """Words that no merge makes, because merges are lost: text would be split into smaller pieces, without a word."""
+    path, setting = directory / "tokenizer.json", "policy.path"
+    if path.is_file():
+        model = read_json_object(path, setting=setting)["model"]
+        vocabulary, merges = model["vocab"], model.get("merges", [])
+    elif (directory / "merges.txt").is_file():
+        vocabulary = read_json_object(directory / "vocab.json", setting=setting)
+        merges = read_text(directory / "merges.txt", setting=setting).splitlines()
+    else:
+        return []  # transformers makes the merges out of the vocabulary
+    made = {line.replace(" ", "") if isinstance(line, str) else "".join(line) for line in merges}
+    unmade = sorted(token for token in set(vocabulary) - made - _declared_ids(directory).keys() if len(token) > 1)
+    return [f"{len(unmade)} words are made by no merge: {', '.join(unmade[:3])[:100]}"] if unmade else []
 
 
 def _make_tags_words(tokenizer: PreTrainedTokenizerBase, setting: str) -> None:

@@ -134,13 +134,17 @@ def test_a_cut_vocabulary_is_noticed(policy):
     assert "text is not given back" in refusal(load_policy_tokenizer, policy)
 
 
-def test_cut_merges_are_noticed(policy):
+def test_lost_merges_are_noticed(policy):
     """They would split words into smaller pieces than the model was trained on."""
+    whole = json.loads((policy / "tokenizer.json").read_text())
+    lost = whole["model"] | {"merges": whole["model"]["merges"][:-3]}
+    (policy / "tokenizer.json").write_text(json.dumps(whole | {"model": lost}))
+    assert "3 words are made by no merge: " in refusal(load_policy_tokenizer, policy)
     (policy / "tokenizer.json").unlink()
-    lines = (policy / "merges.txt").read_text().splitlines()
     load_policy_tokenizer(policy)
+    lines = (policy / "merges.txt").read_text().splitlines()
     (policy / "merges.txt").write_text("\n".join(lines[:-10]) + "\n")
-    assert "10 words of vocab.json are in no line of merges.txt: " in refusal(load_policy_tokenizer, policy)
+    assert "10 words are made by no merge: " in refusal(load_policy_tokenizer, policy)
 
 
 @pytest.mark.parametrize("token", ["[CLS]", "[SEP]", "[PAD]", "[UNK]"])
