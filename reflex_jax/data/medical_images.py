@@ -1,29 +1,43 @@
 """HOST: any medical image file -> 8-bit RGB pixels, or a refusal that names the file.
 
-Whatever identifies a patient (EXIF, comments, DICOM tags) stays behind: only pixels leave this module.
-
-- More than 8 bits a sample (16-bit PNG and TIFF, float TIFF, DICOM without a window) are scaled linearly from
-  the image's own range, smallest value to 0 and largest to 255; a constant image becomes black.
-- Transparent pixels show white, as on a page.
-- DICOM: modality transform (rescale slope and intercept), then the file's first window, or its VOI table, or
-  the full range without padding pixels; MONOCHROME1 is inverted, as a viewer shows it.
-- Files of several frames are refused: picking one silently would drop findings.
+The one door for pictures of all data sets. The first bytes say what a file is, its name never does. Whatever
+identifies a patient (EXIF, comments, DICOM tags) stays behind: only pixels leave this module. How samples become
+levels stands in `raster_images` and `dicom_images`.
 """
 
 from __future__ import annotations
 
-import io
+import stat
+import warnings
+import zlib
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from jaxtyping import Bool, Float, Num, UInt8
-from PIL import Image, ImageOps
+from PIL import Image
 
 from reflex_jax.config import ConfigError
+from reflex_jax.data.dicom_images import decode_dicom, find_dicom
+from reflex_jax.data.picture_faults import PictureWarning, UnreadablePictureError, first_line, one_line
+from reflex_jax.data.raster_images import FORMATS, UnknownPictureError, decode_raster
 
-_DICOM_MAGIC = slice(128, 132)
-_WIDE_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
+_LARGEST_FILE = 1 << 32  # bytes
+# A DICOM preamble may be the head of a TIFF, but is none of these.
+_RASTER_MAGIC = {
+    b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"GIF8": "GIF", b"RIFF": "WebP", b"\0\0\0\x0cjP": "JPEG 2000",
+}  # fmt: skip
+_OTHER_RASTER_MAGIC = {
+    b"II*\0": "TIFF", b"MM\0*": "TIFF", b"II+\0": "TIFF", b"MM\0+": "TIFF", b"BM": "BMP", b"8BPS": "PSD",
+    b"P1": "PPM", b"P2": "PPM", b"P3": "PPM", b"P4": "PPM", b"P5": "PPM", b"P6": "PPM", b"\xffO\xffQ": "JPEG 2000",
+}  # fmt: skip
+_FOREIGN_MAGIC = (  # where a file says what it is, how, and what that means
+    (344, b"n+1\0", "a NIfTI volume"), (344, b"ni1\0", "the header of a NIfTI volume"), (4, b"n+2\0", "a NIfTI volume"),
+    (0, b"NRRD", "an NRRD volume"), (0, b"ObjectType", "a MetaImage (MHA, MHD) volume"),
+    (0, b"NDims", "a MetaImage (MHA, MHD) volume"), (0, b"%PDF", "a PDF document"), (0, b"PK\3\4", "a ZIP archive"),
+    (0, b"\x89HDF", "an HDF5 file"), (0, b"\x93NUMPY", "a NumPy array"), (0, b"%!PS", "PostScript"),
+    (4, b"ftyphei", "an HEIC picture"), (4, b"ftypmif1", "an HEIF picture"), (4, b"ftyp", "a video"),
+    (0, b"\0\0\0\x0cJXL ", "a JPEG XL picture"), (0, b"\xff\x0a", "a JPEG XL picture"), (0, b"7z\xbc\xaf", "a 7z archive"),
+    (0, b"SIMPLE  =", "a FITS file"),
+)  # fmt: skip
+_MARKUP = {b"<!doctype html": "an HTML page", b"<html": "an HTML page", b"<svg": "an SVG drawing", b"<?xml": "XML"}
 
 
 def open_image(source: bytes | str | Path, name: str | None = None) -> Image.Image:
@@ -34,130 +48,101 @@ def open_image(source: bytes | str | Path, name: str | None = None) -> Image.Ima
       name: what an error calls the picture; default: the path.
 
     Returns:
-      An RGB image that carries no metadata.
+      An RGB image that carries no metadata. What its file says and cannot be applied is a `PictureWarning`.
 
     Raises:
-      ConfigError: missing, truncated, of several frames, or not an image; the line names it.
+      ConfigError: missing, truncated, of several frames, too large, or not an image; the line names it.
     """
-    name = name or ("image" if isinstance(source, bytes) else str(source))
-    if not isinstance(source, bytes):
+    is_path = isinstance(source, (str, Path))
+    name = name or (str(source) if is_path else "image")
+    data = read_file(source, name) if is_path else bytes(source)
+    try:
+        image, remarks = _decode(data)
+    except UnreadablePictureError as error:
+        raise ConfigError(one_line(f"{name}: {error}")) from error
+    except Exception as error:  # damaged bytes make decoders raise anything, MemoryError and RecursionError too
+        raise ConfigError(
+            one_line(f"{name}: truncated or damaged {_kind(data)} ({first_line(error)}). Replace or remove it.")
+        ) from error
+    for remark in dict.fromkeys(remarks):
+        warnings.warn(PictureWarning(name, remark), stacklevel=2)
+    return image
+
+
+def read_file(path: str | Path, name: str | None = None) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+      ConfigError: missing, a directory, no regular file, not permitted, too large for the memory; the line names it.
+    """
+    name = one_line(name or path)
+    try:
+        found = Path(path).stat()
+        if stat.S_ISDIR(found.st_mode):
+            raise ConfigError(f"{name}: expected a file; it is a directory.")
+        if not stat.S_ISREG(found.st_mode):
+            raise ConfigError(f"{name}: expected a regular file; it is a device, pipe or socket.")
+        if found.st_size > _LARGEST_FILE:
+            raise ConfigError(f"{name}: expected a file of at most {_LARGEST_FILE:,} bytes; got {found.st_size:,}.")
+        return Path(path).read_bytes()
+    except ConfigError:
+        raise
+    except FileNotFoundError as error:
+        raise ConfigError(f"{name}: there is no such file.") from error
+    except PermissionError as error:
+        raise ConfigError(f"{name}: no permission to read it. Change its mode, or run as its owner.") from error
+    except (OSError, ValueError) as error:  # a ValueError is about the path itself
+        raise ConfigError(f"{name}: cannot be read ({first_line(error)}).") from error
+
+
+def _decode(data: bytes) -> tuple[Image.Image, list[str]]:
+    if not data:
+        raise UnreadablePictureError("is empty (0 bytes). Replace or remove it.")
+    dicom = None if data.startswith(tuple(_RASTER_MAGIC)) else find_dicom(data)
+    if dicom is not None:
+        pixels, remarks = decode_dicom(dicom)
+        return Image.fromarray(pixels), remarks
+    try:
+        return decode_raster(data)
+    except UnknownPictureError as error:
+        raise UnreadablePictureError(_describe(data)) from error
+
+
+def _raster_kind(data: bytes) -> str | None:
+    kinds = {**_RASTER_MAGIC, **_OTHER_RASTER_MAGIC}
+    return next((kind for magic, kind in kinds.items() if data.startswith(magic)), None)
+
+
+def _kind(data: bytes) -> str:
+    return f"{_raster_kind(data) or ('picture' if find_dicom(data) is None else 'DICOM')} file"
+
+
+def _describe(data: bytes) -> str:
+    """What a file that is no picture is, and what to do."""
+    kind, foreign = _raster_kind(data), _foreign_kind(data)
+    if foreign is None and kind is not None:
+        layouts = ", or of a sample layout that Pillow does not read: save it as 8- or 16-bit PNG" * (kind == "TIFF")
+        return f"truncated or damaged {kind} file{layouts}. Replace or remove it."
+    if data.startswith(b"version https://git-lfs"):
+        return "is a Git LFS pointer, not the picture. Run `git lfs pull` where it was cloned."
+    start = data[:256].decode("utf-8", "replace")[:-1]  # the last letter may be cut
+    is_text = "\ufffd" not in start and all(letter.isprintable() or letter in "\t\n\r" for letter in start)
+    what = foreign or ("a text file" if is_text else "of no format known here")
+    return f"expected a picture ({', '.join(FORMATS)} or DICOM); it is {what}. Put the picture itself in its place."
+
+
+def _foreign_kind(data: bytes) -> str | None:
+    """What a file is that is known and not read here, None where it is not known."""
+    if not data.strip(b"\0"):
+        return f"{len(data)} zero bytes, as a broken download leaves them"
+    start = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    for markup, what in _MARKUP.items():
+        if start.startswith(markup):
+            return what
+    if data.startswith(b"\x1f\x8b"):
         try:
-            source = Path(source).read_bytes()
-        except OSError as error:
-            raise ConfigError(f"{name}: cannot be read ({error.strerror}).") from error
-    if is_dicom(source, name):
-        return Image.fromarray(_dicom_pixels(source, name))
-    return _raster_image(source, name)
-
-
-def is_dicom(data: bytes, name: str) -> bool:
-    """Whether a file is DICOM by its preamble or its name."""
-    return data[_DICOM_MAGIC] == b"DICM" or name.lower().endswith((".dcm", ".dicom"))
-
-
-def _raster_image(data: bytes, name: str) -> Image.Image:
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            # A camera's MPO holds previews beside the picture, the first frame is the picture.
-            frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-            image.load()
-            upright = ImageOps.exif_transpose(image)
-    # Pillow's decoders answer broken bytes with any of these.
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise ConfigError(
-            f"{name}: not a readable image, truncated or damaged ({error}). Replace or remove it."
-        ) from error
-    if frames > 1:
-        raise ConfigError(f"{name}: expected one picture, got {frames} frames. Export the frame you want.")
-    return _to_rgb(upright)
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in _WIDE_MODES:
-        # Pillow's own conversion clips or wraps wide samples; the transparency key is in the same wide units.
-        samples = np.asarray(image).astype(np.float64)
-        is_opaque = samples != image.info.get("transparency", np.nan)
-        return Image.fromarray(
-            _grey_to_rgb(np.where(is_opaque, _scale_to_bytes(samples, is_opaque), np.uint8(255)))
-        )
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        page = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(page, image.convert("RGBA"))
-    converted = image.convert("RGB")
-    return Image.frombytes("RGB", converted.size, converted.tobytes())
-
-
-def _scale_to_bytes(
-    samples: Float[np.ndarray, "h w"], is_counted: Bool[np.ndarray, "h w"] | None = None
-) -> UInt8[np.ndarray, "h w"]:
-    """Maps the range of the counted samples to 0..255; the others, and what is not finite, become 0."""
-    is_counted = np.isfinite(samples) & (True if is_counted is None else is_counted)
-    if not is_counted.any():
-        return np.zeros(samples.shape, np.uint8)
-    low, high = samples[is_counted].min(), samples[is_counted].max()
-    scaled = (np.where(is_counted, samples, low) - low) * 255.0 / max(high - low, np.finfo(np.float64).tiny)
-    return np.rint(scaled).astype(np.uint8)
-
-
-def _grey_to_rgb(grey: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
-    return np.repeat(grey[:, :, None], 3, axis=2)
-
-
-def _dicom_pixels(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
-    """Modality transform, then window, VOI table or full range (DICOM PS3.3 C.11)."""
-    dataset, values, is_padding = _read_dicom(data, name)
-    if values.ndim == 3:
-        return (values >> 8 if values.dtype == np.uint16 else values)[:, :, :3].astype(np.uint8)
-    if dataset.get("WindowCenter") is not None and dataset.get("WindowWidth") is not None:
-        grey = np.rint(255.0 * _window(values, dataset)).astype(np.uint8)
-    else:
-        grey = _scale_to_bytes(values, ~is_padding)
-    return _grey_to_rgb(255 - grey if dataset.PhotometricInterpretation == "MONOCHROME1" else grey)
-
-
-def _read_dicom(
-    data: bytes, name: str
-) -> tuple[Any, Num[np.ndarray, "h w *rgb"], Bool[np.ndarray, "h w *rgb"]]:
-    """The header, the values after the modality transform and, without a window, the VOI table, and what is padding."""
-    try:
-        import pydicom
-        from pydicom import pixels
-        from pydicom.errors import InvalidDicomError
-    except ImportError as error:
-        raise ConfigError(
-            f"{name}: DICOM files need the extra `dicom`: pip install 'reflex_jax[dicom]'."
-        ) from error
-    try:
-        dataset = pydicom.dcmread(io.BytesIO(data))
-        frames = int(dataset.get("NumberOfFrames") or 1)
-        stored = pixels.pixel_array(dataset) if frames == 1 else None
-        values = stored
-        if frames == 1 and dataset.PhotometricInterpretation == "PALETTE COLOR":
-            values = pixels.apply_color_lut(stored, dataset)
-        elif frames == 1 and stored.ndim == 2:
-            values = pixels.apply_modality_lut(stored, dataset).astype(np.float64)
-            if dataset.get("VOILUTSequence") and dataset.get("WindowCenter") is None:
-                values = pixels.apply_voi(values.astype(np.int64), dataset).astype(np.float64)
-    # pydicom reports missing tags, short pixel data, absent decoders and broken headers by these.
-    except (
-        OSError, EOFError, ValueError, AttributeError, KeyError, RuntimeError, NotImplementedError, InvalidDicomError
-    ) as error:  # fmt: skip
-        reason = " ".join(str(error).split())
-        raise ConfigError(
-            f"{name}: not a readable DICOM picture, truncated or damaged ({reason}). Replace or remove it."
-        ) from error
-    if frames > 1:
-        raise ConfigError(f"{name}: expected one picture, got {frames} frames. Export the frame you want.")
-    padding = dataset.get("PixelPaddingValue")
-    return dataset, values, np.zeros(stored.shape, bool) if padding is None else stored == padding
-
-
-def _window(values: Float[np.ndarray, "h w"], dataset) -> Float[np.ndarray, "h w"]:
-    """The first window of the file as fractions in [0, 1] (PS3.3 C.11.2.1.2)."""
-    center, width = (float(np.atleast_1d(dataset[key].value)[0]) for key in ("WindowCenter", "WindowWidth"))
-    function = str(dataset.get("VOILUTFunction") or "LINEAR")
-    if function == "SIGMOID":
-        return 1.0 / (1.0 + np.exp(-4.0 * (values - center) / width))
-    if function == "LINEAR_EXACT":
-        return np.clip((values - center) / width + 0.5, 0.0, 1.0)
-    return np.clip((values - (center - 0.5)) / max(width - 1.0, np.finfo(np.float64).tiny) + 0.5, 0.0, 1.0)
+            inside = _foreign_kind(zlib.decompressobj(31).decompress(data, 512))
+        except zlib.error:
+            inside = None
+        return f"a gzip archive of {inside}" if inside else "a gzip archive"
+    return next((what for place, magic, what in _FOREIGN_MAGIC if data[place : place + len(magic)] == magic), None)

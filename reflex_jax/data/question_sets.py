@@ -15,7 +15,9 @@ import io
 import json
 import os
 import shutil
+import sys
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,8 @@ from PIL import Image
 
 from reflex_jax.config import ConfigError
 from reflex_jax.data.examples import ANSWER_TYPES, Example, list_offenders
-from reflex_jax.data.medical_images import is_dicom, open_image
+from reflex_jax.data.medical_images import open_image, read_file
+from reflex_jax.data.picture_faults import PictureWarning
 
 # What a plain JPEG or PNG header says; anything else may identify a patient, so the picture is written anew.
 _HARMLESS_METADATA = {
@@ -38,6 +41,8 @@ _HARMLESS_METADATA = {
     "progressive",
     "progression",
 }
+
+_PLAIN_MAGIC = (b"\x89PNG", b"\xff\xd8\xff")
 
 SplitExamples = Mapping[str, Sequence[Example]]
 
@@ -101,16 +106,14 @@ def image_bytes(path: Path) -> tuple[bytes, tuple[int, int]]:
 
     A file that is that already keeps its bytes; any other is decoded and stored without loss.
     """
-    data = path.read_bytes()
+    data = read_file(path, path.name)
     picture = open_image(data, path.name)
-    if not is_dicom(data, path.name):
-        with Image.open(io.BytesIO(data)) as stored:
+    if data.startswith(_PLAIN_MAGIC):
+        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as stored:
             if stored.format == "PNG":
                 stored.load()  # text may follow the pixels
             is_plain = (
-                stored.format in ("JPEG", "PNG")
-                and stored.mode == "RGB"
-                and set(stored.info) <= _HARMLESS_METADATA
+                stored.format in ("JPEG", "PNG") and stored.mode == "RGB" and set(stored.info) <= _HARMLESS_METADATA
             )
         if is_plain:
             return data, picture.size
@@ -122,6 +125,8 @@ def image_bytes(path: Path) -> tuple[bytes, tuple[int, int]]:
 def normalise_images(splits: SplitExamples, paths: Mapping[str, Path]) -> dict[str, list[Example]]:
     """Decodes every picture once and puts its bytes into the examples.
 
+    What pictures say and cannot be applied is printed, one line for each kind with its number and names.
+
     Args:
       splits: examples without pictures.
       paths: the file of each image id.
@@ -130,24 +135,47 @@ def normalise_images(splits: SplitExamples, paths: Mapping[str, Path]) -> dict[s
       ConfigError: files that are missing, truncated or no pictures, all of them by name.
     """
     used = {example.image_id: None for examples in splits.values() for example in examples}
-    absent = [str(paths[i]) for i in used if not paths[i].is_file()]
+    absent = [str(paths[i]) for i in used if _is_absent(paths[i])]
     if absent:
         raise ConfigError(f"{len(absent)} image files are missing: {list_offenders(absent)}.")
     found, refusals = {}, []
-    for image_id in used:
-        try:
-            found[image_id] = image_bytes(paths[image_id])
-        except ConfigError as error:
-            refusals.append(str(error))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("ignore")  # the decoders' own, which may quote what identifies a patient
+        warnings.simplefilter("always", PictureWarning)
+        for image_id in used:
+            try:
+                found[image_id] = image_bytes(paths[image_id])
+            except ConfigError as error:
+                refusals.append(str(error))
+    for line in count_remarks([warning.message for warning in caught], pictures=len(used)):
+        print(line, file=sys.stderr, flush=True)
     if refusals:
         raise ConfigError(f"{len(refusals)} pictures cannot be used: " + " | ".join(refusals))
     return {
-        split: [
-            dataclasses.replace(e, image=found[e.image_id][0], image_size=found[e.image_id][1])
-            for e in examples
-        ]
+        split: [dataclasses.replace(e, image=found[e.image_id][0], image_size=found[e.image_id][1]) for e in examples]
         for split, examples in splits.items()
     }
+
+
+def _is_absent(path: Path) -> bool:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:  # it may be there; reading it will say what hinders
+        return False
+    return False
+
+
+def count_remarks(remarks: Sequence[PictureWarning], *, pictures: int) -> list[str]:
+    """A line for each kind of remark: of how many pictures, and which."""
+    names: dict[str, list[str]] = {}
+    for remark in remarks:
+        names.setdefault(remark.remark, []).append(remark.name)
+    return [
+        f"data: {len(which)} of {pictures} pictures: {remark} ({list_offenders(which)})."
+        for remark, which in names.items()
+    ]
 
 
 def clean_text(value: Any) -> str:
@@ -163,17 +191,15 @@ def read_rows(path: Path, required: Sequence[str]) -> list[dict[str, Any]]:
       ConfigError: not a JSON list of objects, or rows lack required fields.
     """
     try:
-        rows = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        raise ConfigError(
-            f"{path}: expected a JSON list of questions; it cannot be read ({error})."
-        ) from error
+        rows = json.loads(read_file(path).decode("utf-8-sig"))
+    except ConfigError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: expected a JSON list of questions; it cannot be read ({error}).") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ConfigError(f"{path}: expected a JSON list of questions; got another layout.")
     lacking = [
-        f"row {i} ({', '.join(sorted(missing))})"
-        for i, row in enumerate(rows)
-        if (missing := set(required) - set(row))
+        f"row {i} ({', '.join(sorted(missing))})" for i, row in enumerate(rows) if (missing := set(required) - set(row))
     ]
     if lacking:
         raise ConfigError(f"{path}: rows without a required field: {list_offenders(lacking)}.")
@@ -198,7 +224,7 @@ def content_hash(root: Path, files: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     for path in sorted(files):
         name = path.relative_to(root).as_posix().encode()
-        data = path.read_bytes()
+        data = read_file(path)
         digest.update(b"%d %d " % (len(name), len(data)))
         digest.update(name)
         digest.update(data)
@@ -243,9 +269,7 @@ def read_prepared(directory: Path, split: str) -> list[Example]:
     """
     builder = tfds.builder_from_directory(str(directory))
     if split not in builder.info.splits:
-        raise ConfigError(
-            f"data.split: {builder.name} has {', '.join(sorted(builder.info.splits))}; got {split!r}."
-        )
+        raise ConfigError(f"data.split: {builder.name} has {', '.join(sorted(builder.info.splits))}; got {split!r}.")
     examples: dict[int, Example] = {}
     for record in builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()}):
         size = tuple(int(side) for side in record["image_size"])

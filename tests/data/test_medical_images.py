@@ -1,11 +1,16 @@
 """Odd picture files and DICOM: converted rightly, or refused by name."""
 
+import gzip
 import io
+import os
+import struct
 import sys
+import warnings
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from reflex_jax.config import ConfigError
 from reflex_jax.data.medical_images import open_image
@@ -32,9 +37,121 @@ def test_a_damaged_file_is_refused_by_name(data_root, name):
     assert "\n" not in str(refusal.value)
 
 
-def test_a_missing_file_is_refused_by_name(tmp_path):
-    with pytest.raises(ConfigError, match="gone.png"):
-        open_image(tmp_path / "gone.png")
+# First row of the 8-bit result, or None where another test looks at the values; and what is said.
+CASES = {
+    "slope_empty.dcm": ([0, 8, 16, 25, 33, 41, 49, 58], None),
+    "window_comma.dcm": ([0] * 8, None),
+    "padding_3_bytes.dcm": ([0, 8, 16, 25, 33, 41, 49, 58], "PixelPaddingValue ignored"),
+    "voi_lut_empty.dcm": ([0, 8, 16, 25, 33, 41, 49, 58], "LUTData ignored"),
+    "inverse_presentation.dcm": ([255, 247, 239, 230, 222, 214, 206, 197], None),
+    "rgb12in16.dcm": ([94, 216, 14, 214, 247, 68, 204, 60], None),
+    "png_named.dcm": (None, None),
+    "bare_dataset.dcm": ([0, 8, 16, 25, 33, 41, 49, 58], None),
+    "text_resolution.jpg": (None, None),
+    "u16_white_is_zero.tif": ([255, 250, 244, 239, 233, 228, 222, 217], None),
+    "s8.tif": ([0, 5, 11, 16, 22, 27, 33, 38], None),
+}
+
+
+def test_every_odd_file_shows_its_right_values(data_root):
+    assert {path.name for path in (data_root / "cases").iterdir()} - {"README.md"} == set(CASES)
+    for name, (row, remark) in CASES.items():
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            pixels = pixels_of(data_root / "cases" / name, name)
+        assert [remark in str(warning.message) for warning in caught] == [True] * bool(remark), name
+        if row is not None:
+            np.testing.assert_array_equal(pixels[0, :8, 0], row, err_msg=name)
+    with Image.open(data_root / "cases" / "png_named.dcm") as stored:
+        np.testing.assert_array_equal(
+            pixels_of(data_root / "cases" / "png_named.dcm"), np.asarray(stored.convert("RGB"))
+        )
+    with Image.open(data_root / "cases" / "text_resolution.jpg") as stored:
+        upright = np.rot90(np.asarray(stored.convert("RGB")), -1)  # its orientation is 6
+    np.testing.assert_array_equal(pixels_of(data_root / "cases" / "text_resolution.jpg"), upright)
+    comma = pixels_of(data_root / "cases" / "window_comma.dcm")[..., 0].reshape(-1)  # center 1500, width 3.00
+    np.testing.assert_array_equal(comma, [0] * 15 + [191] + [255] * 16)
+
+
+def test_names_never_decide_what_a_file_is(change_ct):
+    png, dicom = encode(Image.effect_noise((9, 9), 80).convert("RGB")), change_ct()
+    for name in ("a.dcm", "a.png", "a.jpg", "a", "a.txt"):
+        np.testing.assert_array_equal(pixels_of(png, name), pixels_of(png))
+        np.testing.assert_array_equal(pixels_of(dicom, name), pixels_of(dicom))
+    # the magic word of DICOM inside of a PNG, at its very place
+    inside = PngInfo()
+    inside.add_text("a", "x" * 80 + "DICM" * 6)
+    data = encode(Image.new("L", (3, 2), 7), pnginfo=inside)
+    assert b"DICM" in data[128:140]
+    shift = (128 - data.index(b"DICM")) % 4
+    inside = PngInfo()
+    inside.add_text("a", "x" * (80 + shift) + "DICM" * 6)
+    data = encode(Image.new("L", (3, 2), 7), pnginfo=inside)
+    assert data[128:132] == b"DICM" and (pixels_of(data) == 7).all()
+
+
+@pytest.mark.parametrize(
+    "data, what",
+    [
+        (b"", "is empty"),
+        (b"<!DOCTYPE html>\n<html>404 Not Found</html>", "an HTML page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 9\n", "a Git LFS pointer.*git lfs pull"),
+        (bytes(344) + b"n+1\0" + bytes(9), "a NIfTI volume"),
+        (gzip.compress(bytes(344) + b"n+1\0" + bytes(9)), "a gzip archive of a NIfTI volume"),
+        (gzip.compress(b"a"), "a gzip archive"),
+        (b"NRRD0004\ntype: short\n", "an NRRD volume"),
+        (b"ObjectType = Image\nNDims = 3\n", "a MetaImage"),
+        (b"%PDF-1.4\n", "a PDF document"),
+        (b"PK\3\4" + bytes(30), "a ZIP archive"),
+        (b"\0\0\0\x18ftypheic", "an HEIC picture"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n", "PostScript"),  # Ghostscript is never started
+        (b'{"a": 1}', "a text file"),
+        (bytes(5000), "5000 zero bytes"),
+        (bytes(range(200, 256)), "of no format known here"),
+        (b"\x89PNG\r\n", "truncated or damaged PNG file"),
+        (b"\xff\xd8\xff\xe0", "truncated or damaged JPEG file"),
+    ],
+)
+def test_what_is_no_picture_is_named(data, what):
+    with pytest.raises(ConfigError, match=f"scan.jpg: .*{what}") as refusal:
+        open_image(data, "scan.jpg")
+    assert "\n" not in str(refusal.value)
+
+
+def test_files_that_cannot_be_read_are_refused_in_their_own_words(tmp_path, monkeypatch):
+    (tmp_path / "folder.png").mkdir()
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "secret.png").write_bytes(b"")
+    words = {"gone.png": "no such file", "folder.png": "a directory", "pipe.png": "pipe", "nul\0.png": "cannot be read"}
+    for name, word in words.items():
+        with pytest.raises(ConfigError, match=word):
+            open_image(tmp_path / name)
+
+    def forbid(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.read_bytes", forbid)
+    with pytest.raises(ConfigError, match="secret.png: no permission"):
+        open_image(tmp_path / "secret.png")
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RecursionError("deep"), struct.error("short"), SystemError("bad\ncall")]
+)
+def test_whatever_a_decoder_raises_becomes_one_line(monkeypatch, error):
+    def fail(data):
+        raise error
+
+    monkeypatch.setattr("reflex_jax.data.medical_images.decode_raster", fail)
+    with pytest.raises(ConfigError, match="x.png: truncated or damaged PNG file") as refusal:
+        open_image(encode(Image.new("L", (2, 2))), "x.png")
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_name_cannot_break_the_line():
+    with pytest.raises(ConfigError) as refusal:
+        open_image(b"", "two\nlines\x1b[2J.png")
+    assert str(refusal.value).startswith("two lines?[2J.png: ")
 
 
 @pytest.mark.parametrize("cut", [0, 1, 7, 60, 200])
@@ -105,9 +222,7 @@ def test_grey_palette_and_plain_pictures_keep_their_values():
 def test_dicom_without_a_window_uses_its_full_range(data_root):
     stored = pydicom.dcmread(data_root / "dicom" / "CT_small.dcm").pixel_array.astype(float)
     pixels = pixels_of(data_root / "dicom" / "CT_small.dcm")
-    expected = np.rint(
-        (stored - stored.min()) / (stored.max() - stored.min()) * 255
-    )  # the rescale cancels out
+    expected = np.rint((stored - stored.min()) / (stored.max() - stored.min()) * 255)  # the rescale cancels out
     np.testing.assert_array_equal(pixels, np.repeat(expected[:, :, None], 3, axis=2))
 
 
@@ -164,9 +279,7 @@ def test_rescale_comes_before_the_window(change_ct):
 def test_window_functions_equal_pydicom(change_ct, function):
     data = change_ct(WindowCenter=40, WindowWidth=900, VOILUTFunction=function)
     dataset = pydicom.dcmread(io.BytesIO(data))
-    windowed = pydicom.pixels.apply_windowing(
-        pydicom.pixels.apply_modality_lut(dataset.pixel_array, dataset), dataset
-    )
+    windowed = pydicom.pixels.apply_windowing(pydicom.pixels.apply_modality_lut(dataset.pixel_array, dataset), dataset)
     low, high = -32768 - 1024, 32767 - 1024
     np.testing.assert_allclose(pixels_of(data)[..., 0], (windowed - low) / (high - low) * 255, atol=0.51)
 

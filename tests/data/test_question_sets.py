@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 import shutil
 import sys
 
@@ -228,6 +229,73 @@ def test_odd_pictures_and_dicom_are_prepared_as_plain_rgb(data_root, tmp_path):
         with Image.open(io.BytesIO(example.image)) as stored:
             assert stored.mode == "RGB" and stored.format == "PNG" and not stored.info
             np.testing.assert_array_equal(np.asarray(stored), np.asarray(open_image(data_root / file)))
+
+
+@pytest.mark.parametrize("source", ["vqa_rad", "slake"])
+def test_bytes_and_not_names_decide_how_a_picture_is_read(data_root, tmp_path, source):
+    """Prepared pictures keep the names of their files, so a DICOM file's name stands on PNG bytes."""
+    pytest.importorskip("pydicom")
+    noise = Image.effect_noise((16, 12), 80).convert("RGB")
+    noise.save(tmp_path / "png", format="PNG")
+    noise.save(tmp_path / "jpeg", format="JPEG")
+    files = {
+        "MR_small.dcm": data_root / "dicom" / "MR_small.dcm",
+        "dicom.jpg": data_root / "dicom" / "CT_small.dcm",
+        "bare.png": data_root / "cases" / "bare_dataset.dcm",
+        "png.dcm": tmp_path / "png",
+        "png.jpg": tmp_path / "png",
+        "jpeg.png": tmp_path / "jpeg",
+    }
+    if source == "vqa_rad":
+        root, folder = tmp_path / "root", VQA_RAD_IMAGES
+        write_vqa_rad(root, [vqa_rad_row(qid=name, image_name=name) for name in files], images=())
+        names = {name: name for name in files}
+    else:
+        root, folder = tmp_path / "root", "imgs"
+        names = {name: f"{name}/source{name[name.index('.') :]}" for name in files}
+        rows = [slake_row(qid=number, img_name=names[name]) for number, name in enumerate(files)]
+        write_slake(root, [], others=[slake_row(qid=99)])
+        (root / "train.json").write_text(json.dumps(rows))
+    for name, file in files.items():
+        (root / folder / names[name]).parent.mkdir(exist_ok=True)
+        shutil.copy(file, root / folder / names[name])
+    examples = load(source, root, tmp_path / "cache")
+    assert [example.image_id for example in examples] == list(files)
+    for example in examples:
+        image = example.load_image()
+        assert image.mode == "RGB" and image.size == example.image_size
+        np.testing.assert_array_equal(np.asarray(image), np.asarray(open_image(files[example.image_id])))
+
+
+def test_what_pictures_say_in_vain_is_counted_in_a_line(data_root, tmp_path, capsys):
+    files = pytest.importorskip("tests.picture_files", reason="needs pydicom")
+    names = ["a.dcm", "b.dcm", "c.dcm", "d.dcm"]
+    root = write_vqa_rad(tmp_path / "root", [vqa_rad_row(qid=n, image_name=n) for n in names], images=())
+    for name in names[:2]:
+        (root / VQA_RAD_IMAGES / name).write_bytes(files.dicom_bytes(WindowCenter="40", WindowWidth="0"))
+    shutil.copy(data_root / "cases" / "padding_3_bytes.dcm", root / VQA_RAD_IMAGES / "c.dcm")
+    (root / VQA_RAD_IMAGES / "d.dcm").write_bytes(files.dicom_bytes(StudyInstanceUID=files.Raw(b"Jane Doe")))
+    load("vqa_rad", root, tmp_path / "cache")
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.splitlines() == [
+        "data: 2 of 4 pictures: window ignored: its width is below 1 (a.dcm, b.dcm).",
+        "data: 1 of 4 pictures: PixelPaddingValue ignored: it holds no number (c.dcm).",
+    ]
+
+
+def test_pictures_that_cannot_be_read_are_refused_in_their_own_words(tmp_path):
+    names = ["folder.png", "empty.png", "page.jpg", "good.png"]
+    rows = [vqa_rad_row(qid=name, image_name=name) for name in names]
+    root = write_vqa_rad(tmp_path / "root", rows, images=("good.png",))
+    (root / VQA_RAD_IMAGES / "folder.png").mkdir()
+    (root / VQA_RAD_IMAGES / "empty.png").write_bytes(b"")
+    (root / VQA_RAD_IMAGES / "page.jpg").write_text("<!doctype html><html>")
+    with pytest.raises(ConfigError) as refusal:
+        load("vqa_rad", root, tmp_path / "cache")
+    message = str(refusal.value)
+    assert message.startswith("3 pictures cannot be used: ") and "\n" not in message
+    for words in ("folder.png: expected a file; it is a directory", "empty.png: is empty", "page.jpg: .* an HTML page"):
+        assert re.search(words, message)
 
 
 def test_plain_files_keep_their_bytes_and_metadata_never_stays(tmp_path):
