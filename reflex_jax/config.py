@@ -70,7 +70,9 @@ class PolicyConfig:
     """The vision-language model that learns."""
 
     path: str = "phantom"  # Hugging Face directory; "phantom" is the tiny one shipped with the package
-    dtype: str = "float32"  # compute dtype of matrix products; norms, softmax and log-probs stay float32
+    # compute dtype of matrix products: float32 is that on every device, neither TF32 nor bfloat16 passes (slow: bfloat16 is
+    # meant for accelerators); norms, softmax and log-probs stay float32
+    dtype: str = "float32"
     trainable: str = "all"  # all | language (vision tower frozen)
     attention: str = "xla"  # xla | cudnn (GPU) for the prompt's self-attention
     remat: bool = True  # recompute each layer in the backward pass: about 30 % slower, 9x less activation memory
@@ -94,7 +96,7 @@ class JudgeConfig:
     """The frozen BiomedCLIP judge and the thresholds of the paper's Eq. 3, 5 and 7."""
 
     path: str = "phantom"  # open_clip directory
-    dtype: str = "float32"  # thresholded decisions near a threshold flip in bfloat16
+    dtype: str = "float32"  # as that of the policy; thresholded decisions near a threshold flip in bfloat16 (and in TF32)
     resize: str = "checkpoint"  # as its preprocess_cfg says | crop: short side, centre | squash | pad: the whole picture
     saliency: str = "attention_gradient"
     saliency_block: int = -1  # transformer block; attention_gradient rolls out from here to the last

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from reflex_jax.models.layers import product_precision
+
 MASKED = -1e30  # finite, so that a row without any allowed key stays finite too
 
 
@@ -156,4 +158,5 @@ def _scores(queries: Float[Array, "*batch T H"], keys: Float[Array, "*batch H S"
 
 def _product(left: Array, right: Array) -> Array:
     """Matrix product accumulated and returned in float32."""
-    return jnp.matmul(left, right, preferred_element_type=jnp.float32)
+    precision = product_precision(left.dtype)
+    return jnp.matmul(left, right, precision=precision, preferred_element_type=jnp.float32)

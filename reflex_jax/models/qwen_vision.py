@@ -18,7 +18,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from reflex_jax.models import attention
-from reflex_jax.models.layers import RMSNorm, checkpointed, dense, gated_feed_forward
+from reflex_jax.models.layers import RMSNorm, checkpointed, dense, gated_feed_forward, product_precision
 from reflex_jax.models.rope import Rotation, image_rotation, rotate
 from reflex_jax.records import VisionInputs
 from reflex_jax.sharding import constrain_batch
@@ -110,7 +110,7 @@ def encode_patches(
       One feature for each four slots, in slot order; features of empty slots hold numbers nobody may read.
     """
     kernel = params["patch_embed"]["kernel"]
-    x = vision.patches.astype(kernel.dtype) @ kernel
+    x = jnp.matmul(vision.patches.astype(kernel.dtype), kernel, precision=product_precision(kernel.dtype))
     rotation = image_rotation(vision.coordinates, head_width=config.width // config.heads)
     layer = VisionLayer(config)
 

@@ -15,7 +15,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from reflex_jax.models import attention
-from reflex_jax.models.layers import rms_norm
+from reflex_jax.models.layers import product_precision, rms_norm
 from reflex_jax.models.qwen_config import QwenVLConfig
 from reflex_jax.models.qwen_config import read_qwen_config as read_qwen_config  # the front door of the family
 from reflex_jax.models.qwen_decoder import (
@@ -99,9 +99,10 @@ def prompt_logits(params: Params, prompts: PromptInputs, config: QwenVLConfig) -
 def head_logits(params: Params, hidden: Float[Array, "*rows D"], config: QwenTextConfig) -> Float[Array, "*rows V"]:
     """Final norm and head, in float32."""
     normed = rms_norm(hidden, params["final_norm"]["scale"], epsilon=config.epsilon)
+    options = {"precision": product_precision(normed.dtype), "preferred_element_type": jnp.float32}
     if config.is_tied:
-        return jnp.einsum("...d,vd->...v", normed, params["embed"]["embedding"], preferred_element_type=jnp.float32)
-    return jnp.einsum("...d,dv->...v", normed, params["head"]["kernel"], preferred_element_type=jnp.float32)
+        return jnp.einsum("...d,vd->...v", normed, params["embed"]["embedding"], **options)
+    return jnp.einsum("...d,dv->...v", normed, params["head"]["kernel"], **options)
 
 
 def prefill(params: Params, prompts: PromptInputs, config: QwenVLConfig, *, attention: str = "xla") -> Prefill:

@@ -1,0 +1,79 @@
+"""What `dtype: float32` promises: every float32 matrix product of a step asks for full precision, whatever the device.
+
+Checked in the programs as they go to the compiler; no accelerator is needed, and none was at hand to measure.
+"""
+
+import re
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from reflex_jax.config import SALIENCY_METHODS
+from reflex_jax.rollout.generate import generate
+from reflex_jax.training.state import FrozenParams, init_state, make_optimizer, split_trainable
+from reflex_jax.training.step import make_train_step, score_rollout
+from tests.training.conftest import ALLOWED, GROUP, JUDGE, NEW_TOKENS, POLICY, TinyWorld
+
+
+def _products(lowered) -> list[tuple[str, str, bool]]:
+    """(dtype of the left operand, of the right one, is full precision) of every matrix product of a program."""
+    lines = [line for line in lowered.as_text().splitlines() if "stablehlo.dot_general" in line]
+    found = []
+    for line in lines:
+        left, right = re.search(r": \(tensor<(?:\d+x)*(\w+)>, tensor<(?:\d+x)*(\w+)>\)", line).groups()
+        found.append((left, right, "precision = [HIGHEST, HIGHEST]" in line))
+    return found
+
+
+def _abstract(tree):
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype), tree)
+
+
+def _lower_step(world: TinyWorld, dtype: str):
+    config = world.config(f"policy.dtype={dtype}", "judge.saliency_block=-2", "policy.remat=true")
+    optimizer = make_optimizer(config.optimizer, 1)
+    step = make_train_step(config, POLICY, JUDGE, optimizer, ALLOWED, POLICY.eos_token_ids)
+    params = _abstract(world.policy_params)
+    trainable, fixed = split_trainable(params, config.policy.trainable)
+    cast = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype)), params)
+    frozen = FrozenParams(fixed=fixed, reference=cast, judge=_abstract(world.judge_params))
+    return step.lower(jax.eval_shape(lambda p: init_state(p, optimizer), trainable), frozen, _abstract(world.batch()))
+
+
+def _lower_generate(world: TinyWorld, dtype: str):
+    sample = partial(
+        generate, config=POLICY, group_size=GROUP, max_new_tokens=NEW_TOKENS, temperature=1.0, eos_ids=(1,), pad_id=0,
+        allowed=ALLOWED,
+    )  # fmt: skip
+    params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype)), _abstract(world.policy_params))
+    return jax.jit(sample).lower(
+        params, _abstract(world.batch().prompts), jax.random.key(0), jax.ShapeDtypeStruct((8,), jnp.int32)
+    )
+
+
+@pytest.mark.parametrize("lower", [_lower_step, _lower_generate])
+def test_every_float32_product_of_a_step_asks_for_full_precision(tiny_world, lower):
+    products = _products(lower(tiny_world, "float32"))
+    assert len(products) > 20
+    assert all(product == ("f32", "f32", True) for product in products)
+
+
+@pytest.mark.parametrize("lower", [_lower_step, _lower_generate])
+def test_bfloat16_products_ask_for_nothing(tiny_world, lower):
+    products = _products(lower(tiny_world, "bfloat16"))
+    of_policy = [product for product in products if "bf16" in product[:2]]
+    assert len(of_policy) > 20
+    assert not any(is_full for *_, is_full in of_policy)
+
+
+@pytest.mark.parametrize("saliency", SALIENCY_METHODS)
+def test_every_product_of_a_float32_judge_asks_for_full_precision(tiny_world, saliency):
+    """Its masks and similarities are compared with thresholds; saliency's pullbacks are products too."""
+    config, batch = tiny_world.config(f"judge.saliency={saliency}", "judge.saliency_block=-2"), tiny_world.batch()
+    score = jax.jit(lambda judge, inputs, scores: score_rollout(judge, inputs, scores, config, JUDGE))
+    products = _products(score.lower(*_abstract((tiny_world.judge_params, batch.judge, batch.scores))))
+    assert len(products) > 40
+    assert all(product == ("f32", "f32", True) for product in products)
