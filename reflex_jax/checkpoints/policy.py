@@ -20,7 +20,7 @@ from reflex_jax.checkpoints.paths import resolve_checkpoint
 from reflex_jax.checkpoints.qwen_tensors import abstract_policy_params
 from reflex_jax.checkpoints.safetensors_writer import SHARD_BYTES
 from reflex_jax.checkpoints.whole_directory import whole_directory
-from reflex_jax.config import ConfigError, DataConfig
+from reflex_jax.config import DataConfig
 from reflex_jax.data.images import prompt_inputs_from_huggingface
 from reflex_jax.data.prompts import Processor, load_processor
 from reflex_jax.json_files import read_json_object
@@ -75,20 +75,9 @@ def load_policy(
     """
     directory = resolve_checkpoint(path, "policy")
     processor = load_processor(directory, min_pixels=min_pixels, max_pixels=max_pixels, prompt=prompt)
-    _check_vocabulary(processor, directory)
     shardings = None if mesh is None else policy_shardings(processor.config, mesh)
     params = load_policy_params(directory, processor.config, dtype, shardings)
     return Policy(processor.config, params, processor, directory)
-
-
-def _check_vocabulary(processor: Processor, directory: Path) -> None:
-    """Every token has a row of the embedding; a gather would take the last row for those beyond it."""
-    rows, last = processor.config.text.vocabulary, max(processor.tokenizer.get_vocab().values(), default=0)
-    if last >= rows:
-        raise ConfigError(
-            f"policy.path: {directory}: config.json has vocab_size {rows}, but ids of the tokenizer go up to {last}. "
-            "Save the model after resize_token_embeddings(len(tokenizer)), or take the tokenizer it was saved with."
-        )
 
 
 def policy_shardings(config: QwenVLConfig, mesh: Mesh) -> Any:

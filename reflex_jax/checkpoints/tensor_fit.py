@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from reflex_jax.checkpoints.paths import MERGE_REMEDY
 from reflex_jax.checkpoints.qwen_tensors import EMBEDDING, HEAD, Source, hub_name
 from reflex_jax.checkpoints.safetensors_reader import Tensor, printable
 from reflex_jax.checkpoints.safetensors_writer import FLOATS
+from reflex_jax.checkpoints.tensor_report import describe_tensors
 from reflex_jax.config import ConfigError
 
 _ADAPTER = re.compile(r"\.(lora_\w+|base_layer|modules_to_save)\.")
-_EXAMPLES = 3
 
 
 def check_fit(tensors: dict[str, Tensor], sources: dict[str, Source], *, is_tied: bool, directory: Path) -> None:
@@ -27,12 +26,12 @@ def check_fit(tensors: dict[str, Tensor], sources: dict[str, Source], *, is_tied
       directory: of the checkpoint.
 
     Raises:
-      ConfigError: tensors are missing, extra, misshaped or no floats: the count of each kind, and examples.
+      ConfigError: tensors are missing, extra, misshaped or no floats: described by pattern, with examples.
     """
     adapters = [name for name in tensors if _ADAPTER.search(name)]
     if adapters:
         raise ConfigError(
-            f"policy.path: {directory} holds an adapter that is not merged ({_listed(adapters)}). {MERGE_REMEDY}"
+            f"policy.path: {directory} holds an adapter that is not merged ({printable(adapters[0])}). {MERGE_REMEDY}"
         )
     expected = {name: source.tensor_shape for source in sources.values() for name in source.names}
     extra = tensors.keys() - expected.keys()
@@ -42,36 +41,15 @@ def check_fit(tensors: dict[str, Tensor], sources: dict[str, Source], *, is_tied
     has_embedding = EMBEDDING in found - misshaped
     if is_tied and HEAD in extra and has_embedding and tensors[HEAD].equals(tensors[EMBEDDING]):
         extra.remove(HEAD)
-    no_floats = {name for name in found if tensors[name].code not in FLOATS}
-    problems = [
-        _described("missing", missing, lambda name: f"{name} {list(expected[name])}"),
-        _described("extra", extra, lambda name: f"{name} {list(tensors[name].shape)}"),
-        _described(
-            "misshaped",
-            misshaped,
-            lambda name: f"{name}: expected {list(expected[name])}, got {list(tensors[name].shape)}",
-        ),
-        _described(f"no floats ({', '.join(FLOATS)})", no_floats, lambda name: f"{name}: got {tensors[name].code}"),
-    ]
-    if any(problems):
+    problems = describe_tensors(
+        missing,
+        extra,
+        {name: (expected[name], tensors[name].shape) for name in misshaped},
+        wrong_dtypes={name: tensors[name].code for name in found if tensors[name].code not in FLOATS},
+    )
+    if problems:
         hint = _hint(tensors, expected, missing, extra, is_tied)
-        raise ConfigError(
-            f"policy.path: the tensors in {directory} do not fit its config.json: {'; '.join(filter(None, problems))}.{hint}"
-        )
-
-
-def _described(kind: str, names: Iterable[str], describe: Callable[[str], str]) -> str:
-    names = sorted(names)
-    return f"{kind} {len(names)}: {_listed(names, describe)}" if names else ""
-
-
-def _listed(names: list[str], describe: Callable[[str], str] = str) -> str:
-    """A few examples, and what all have in common."""
-    examples = "; ".join(printable(describe(name)) for name in names[:_EXAMPLES])
-    if len(names) <= _EXAMPLES:
-        return examples
-    prefix = _dotted_prefix(names)
-    return f"{examples}; ...{f' (all begin with {printable(prefix)})' if prefix else ''}"
+        raise ConfigError(f"policy.path: the tensors in {directory} do not fit its config.json. {problems}.{hint}")
 
 
 def _hint(

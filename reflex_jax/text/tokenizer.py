@@ -199,7 +199,10 @@ def _one_line(fault: str, remedy: str) -> Iterator[None]:
     except (KeyboardInterrupt, SystemExit, GeneratorExit, ConfigError):
         raise
     except BaseException as error:
-        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+        # it quotes the file, control characters included
+        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}".encode(
+            "unicode_escape"
+        ).decode()
         raise ConfigError(f"{fault} ({reason}). {remedy}") from error
 
 

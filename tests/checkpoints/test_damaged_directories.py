@@ -3,6 +3,7 @@
 import copy
 import json
 import random
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -11,10 +12,12 @@ import pytest
 from reflex_jax.checkpoints.huggingface import load_policy_params
 from reflex_jax.checkpoints.paths import resolve_checkpoint
 from reflex_jax.config import ConfigError
+from reflex_jax.data.prompts import load_processor
+from reflex_jax.judge.evidence import load_judge
 from reflex_jax.models.qwen_vl import read_qwen_config
 from tests.tiny_directories import write_tiny_policy
 
-DIRECTORIES = 500
+DIRECTORIES = 250  # of each kind
 LONGEST_MESSAGE = 2000  # characters
 LFS_POINTER = (
     b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1\nsize 3\n"
@@ -33,14 +36,30 @@ def policy_weights(directory: Path) -> None:
     load_policy_params(directory, read_qwen_config(directory))
 
 
-# name: (writes a whole directory, reads one, files that it reads)
+def policy_processor(directory: Path) -> None:
+    load_processor(directory, min_pixels=3136, max_pixels=12544, prompt="think_answer").encode_text("Is there a cyst?")
+
+
+def write_judge(directory: Path) -> Path:
+    return Path(shutil.copytree(resolve_checkpoint("phantom", "judge"), directory, dirs_exist_ok=True))
+
+
+# name: (writes a whole directory, reads one, files that it reads where they are there)
 DOORS = {
     "policy weights": (
-        write_tiny_policy,
-        policy_weights,
-        ("config.json", "generation_config.json", "model.safetensors"),
+        write_tiny_policy, policy_weights, ("config.json", "generation_config.json", "model.safetensors"),
     ),
-}
+    "policy processor": (
+        write_tiny_policy, policy_processor,
+        ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "preprocessor_config.json",
+         "processor_config.json", "chat_template.jinja", "chat_template.json", "special_tokens_map.json", "added_tokens.json"),
+    ),
+    "judge": (
+        write_judge, load_judge,
+        ("open_clip_config.json", "config.json", "vocab.txt", "tokenizer_config.json", "open_clip_model.safetensors",
+         "special_tokens_map.json", "tokenizer.json"),
+    ),
+}  # fmt: skip
 
 
 # --- damages: each takes a file that is whole
@@ -142,10 +161,8 @@ def damage(whole: Path, directory: Path, files: tuple[str, ...], rng: random.Ran
     done = []
     for name in rng.sample(files, rng.choice([1, 1, 2])):
         path, how = directory / name, rng.choice(DAMAGES)
-        if not path.is_file():
-            continue
-        content = path.read_bytes()
-        path.unlink()
+        content = path.read_bytes() if path.is_file() else b'{"chat_template": "x", "eos_token": "<think>"}'
+        path.unlink(missing_ok=True)
         path.write_bytes(content)
         how(path, rng)
         done.append(f"{how.__name__}({name})")
@@ -153,6 +170,7 @@ def damage(whole: Path, directory: Path, files: tuple[str, ...], rng: random.Ran
 
 
 @pytest.mark.parametrize("name", list(DOORS))
+@pytest.mark.filterwarnings("ignore")
 def test_a_damaged_directory_is_read_or_refused_in_a_line(name, tmp_path_factory):
     write, read, files = DOORS[name]
     whole = write(tmp_path_factory.mktemp("whole"))

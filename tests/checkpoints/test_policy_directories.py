@@ -216,16 +216,14 @@ def test_an_unknown_prefix_is_named_and_not_guessed(copy, prefix):
     rename(copy, lambda name: prefix + name)
     message = refusal(copy)
     assert f"Every name begins with '{prefix}'" in message
-    count = len(load_file(copy / WEIGHTS))
-    assert f"missing {count}: " in message and f"extra {count}: " in message
+    assert "missing: " in message and "extra: " in message
 
 
 def test_a_refused_checkpoint_names_the_pattern(copy):
     change_json(copy / "config.json", num_hidden_layers=40)
     message = refusal(copy)
-    assert "missing 456: model.layers.10.input_layernorm.weight [16]; " in message
-    assert "(all begin with model.layers.)" in message
-    assert message.count("[") == 3
+    assert "missing: 456 of model.layers.* (model.layers.10.input_layernorm.weight; " in message
+    assert message.count("model.layers") == 4
 
 
 def test_names_with_odd_characters_stay_in_one_short_line(copy):
@@ -273,7 +271,7 @@ def test_tensors_that_are_no_floats_are_refused(copy, code):
     header[name]["dtype"] = code
     encoded = json.dumps(header).encode()
     (copy / WEIGHTS).write_bytes(len(encoded).to_bytes(8, "little") + encoded + whole[8 + size :])
-    assert f"no floats (F64, F32, F16, BF16) 1: {name}: got {code}" in refusal(copy)
+    assert f"no floats: {name} ({code})" in refusal(copy)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16, np.float64])
@@ -334,7 +332,7 @@ def test_a_head_is_tied_as_the_configuration_says(tmp_path):
     assert "head" not in read(untied)
     change_json(untied / "config.json", tie_word_embeddings=False)
     message = refusal(untied)
-    assert "missing 1: lm_head.weight [1024, 16]" in message and "Set tie_word_embeddings to true" in message
+    assert "missing: lm_head.weight." in message and "Set tie_word_embeddings to true" in message
 
 
 # --- config.json
@@ -540,9 +538,7 @@ def test_a_tokenizer_with_more_entries_than_the_embedding_is_refused(copy):
     tensors = load_file(copy / WEIGHTS)
     tensors["model.embed_tokens.weight"] = tensors["model.embed_tokens.weight"][:991].copy()
     save_file(tensors, copy / WEIGHTS)
-    with pytest.raises(
-        ConfigError, match=r"vocab_size 991, but ids of the tokenizer go up to 9\d\d.*resize_token_embeddings"
-    ):
+    with pytest.raises(ConfigError, match=r"beyond the 991 rows of the embedding.*resize_token_embeddings"):
         rx.load_policy(copy)
 
 
