@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 _EXAMPLES = 3
 _PATTERNS = 4
-_LONGEST_NAME = 120
+_LONGEST_NAME = 80
 
 
 def describe_tensors(

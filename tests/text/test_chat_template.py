@@ -99,6 +99,12 @@ def test_a_template_of_transformers_5_reads_as_before(directory):
     assert render_turn(load_policy_tokenizer(directory), CONTENT, source="x") == before
 
 
+def test_line_ends_of_another_system_change_nothing(directory):
+    (directory / "chat_template.jinja").write_bytes(template("a\nb").replace("\n", "\r\n").encode())
+    ours = render_turn(load_policy_tokenizer(directory), CONTENT, source=directory)
+    assert ours == rendered_by_transformers(directory) and "\r" not in ours
+
+
 CONCATENATES = "{% for m in messages %}{{ m.role + m.content }}{% endfor %}"
 UPPER = template("s").replace("{{ part.text }}", "{{ part.text | upper }}")
 ESCAPED = template("s").replace("{{ part.text }}", "{{ part.text | tojson }}")
