@@ -160,6 +160,8 @@ def _pixels(dataset: Any, remarks: list[str]) -> UInt8[np.ndarray, "h w 3"]:
             f"expected SamplesPerPixel {_SAMPLES[photometric]} where the photometric interpretation is {photometric}; "
             f"got {samples}. Export it anew."
         )
+    del dataset.PhotometricInterpretation  # written with zero bytes or in small letters, pydicom does not know it
+    dataset.PhotometricInterpretation = photometric
     if samples == 3:
         return _color_levels(dataset, photometric)
     stored_samples, values = _stored_values(dataset, remarks)

@@ -1,5 +1,6 @@
 """DICOM in any state: shown as the standard says, or refused in words; what is ignored is said."""
 
+import concurrent.futures
 import io
 import struct
 import warnings
@@ -148,6 +149,11 @@ def test_colors_keep_the_high_bits_of_those_stored():
         COLORS, PhotometricInterpretation="YBR_FULL_422", PixelData=np.ascontiguousarray(halved).tobytes()
     )
     assert_shows(data, pixels.convert_color_space(ybr, "YBR_FULL", "RGB"))
+
+
+@pytest.mark.parametrize("word", [b"rgb ", b"RGB\0", b" RGB", b"RGB\\MONOCHROME2"])
+def test_the_photometric_interpretation_is_read_however_it_is_written(word):
+    assert_shows(dicom_bytes(COLORS, PhotometricInterpretation=Raw(word)), COLORS)
 
 
 def test_colors_that_contradict_themselves_are_refused():
@@ -428,6 +434,13 @@ def test_a_deflated_bomb_is_refused_before_it_fills_the_memory(monkeypatch):
     assert_refused(
         data[:end_of_meta] + stream.compress(bytes(20_000_000)) + stream.flush(), "too large.*10,000,000 bytes"
     )
+
+
+def test_threads_leave_the_filters_of_warnings_as_they_were():
+    before, data = list(warnings.filters), dicom_bytes()
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(lambda _: open_image(data).tobytes(), range(100)))) == 1
+    assert warnings.filters == before
 
 
 def test_pydicom_says_nothing_of_its_own(recwarn, caplog):
