@@ -110,10 +110,11 @@ def _padding(
     and with the stored bits of them.
     """
     kind = {"float32": "Float", "float64": "DoubleFloat"}.get(stored.dtype.name, "")
-    value = read_number(dataset, f"{kind}PixelPaddingValue", remarks)
+    value, limit = (read_number(dataset, f"{kind}PixelPadding{end}", remarks) for end in ("Value", "RangeLimit"))
     if value is None:
+        if limit is not None:
+            remarks.append("PixelPaddingRangeLimit ignored: there is no PixelPaddingValue")
         return np.zeros(stored.shape, bool)
-    limit = read_number(dataset, f"{kind}PixelPaddingRangeLimit", remarks)
     ends = (value, value if limit is None else limit)
     if kind:
         is_padding = (stored >= np.float64(min(ends))) & (stored <= np.float64(max(ends)))

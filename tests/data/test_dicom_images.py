@@ -113,6 +113,9 @@ def test_samples_of_every_type_fill_the_range(dtype, photometric):
 def test_bits_beyond_the_stored_ones_are_not_looked_at():
     for samples, high in ((RAMP, 11), (RAMP | 0xA000, 11), (RAMP << 4, 15)):
         assert_shows(dicom_bytes(samples, BitsStored=12, HighBit=high), full_range(RAMP))
+    for high in (3, 16):
+        data = dicom_bytes(RAMP, BitsStored=12, HighBit=high)
+        assert_shows(data, full_range(RAMP), "HighBit ignored")
     signed = dicom_bytes(RAMP - 1500 & 0xFFF, BitsStored=12, HighBit=11, PixelRepresentation=1)
     assert_shows(signed, full_range(RAMP))
     bits = np.arange(32).reshape(4, 8) % 3 == 0
@@ -353,6 +356,7 @@ def test_a_range_of_padding_is_padding_in_either_order():
 
 def test_padding_that_cannot_be_is_ignored_with_a_word():
     assert_shows(dicom_bytes(PixelPaddingValue=Raw(b"\0\0\0")), full_range(RAMP), "PixelPaddingValue ignored")
+    assert_shows(dicom_bytes(PixelPaddingRangeLimit=300), full_range(RAMP), "there is no PixelPaddingValue")
     everything = dicom_bytes(PixelPaddingValue=0, PixelPaddingRangeLimit=65535)
     assert_shows(everything, full_range(RAMP), "it would hide every pixel")
 
