@@ -42,14 +42,33 @@ def displayed_levels(
       dataset: of pydicom.
       remarks: gets a line for whatever is ignored.
     """
+    is_padding = _padding(samples, stored, dataset, remarks)
+    if stored.dtype.kind == "f" or stored.dtype.itemsize > 2:
+        return _show(stored, ~is_padding, dataset, remarks)
+    # Levels depend on the value alone, and there are few values: a large picture needs no copies in float64.
+    low = int(stored.min())
+    places = np.subtract(stored, low, dtype=np.int32)
+    is_present = np.zeros(places.max() + 1, bool)
+    is_present[places[~is_padding]] = True
+    values = (np.flatnonzero(is_present) + low)[None]
+    levels = np.zeros(len(is_present), np.uint8)
+    levels[is_present] = _show(values, np.ones(values.shape, bool), dataset, remarks)[0]
+    return np.where(is_padding, np.uint8(0), levels[places])
+
+
+def _show(
+    stored: Num[np.ndarray, "h w"], is_counted: Bool[np.ndarray, "h w"], dataset: Any, remarks: list[str]
+) -> UInt8[np.ndarray, "h w"]:
+    """The levels of stored values; black where they do not count or become infinite."""
     values = _apply_modality(stored, dataset, remarks)
-    is_counted = np.isfinite(values) & ~_padding(samples, stored, dataset, remarks)
+    is_counted = np.isfinite(values) & is_counted
     is_inverted = _is_inverted(dataset, remarks)
     if not is_counted.any():
         return np.zeros(values.shape, np.uint8)
+    low, high = value_range(values, is_counted)
     for fractions in _values_of_interest(values, is_counted, dataset, remarks):
         levels = np.rint(255.0 * np.where(is_counted, fractions, 0.0)).astype(np.uint8)
-        if levels[is_counted].min() < levels[is_counted].max() or len(np.unique(value_range(values, is_counted))) == 1:
+        if levels[is_counted].min() < levels[is_counted].max() or low == high:
             return np.where(is_counted, 255 - levels if is_inverted else levels, np.uint8(0))
         remarks.append("window or table ignored: it would show every pixel alike")
     return scale_to_bytes(values, is_counted, is_inverted=is_inverted)
@@ -91,10 +110,11 @@ def _padding(
     and with the stored bits of them.
     """
     kind = {"float32": "Float", "float64": "DoubleFloat"}.get(stored.dtype.name, "")
-    value = read_number(dataset, f"{kind}PixelPaddingValue", remarks)
+    value, limit = (read_number(dataset, f"{kind}PixelPadding{end}", remarks) for end in ("Value", "RangeLimit"))
     if value is None:
+        if limit is not None:
+            remarks.append("PixelPaddingRangeLimit ignored: there is no PixelPaddingValue")
         return np.zeros(stored.shape, bool)
-    limit = read_number(dataset, f"{kind}PixelPaddingRangeLimit", remarks)
     ends = (value, value if limit is None else limit)
     if kind:
         is_padding = (stored >= np.float64(min(ends))) & (stored <= np.float64(max(ends)))

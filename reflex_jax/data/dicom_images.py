@@ -160,6 +160,8 @@ def _pixels(dataset: Any, remarks: list[str]) -> UInt8[np.ndarray, "h w 3"]:
             f"expected SamplesPerPixel {_SAMPLES[photometric]} where the photometric interpretation is {photometric}; "
             f"got {samples}. Export it anew."
         )
+    del dataset.PhotometricInterpretation  # written with zero bytes or in small letters, pydicom does not know it
+    dataset.PhotometricInterpretation = photometric
     if samples == 3:
         return _color_levels(dataset, photometric)
     stored_samples, values = _stored_values(dataset, remarks)
@@ -243,9 +245,11 @@ def _stored_values(dataset: Any, remarks: list[str]) -> tuple[Num[np.ndarray, "h
     allocated, used = 8 * samples.dtype.itemsize, int(dataset.BitsStored)
     if int(dataset.BitsAllocated) == 1 or used == allocated:
         return samples, samples
-    high = int(read_number(dataset, "HighBit", remarks) or 0)
-    if not used - 1 <= high < allocated:
-        high = used - 1
+    high = read_number(dataset, "HighBit", remarks)
+    if high is not None and not used - 1 <= high < allocated:
+        remarks.append("HighBit ignored: the stored bits do not fit below it")
+        high = None
+    high = used - 1 if high is None else int(high)
     return samples, np.right_shift(np.left_shift(samples, allocated - 1 - high), allocated - used)
 
 

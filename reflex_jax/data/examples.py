@@ -73,8 +73,8 @@ def check_examples(examples: Sequence[Example], *, source: str) -> None:
         )
 
 
-def list_offenders(names: Sequence[str]) -> str:
+def list_offenders(names: Sequence[str], *, separator: str = ", ") -> str:
     """Names joined for an error line; a long list ends in a count."""
-    shown = ", ".join(str(name) for name in names[:_SHOWN_OFFENDERS])
+    shown = separator.join(str(name) for name in names[:_SHOWN_OFFENDERS])
     rest = len(names) - _SHOWN_OFFENDERS
     return f"{shown} and {rest} more" if rest > 0 else shown

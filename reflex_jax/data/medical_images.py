@@ -54,7 +54,7 @@ def open_image(source: bytes | str | Path, name: str | None = None) -> Image.Ima
       ConfigError: missing, truncated, of several frames, too large, or not an image; the line names it.
     """
     is_path = isinstance(source, (str, Path))
-    name = name or (str(source) if is_path else "image")
+    name = one_line(name or (source if is_path else "image"))
     data = read_file(source, name) if is_path else bytes(source)
     try:
         image, remarks = _decode(data)

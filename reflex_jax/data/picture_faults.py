@@ -23,8 +23,12 @@ class PictureWarning(UserWarning):
 
     def __init__(self, name: str, remark: str):
         """Keeps the remark apart from the picture's name, so that equal remarks can be counted."""
-        super().__init__(f"{name}: {remark}")
+        super().__init__(name, remark)
         self.name, self.remark = name, remark
+
+    def __str__(self) -> str:
+        """Name and remark in one line."""
+        return f"{self.name}: {self.remark}"
 
 
 def first_line(error: BaseException) -> str:

@@ -150,7 +150,7 @@ def normalise_images(splits: SplitExamples, paths: Mapping[str, Path]) -> dict[s
     for line in count_remarks([warning.message for warning in caught], pictures=len(used)):
         print(line, file=sys.stderr, flush=True)
     if refusals:
-        raise ConfigError(f"{len(refusals)} pictures cannot be used: " + " | ".join(refusals))
+        raise ConfigError(f"{len(refusals)} pictures cannot be used: {list_offenders(refusals, separator=' | ')}")
     return {
         split: [dataclasses.replace(e, image=found[e.image_id][0], image_size=found[e.image_id][1]) for e in examples]
         for split, examples in splits.items()

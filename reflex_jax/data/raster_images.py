@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import struct
 
@@ -64,7 +65,7 @@ def decode_raster(data: bytes) -> tuple[Image.Image, list[str]]:
     # Pillow reads unsigned 32 bits in one byte order only; the sign is taken off in `_wide_samples`.
     TiffImagePlugin.OPEN_INFO.setdefault((b"MM", 1, (_UNSIGNED,), 1, (32,), ()), ("I", "I;32BS"))
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(data), formats=_known_formats())
     except Image.UnidentifiedImageError as error:
         raise UnknownPictureError from error
     except Image.DecompressionBombError as error:
@@ -85,6 +86,13 @@ def decode_raster(data: bytes) -> tuple[Image.Image, list[str]]:
         upright = image if transposition is None else image.transpose(transposition)
         sample_format = _sample_format(image)
         return _to_rgb(upright, sample_format=sample_format, is_inverted=is_inverted), remarks
+
+
+@functools.cache
+def _known_formats() -> list[str]:
+    """Those of `FORMATS` that the installed Pillow has; it fails on a name that it lacks."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
 
 
 class UnknownPictureError(UnreadablePictureError):

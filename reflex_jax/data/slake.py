@@ -30,7 +30,8 @@ _UNANSWERED_IN_OFFICIAL_FILES = frozenset({"1622"})
 def slake_files(root: Path) -> list[Path]:
     """The official files below the root; refuses by name what is missing."""
     require_files(root, (*ANNOTATIONS.values(), IMAGE_FOLDER), source="slake")
-    return [*(root / name for name in ANNOTATIONS.values()), *(root / IMAGE_FOLDER).glob("*/source.*")]
+    pictures = (path for path in (root / IMAGE_FOLDER).glob("*/*") if path.is_file())
+    return [*(root / name for name in ANNOTATIONS.values()), *pictures]
 
 
 def read_slake(root: Path) -> dict[str, list[Example]]:
@@ -44,8 +45,9 @@ def read_slake(root: Path) -> dict[str, list[Example]]:
             number, answer = clean_text(row["qid"]), clean_text(row["answer"])
             if row["q_lang"] != "en" or (not answer and number in _UNANSWERED_IN_OFFICIAL_FILES):
                 continue
-            image_id = Path(row["img_name"]).parent.name
-            paths[image_id] = root / IMAGE_FOLDER / row["img_name"]
+            file = Path(str(row["img_name"]))
+            image_id = file.parent.name if file.stem == "source" else file.as_posix()  # one folder, one picture
+            paths[image_id] = root / IMAGE_FOLDER / file
             splits[split].append(
                 Example(
                     id=f"slake-{number}",
@@ -66,7 +68,7 @@ class Slake(tfds.core.GeneratorBasedBuilder):
     """SLAKE in English, one record per picture with its questions."""
 
     name = "slake"
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")  # moves when pictures are decoded otherwise
     code_path = Path(__file__)  # TFDS would look it up through a package that it does not install
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "Official files (https://www.med-vqa.com/slake): train.json, validate.json, test.json, imgs/."

@@ -39,7 +39,7 @@ def read_vqa_rad(root: Path) -> dict[str, list[Example]]:
     require_files(root, (ANNOTATIONS, IMAGE_FOLDER), source="vqa_rad")
     splits: dict[str, list[Example]] = {"train": [], "test": []}
     for row in read_rows(root / ANNOTATIONS, _REQUIRED_FIELDS):
-        split = "test" if row["phrase_type"].startswith("test_") else "train"
+        split = "test" if clean_text(row["phrase_type"]).startswith("test_") else "train"
         paraphrase = clean_text(row.get("question_rephrase"))
         splits[split].append(
             Example(
@@ -62,7 +62,7 @@ class VqaRad(tfds.core.GeneratorBasedBuilder):
     """VQA-RAD, one record per picture with its questions."""
 
     name = "vqa_rad"
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")  # moves when pictures are decoded otherwise
     code_path = Path(__file__)  # TFDS would look it up through a package that it does not install
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         f"Official files (https://osf.io/89kps): {ANNOTATIONS!r} and the folder {IMAGE_FOLDER!r}."

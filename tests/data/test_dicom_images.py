@@ -1,5 +1,6 @@
 """DICOM in any state: shown as the standard says, or refused in words; what is ignored is said."""
 
+import concurrent.futures
 import io
 import struct
 import warnings
@@ -112,6 +113,9 @@ def test_samples_of_every_type_fill_the_range(dtype, photometric):
 def test_bits_beyond_the_stored_ones_are_not_looked_at():
     for samples, high in ((RAMP, 11), (RAMP | 0xA000, 11), (RAMP << 4, 15)):
         assert_shows(dicom_bytes(samples, BitsStored=12, HighBit=high), full_range(RAMP))
+    for high in (3, 16):
+        data = dicom_bytes(RAMP, BitsStored=12, HighBit=high)
+        assert_shows(data, full_range(RAMP), "HighBit ignored")
     signed = dicom_bytes(RAMP - 1500 & 0xFFF, BitsStored=12, HighBit=11, PixelRepresentation=1)
     assert_shows(signed, full_range(RAMP))
     bits = np.arange(32).reshape(4, 8) % 3 == 0
@@ -148,6 +152,11 @@ def test_colors_keep_the_high_bits_of_those_stored():
         COLORS, PhotometricInterpretation="YBR_FULL_422", PixelData=np.ascontiguousarray(halved).tobytes()
     )
     assert_shows(data, pixels.convert_color_space(ybr, "YBR_FULL", "RGB"))
+
+
+@pytest.mark.parametrize("word", [b"rgb ", b"RGB\0", b" RGB", b"RGB\\MONOCHROME2"])
+def test_the_photometric_interpretation_is_read_however_it_is_written(word):
+    assert_shows(dicom_bytes(COLORS, PhotometricInterpretation=Raw(word)), COLORS)
 
 
 def test_colors_that_contradict_themselves_are_refused():
@@ -347,6 +356,7 @@ def test_a_range_of_padding_is_padding_in_either_order():
 
 def test_padding_that_cannot_be_is_ignored_with_a_word():
     assert_shows(dicom_bytes(PixelPaddingValue=Raw(b"\0\0\0")), full_range(RAMP), "PixelPaddingValue ignored")
+    assert_shows(dicom_bytes(PixelPaddingRangeLimit=300), full_range(RAMP), "there is no PixelPaddingValue")
     everything = dicom_bytes(PixelPaddingValue=0, PixelPaddingRangeLimit=65535)
     assert_shows(everything, full_range(RAMP), "it would hide every pixel")
 
@@ -428,6 +438,13 @@ def test_a_deflated_bomb_is_refused_before_it_fills_the_memory(monkeypatch):
     assert_refused(
         data[:end_of_meta] + stream.compress(bytes(20_000_000)) + stream.flush(), "too large.*10,000,000 bytes"
     )
+
+
+def test_threads_leave_the_filters_of_warnings_as_they_were():
+    before, data = list(warnings.filters), dicom_bytes()
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(lambda _: open_image(data).tobytes(), range(100)))) == 1
+    assert warnings.filters == before
 
 
 def test_pydicom_says_nothing_of_its_own(recwarn, caplog):

@@ -1,5 +1,7 @@
 """Examples: what cannot be scored is refused by id."""
 
+import io
+
 import pytest
 from PIL import Image
 
@@ -44,6 +46,16 @@ def test_no_questions_are_refused():
 def test_a_long_list_of_offenders_ends_in_a_count():
     assert list_offenders(["a", "b"]) == "a, b"
     assert list_offenders([str(i) for i in range(50)]).endswith("19 and 30 more")
+
+
+def test_the_bytes_of_a_picture_and_not_its_id_say_how_it_is_decoded():
+    buffer = io.BytesIO()
+    Image.new("RGB", (5, 6), "red").save(buffer, format="PNG")
+    for image_id in ("MR_small.dcm", "a.dicom", "a.jpg", "a"):
+        image = make_example(image=buffer.getvalue(), image_id=image_id).load_image()
+        assert image.size == (5, 6) and image.getpixel((0, 0)) == (255, 0, 0)
+    with pytest.raises(ConfigError, match="b.png: .*an HTML page"):
+        make_example(image=b"<html></html>", image_id="b.png").load_image()
 
 
 def test_a_picture_is_decoded_only_where_its_size_is_unknown():

@@ -3,6 +3,7 @@
 import gzip
 import io
 import os
+import pickle
 import struct
 import sys
 import warnings
@@ -14,6 +15,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from reflex_jax.config import ConfigError
 from reflex_jax.data.medical_images import open_image
+from reflex_jax.data.picture_faults import PictureWarning
+from reflex_jax.data.raster_images import _known_formats
 
 pydicom = pytest.importorskip("pydicom")
 
@@ -54,7 +57,6 @@ CASES = {
 
 
 def test_every_odd_file_shows_its_right_values(data_root):
-    assert {path.name for path in (data_root / "cases").iterdir()} - {"README.md"} == set(CASES)
     for name, (row, remark) in CASES.items():
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -146,6 +148,18 @@ def test_whatever_a_decoder_raises_becomes_one_line(monkeypatch, error):
     with pytest.raises(ConfigError, match="x.png: truncated or damaged PNG file") as refusal:
         open_image(encode(Image.new("L", (2, 2))), "x.png")
     assert "\n" not in str(refusal.value)
+
+
+def test_a_pillow_without_some_format_reads_the_others(monkeypatch):
+    monkeypatch.setattr("reflex_jax.data.raster_images.FORMATS", ("AV2", "PNG"))
+    _known_formats.cache_clear()
+    assert pixels_of(encode(Image.new("L", (3, 2), 7))).max() == 7
+    _known_formats.cache_clear()
+
+
+def test_a_warning_survives_another_process():
+    warning = pickle.loads(pickle.dumps(PictureWarning("a.png", "window ignored")))
+    assert (str(warning), warning.remark) == ("a.png: window ignored", "window ignored")
 
 
 def test_a_name_cannot_break_the_line():

@@ -144,7 +144,7 @@ def test_a_preparation_that_comes_second_is_dropped(tmp_path, monkeypatch):
     rename = os.rename
 
     def lose_the_race(source, target):
-        if str(source).endswith("vqa_rad/1.0.0"):
+        if str(source).endswith("vqa_rad/1.1.0"):
             shutil.copytree(source, target)
         rename(source, target)
 
@@ -265,6 +265,13 @@ def test_bytes_and_not_names_decide_how_a_picture_is_read(data_root, tmp_path, s
         image = example.load_image()
         assert image.mode == "RGB" and image.size == example.image_size
         np.testing.assert_array_equal(np.asarray(image), np.asarray(open_image(files[example.image_id])))
+
+
+def test_a_picture_of_any_name_is_part_of_the_content_of_slake(tmp_path):
+    root = write_slake(tmp_path / "root", [slake_row(img_name="xmlab1/scan.png")], others=[slake_row(qid=9)])
+    assert load("slake", root, tmp_path / "cache")[0].load_image().size == (20, 30)
+    Image.new("RGB", (7, 9), "red").save(root / "imgs" / "xmlab1" / "scan.png")
+    assert load("slake", root, tmp_path / "cache")[0].load_image().size == (7, 9)
 
 
 def test_what_pictures_say_in_vain_is_counted_in_a_line(data_root, tmp_path, capsys):
