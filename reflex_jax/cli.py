@@ -150,7 +150,7 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _prepare() -> None:
-    """Quiets start-up chatter, turns the persistent compilation cache on, joins the other processes of the run."""
+    """Quiets start-up chatter, claims the GPUs, turns the compilation cache on, joins the other processes of the run."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import absl.logging
@@ -163,7 +163,9 @@ def _prepare() -> None:
         jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "reflex_jax", "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     from reflex_jax.processes import start_processes
+    from reflex_jax.training.device_memory import claim_gpu_memory
 
+    claim_gpu_memory()
     start_processes()
 
 

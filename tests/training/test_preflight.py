@@ -12,7 +12,7 @@ from reflex_jax.config_reader import load_config
 from reflex_jax.data.prompts import PromptSizes
 from reflex_jax.sharding import make_mesh
 from reflex_jax.training import preflight
-from reflex_jax.training.device_memory import GIB, HostMemory, host_memory
+from reflex_jax.training.device_memory import GIB
 from reflex_jax.training.memory import estimate_memory
 from reflex_jax.training.watchdog import Watchdog
 
@@ -84,35 +84,6 @@ def test_longer_prompts_need_more_than_the_smallest_ones():
         for sizes in (None, PromptSizes(200, 8), PromptSizes(400, 8), PromptSizes(400, 16))
     ]
     assert needs == sorted(needs) and len(set(needs)) == 4
-
-
-@pytest.mark.parametrize("version", ["machine", "two", "two in a container", "one"])
-def test_the_memory_of_a_host_is_that_of_its_tightest_cgroup(tmp_path, version):
-    def write(path: str, text: object) -> None:
-        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / path).write_text(f"{text}\n")
-
-    write("proc/meminfo", "MemTotal:       1000 kB\nMemFree: 10 kB\nMemAvailable:    700 kB")
-    assert host_memory(tmp_path / "elsewhere") is None
-    if version == "machine":
-        assert host_memory(tmp_path) == HostMemory(1000 * 1024, 700 * 1024)
-        return
-    if version == "one":
-        write("proc/self/cgroup", "3:cpu:/a\n2:memory:/a/b\n0::/")
-        top, names = (
-            "sys/fs/cgroup/memory/a/b",
-            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-        )
-    else:
-        write("proc/self/cgroup", "0::/a/b")
-        # the limit may be on a cgroup above; a container sees its own as the top one
-        top = "sys/fs/cgroup/a" if version == "two" else "sys/fs/cgroup"
-        names = ("memory.max", "memory.current", "inactive_file")
-        write("sys/fs/cgroup/a/b/memory.max", "max")
-    write(f"{top}/{names[0]}", 400 * 1024)
-    write(f"{top}/{names[1]}", 300 * 1024)
-    write(f"{top}/memory.stat", f"anon 5\n{names[2]} {50 * 1024}")
-    assert host_memory(tmp_path) == HostMemory(400 * 1024, 150 * 1024)
 
 
 def test_a_stalled_step_is_reported_once_with_all_stacks(tmp_path, capfd):
