@@ -184,9 +184,11 @@ def test_functions_are_short():
 
 
 def test_errors_are_caught_by_name():
+    """But for what sampled text makes a component raise, which one function turns into a failed row."""
     wide = [
         f"{name}:{node.lineno}"
         for name, tree in TREES.items()
+        if name != "rollout/row_failures.py"
         for node in ast.walk(tree)
         if isinstance(node, ast.ExceptHandler)
         and (node.type is None or ast.unparse(node.type) in ("Exception", "BaseException"))
