@@ -186,11 +186,11 @@ def test_functions_are_short():
 
 
 def test_errors_are_caught_by_name():
-    """Except at the door of pictures: damaged bytes make the decoders behind it raise anything."""
+    """But at two doors, behind which anything may be raised: of damaged pictures, and of what was sampled."""
     wide = [
         name
         for name, tree in TREES.items()
-        if name != "data/medical_images.py"
+        if name not in ("data/medical_images.py", "rollout/row_failures.py")
         for node in ast.walk(tree)
         if isinstance(node, ast.ExceptHandler)
         and (node.type is None or ast.unparse(node.type) in ("Exception", "BaseException"))

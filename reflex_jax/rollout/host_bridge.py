@@ -1,7 +1,8 @@
 """The seam: the only place where strings meet arrays.
 
 Sampled tokens go in; out come the statements the judge reads (paper Eq. 1) and the rewards that are string operations
-(answer and format, Eq. 9). It runs once per step, on the host, between `generate` and `train_step`.
+(answer and format, Eq. 9). It runs once per step, on the host, between `generate` and `train_step`. Whatever raises here
+marks its rows as failed, see `row_failures`.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
 from reflex_jax.data.examples import Example
-from reflex_jax.judge.batch import StatementTokenizer, prepare_judge_batch
+from reflex_jax.judge.batch import StatementTokenizer, pack_statements
 from reflex_jax.records import HostScores, JudgeInputs
 from reflex_jax.rewards.answer import answer_reward
 from reflex_jax.rewards.format import format_reward
+from reflex_jax.rollout.row_failures import Failure, FailureReporter, RowFailures, finite
 from reflex_jax.text.completion import parse_completion
 from reflex_jax.text.declarative import decl
 
@@ -33,6 +35,7 @@ class BridgedRollout:
     anchors: list[str]  # [P] t2 = decl(q, a*)
     judge: JudgeInputs
     scores: HostScores
+    failures: list[list[Failure | None]]  # [P][G] why a row has no reward; None: it has one
 
 
 class HostBridge:
@@ -65,6 +68,7 @@ class HostBridge:
         self._max_statement_tokens = max_statement_tokens
         self._centered = centered
         self._answer_of = answer_of
+        self._reporter = FailureReporter()
 
     def __call__(
         self,
@@ -75,46 +79,68 @@ class HostBridge:
     ) -> BridgedRollout:
         """Scores the strings of P groups and prepares what the judge reads."""
         lengths = mask.sum(-1)
-        completions = [
-            [self._decode(row[:length]) for row, length in zip(group, counts, strict=True)]
-            for group, counts in zip(tokens, lengths, strict=True)
-        ]
-        answers = [[self._answer_of(text) for text in group] for group in completions]
-        statements = [
-            [None if a is None else decl(e.question, a, e.options) for a in group]
-            for e, group in zip(examples, answers, strict=True)
-        ]
-        anchors = [decl(e.question, e.answer, e.options) for e in examples]
-        judge = prepare_judge_batch(
-            judge_pixels,
-            statements,
-            anchors,
-            self._statement_tokenizer,
-            max_statement_tokens=self._max_statement_tokens,
-            questions=[e.question for e in examples] if self._centered else None,
+        failures = RowFailures(*lengths.shape)
+        completions = failures.of_rows(
+            "completion", lambda p, g: self._decode(tokens[p, g, : lengths[p, g]]), otherwise=""
         )
-        return BridgedRollout(
-            completions, answers, statements, anchors, judge, self._score(examples, completions, answers)
+        answers = failures.of_rows("completion", lambda p, g: self._answer_of(completions[p][g]))
+
+        def declare(example: Example, answer: str | None) -> str | None:
+            return None if answer is None else decl(example.question, answer, example.options)
+
+        statements = failures.of_rows("statement", lambda p, g: declare(examples[p], answers[p][g]))
+        anchors = failures.of_prompts("anchor", lambda p: declare(examples[p], examples[p].answer), otherwise="")
+        judge = self._pack(failures, examples, statements, anchors, judge_pixels)
+        scores = self._score(failures, examples, completions, answers)
+        self._reporter.tell(failures)
+        return BridgedRollout(completions, answers, statements, anchors, judge, scores, failures.first)
+
+    def _pack(
+        self,
+        failures: RowFailures,
+        examples: Sequence[Example],
+        statements: list[list[str | None]],
+        anchors: list[str],
+        judge_pixels: UInt8[np.ndarray, "P H W 3"],
+    ) -> JudgeInputs:
+        def encode(text: str | None) -> tuple[int, ...] | None:
+            return None if text is None else self._statement_tokenizer(text, self._max_statement_tokens)
+
+        questions = None
+        if self._centered:
+            questions = failures.of_prompts("anchor", lambda p: encode(examples[p].question), otherwise=())
+        return pack_statements(
+            judge_pixels,
+            failures.of_rows("statement", lambda p, g: encode(statements[p][g])),
+            failures.of_prompts("anchor", lambda p: encode(anchors[p]), otherwise=()),
+            max_statement_tokens=self._max_statement_tokens,
+            pad_token_id=self._statement_tokenizer.pad_token_id,
+            questions=questions,
         )
 
     def _score(
-        self, examples: Sequence[Example], completions: list[list[str]], answers: list[list[str | None]]
+        self,
+        failures: RowFailures,
+        examples: Sequence[Example],
+        completions: list[list[str]],
+        answers: list[list[str | None]],
     ) -> HostScores:
-        formats = np.asarray([[format_reward(text) for text in group] for group in completions], np.float32)
-        correctness = np.asarray(
-            [
-                [
-                    answer_reward(
-                        a, e.answer, answer_type=e.answer_type, options=e.options, parts=self._open_answer_parts
-                    )
-                    for a in group
-                ]
-                for e, group in zip(examples, answers, strict=True)
-            ],
-            np.float32,
-        )
-        return HostScores(
-            components={"answer": correctness, "format": formats},
-            is_correct=correctness >= OPEN_CORRECT_AT,
-            is_valid=np.ones(correctness.shape, bool),
-        )
+        def score_answer(example: Example, answer: str | None) -> float:
+            kind, options, parts = example.answer_type, example.options, self._open_answer_parts
+            return finite(answer_reward(answer, example.answer, answer_type=kind, options=options, parts=parts))
+
+        scores = {
+            "answer": failures.of_rows(
+                "answer", lambda p, g: score_answer(examples[p], answers[p][g]), otherwise=np.nan
+            ),
+            "format": failures.of_rows(
+                "format", lambda p, g: finite(format_reward(completions[p][g])), otherwise=np.nan
+            ),
+        }
+        is_valid = np.array([[failure is None for failure in row] for row in failures.first], bool)
+        # a failed row has no reward: NaN would be seen where a zero would pass for one
+        components = {
+            name: np.where(is_valid, np.float32(values), np.float32(np.nan)) for name, values in scores.items()
+        }
+        is_correct = is_valid & (components["answer"] >= OPEN_CORRECT_AT)
+        return HostScores(components=components, is_correct=is_correct, is_valid=is_valid)

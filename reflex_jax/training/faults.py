@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,6 +66,7 @@ class SkippedSteps:
           limit: so many skipped steps in a row end the run.
         """
         self._folder, self._limit, self._in_a_row = directory / SKIPPED_FOLDER, limit, 0
+        self._cause = ""
 
     def note(self, step: int, result: Any) -> None:
         """Looks at one step (`loop.StepResult`) and keeps its inputs if it was skipped.
@@ -75,6 +78,7 @@ class SkippedSteps:
             self._in_a_row = 0
             return
         self._in_a_row += 1
+        self._cause = _cause_of(result)
         stem = f"step-{step:06d}.process-{jax.process_index()}"
         try:
             self._folder.mkdir(exist_ok=True)
@@ -86,14 +90,24 @@ class SkippedSteps:
 
     @property
     def is_hopeless(self) -> bool:
-        """Whether the run should end; its policy is still that of the last update that was finite."""
+        """Whether the run should end; its policy is still that of the last update."""
         return self._in_a_row >= self._limit
 
     def as_stop(self, step: int) -> RunStopped:
         """Why the run ends."""
         return RunStopped(
             NOT_FINITE,
-            f"{self._in_a_row} steps in a row had a loss or gradient that is not a number (the last was step {step}); none "
-            f"of them changed the policy, which is saved. What went into them is in {self._folder}. Lower "
-            "optimizer.learning_rate or look there before you continue.",
+            f"{self._in_a_row} steps in a row {self._cause} (the last was step {step}); the policy is that of before, and is "
+            f"saved. What went into them is in {self._folder}.",
         )
+
+
+def _cause_of(result: Any) -> str:
+    """Why a step (`loop.StepResult`) was skipped, and what to do."""
+    if not all(math.isfinite(result.metrics[name]) for name in ("loss", "grad_norm")):
+        return (
+            "had a loss or gradient that is not a number: lower optimizer.learning_rate or look at what went into them"
+        )
+    counts = Counter(row["failure"] for row in result.rows if row["failure"])
+    reasons = "; ".join(f"{count} times {reason}" for reason, count in counts.most_common(3))
+    return f"had no completion with a reward, because of {reasons or 'failures in other processes'}"

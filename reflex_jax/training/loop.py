@@ -356,10 +356,14 @@ class Trainer:
 def completion_rows(
     batch: HostBatch, *, rollout_tokens: np.ndarray, bridged: BridgedRollout, scored: ScoredRollout
 ) -> list[dict[str, Any]]:
-    """One row per completion: what was asked, what came, what the judge read, and every score."""
+    """One row per completion: what was asked, what came, what the judge read, and every score.
+
+    A row that failed has no reward, and `failure` says why.
+    """
     rows = []
     for p, example in enumerate(batch.examples):
         for g, completion in enumerate(bridged.completions[p]):
+            failure = bridged.failures[p][g]
             rows.append(
                 {
                     "id": example.id,
@@ -370,7 +374,8 @@ def completion_rows(
                     "statement": bridged.statements[p][g],
                     "anchor_statement": bridged.anchors[p],
                     "tokens": int(rollout_tokens[p, g].sum()),
-                    "reward": float(scored.rewards[p, g]),
+                    "failure": failure and str(failure),
+                    "reward": None if failure else float(scored.rewards[p, g]),
                     "advantage": float(scored.advantages[p, g]),
                     **{f"reward/{name}": float(values[p, g]) for name, values in scored.components.items()},
                     "iou": float(scored.iou[p, g]),

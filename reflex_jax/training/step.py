@@ -170,10 +170,10 @@ def policy_update(
         grad_norm = optax.global_norm(gradients)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
         after = state.replace(params=optax.apply_updates(state.params, updates), optimizer_state=optimizer_state)
-        # an update that is not a number is skipped: parameters and moments stay as they were
-        is_finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-        state = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), after, state)
-        summary = {"loss": loss, "grad_norm": grad_norm, "skipped": 1.0 - is_finite.astype(jnp.float32)}
+        # an update that is not a number, or that no row has a say in, is skipped: parameters and moments stay as they were
+        is_applied = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.any(valid)
+        state = jax.tree.map(lambda new, old: jnp.where(is_applied, new, old), after, state)
+        summary = {"loss": loss, "grad_norm": grad_norm, "skipped": 1.0 - is_applied.astype(jnp.float32)}
         return state, reduce_metrics(token_metrics) | summary
 
     if grpo.minibatches == grpo.epochs == 1:
@@ -224,6 +224,9 @@ def rollout_metrics(
 ) -> dict[str, Array]:
     """Means over the valid completions, and each component apart for correct and for wrong answers.
 
+    Where no completion is valid there is no mean: NaN, but for the counts. A group without a valid row is none of those
+    that could have a spread.
+
     A right closed answer has the anchor's words, so its visual fidelity is 1 by construction: only the wrong rows tell
     whether the judge's rewards carry anything beyond correctness. `pass_rate` of provenance is the share of its two
     indicators that pass.
@@ -232,7 +235,7 @@ def rollout_metrics(
     correct, wrong = valid & scores.is_correct, valid & ~scores.is_correct
 
     def mean(values: Array, rows: Array) -> Array:
-        return jnp.where(rows, values, 0.0).sum() / jnp.maximum(rows.sum(), 1)
+        return jnp.where(valid.any(), jnp.where(rows, values, 0.0).sum() / jnp.maximum(rows.sum(), 1), jnp.nan)
 
     lengths = rollout.mask.sum(-1)
     finished = jnp.any(rollout.mask & jnp.isin(rollout.tokens, jnp.asarray(eos_ids)), -1)
@@ -240,7 +243,8 @@ def rollout_metrics(
         "reward/total": mean(scored.rewards, valid),
         "reward/total_std": jnp.sqrt(mean((scored.rewards - mean(scored.rewards, valid)) ** 2, valid)),
         "accuracy": mean(scores.is_correct.astype(jnp.float32), valid),
-        "frac_zero_std": scored.is_zero_variance.astype(jnp.float32).mean(),
+        "frac_zero_std": mean(scored.is_zero_variance.astype(jnp.float32), valid.any(-1)),
+        "failed_rows": (~valid).sum().astype(jnp.float32),
         "frac_invalid": 1.0 - valid.astype(jnp.float32).mean(),
         "completion_length": mean(lengths.astype(jnp.float32), valid),
         "tokens": lengths.sum().astype(jnp.float32),

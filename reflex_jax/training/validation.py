@@ -79,22 +79,30 @@ def chosen_questions(config: Config, examples: Sequence[Example]) -> Sequence[Ex
 
 
 def _columns(scored: ScoredRollout, scores: HostScores) -> dict[str, Array]:
-    """Means over each group, by name."""
+    """By name, one value per group: means over its valid rows, whether it has one, and how many failed."""
+    valid = scores.is_valid
     columns = {f"reward/{key}": values for key, values in scored.components.items()}
     columns |= {
         "reward/total": scored.rewards,
         "accuracy": scores.is_correct.astype(jnp.float32),
         "iou": scored.iou,
     }
-    return {key: values.mean(-1) for key, values in columns.items()}
+    count = jnp.maximum(valid.sum(-1), 1)
+    means = {key: jnp.where(valid, values, 0.0).sum(-1) / count for key, values in columns.items()}
+    return means | {"is_scored": valid.any(-1), "failed_rows": (~valid).sum(-1)}
 
 
 def _summarise(columns: dict[str, np.ndarray], is_closed: np.ndarray) -> dict[str, float]:
+    """Means over the questions that have a valid row; a mean over none of them is left out."""
     summary = {}
     for key, values in columns.items():
-        summary[f"eval/{key}"] = float(values.mean())
-        if key.endswith("/accuracy"):
-            for label, chosen in (("closed", is_closed), ("open", ~is_closed)):
-                if chosen.any():
-                    summary[f"eval/{key}_{label}"] = float(values[chosen].mean())
+        generator, _, name = key.partition("/")
+        is_scored = columns[f"{generator}/is_scored"]
+        if name == "failed_rows":
+            summary[f"eval/{key}"] = float(values.sum())
+        elif name != "is_scored":
+            kinds = {"": is_scored}
+            if name == "accuracy":
+                kinds |= {"_closed": is_scored & is_closed, "_open": is_scored & ~is_closed}
+            summary |= {f"eval/{key}{kind}": float(values[rows].mean()) for kind, rows in kinds.items() if rows.any()}
     return summary

@@ -16,12 +16,14 @@ import pytest
 
 from reflex_jax.cli import main
 from reflex_jax.config import ConfigError
+from reflex_jax.rollout import host_bridge
 from reflex_jax.rollout.host_bridge import HostBridge
 from reflex_jax.stops import NOT_FINITE, PREEMPTED, SAVE_FAILED, RunStopped
 from reflex_jax.text.completion import parse_completion
 from reflex_jax.training import loop
 from reflex_jax.training.checkpoint import RunCheckpoints
 from reflex_jax.training.faults import SkippedSteps
+from reflex_jax.training.loop import StepResult
 from reflex_jax.training.ownership import sole_owner
 from reflex_jax.training.state import TrainState
 from reflex_jax.training.watchdog import Watchdog
@@ -120,29 +122,67 @@ def test_a_signal_ends_the_step_saves_and_says_how_to_go_on(undisturbed, phantom
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
-def test_steps_that_are_not_numbers_change_nothing_are_kept_and_end_the_run(phantom, tmp_path, monkeypatch, capsys):
-    score = HostBridge.__call__
+def test_rows_that_fail_are_left_out_and_steps_that_cannot_be_taken_end_the_run(phantom, tmp_path, monkeypatch, capsys):
+    score, score_answer = HostBridge.__call__, host_bridge.answer_reward
+    now = {"step": 0, "row": 0}
 
-    def broken(self, *inputs):
+    def broken_answer(*arguments, **settings):
+        """Raises for the sixth completion of the first step and for all of the third."""
+        now["row"] += 1
+        if now == {"step": 1, "row": 6} or now["step"] == 3:
+            raise LookupError("no such word")
+        return score_answer(*arguments, **settings)
+
+    def broken_bridge(self, *inputs):
+        """Its rewards are not numbers in the second step."""
+        now.update(step=now["step"] + 1, row=0)
         bridged = score(self, *inputs)
+        if now["step"] != 2:
+            return bridged
         answer = np.full_like(bridged.scores.components["answer"], np.nan)
         scores = bridged.scores.replace(components=bridged.scores.components | {"answer": answer})
         return dataclasses.replace(bridged, scores=scores)
 
-    monkeypatch.setattr(HostBridge, "__call__", broken)
+    monkeypatch.setattr(host_bridge, "answer_reward", broken_answer)
+    monkeypatch.setattr(HostBridge, "__call__", broken_bridge)
     directory = tmp_path / "run"
     assert train(phantom, directory, "training.max_skipped_steps=2", "training.save_every=50") == NOT_FINITE
-    assert "2 steps in a row" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert message.count("1 of 32 completions have no reward") == 1 and "no such word" in message
+    assert "2 steps in a row" in message and "LookupError" in message.splitlines()[-1]
     rows = metrics(directory)
-    assert [row["skipped"] for row in rows] == [1.0, 1.0] and rows[0]["loss"] is None
+    assert [row["skipped"] for row in rows] == [0.0, 1.0, 1.0] and rows[1]["loss"] is None
+    assert [row["failed_rows"] for row in rows] == [1.0, 0.0, 32.0] and rows[2]["reward/total"] is None
+    with open(directory / "samples.jsonl") as lines:
+        samples = [json.loads(line) for line in lines]
+    failed = [row for row in samples if row["failure"]]
+    assert [row["step"] for row in failed] == [1] + [3] * 32
+    assert failed[0] == samples[5] and failed[0]["failure"].endswith("no such word")
+    assert all(row["reward"] is None and row["advantage"] == 0 for row in failed)
     assert {path.name for path in (directory / "skipped").iterdir()} == {
-        f"step-00000{step}.process-0.{kind}" for step in (1, 2) for kind in ("npz", "jsonl")
+        f"step-00000{step}.process-0.{kind}" for step in (2, 3) for kind in ("npz", "jsonl")
     }
-    with np.load(directory / "skipped" / "step-000001.process-0.npz") as arrays:
+    with np.load(directory / "skipped" / "step-000002.process-0.npz") as arrays:
         assert np.isnan(arrays["reward_answer"]).all() and arrays["tokens"].shape == (8, 4, 24)
     monkeypatch.setattr(HostBridge, "__call__", score)
-    assert train(phantom, directory) == 0  # saved at step 2, so two steps are left
+    monkeypatch.setattr(host_bridge, "answer_reward", score_answer)
+    assert train(phantom, directory) == 0  # saved at step 3, so one step is left
     assert [row["step"] for row in metrics(directory)] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("loss", "failure", "expected"),
+    [(float("nan"), None, "not a number"), (0.0, "answer: KeyError at answer.py:1: x", "2 times answer: KeyError")],
+)
+def test_a_run_without_updates_says_why_it_ends(tmp_path, loss, failure, expected):
+    skipped = SkippedSteps(tmp_path, limit=2)
+    skip = StepResult({"skipped": 1.0, "loss": loss, "grad_norm": 0.0}, [{"failure": failure}] * 2, {})
+    taken = StepResult({"skipped": 0.0, "loss": 1.0, "grad_norm": 1.0}, [], {})
+    for step, result in enumerate([skip, taken, skip], 1):
+        skipped.note(step, result)
+        assert not skipped.is_hopeless
+    skipped.note(4, skip)
+    assert skipped.is_hopeless and expected in str(skipped.as_stop(4)) and "step 4" in str(skipped.as_stop(4))
 
 
 def test_a_checkpoint_that_cannot_be_read_is_refused_by_name(undisturbed, phantom, tmp_path, capsys):

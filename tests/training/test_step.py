@@ -17,6 +17,8 @@ from reflex_jax.training.state import FrozenParams, init_state, make_optimizer, 
 from reflex_jax.training.step import make_train_step, score_rollout
 from tests.training.conftest import ALLOWED, JUDGE, POLICY, TinyWorld
 
+SMALL_STEP = ("policy.dtype=bfloat16", "optimizer.name=adamw", "optimizer.learning_rate=1e-6")
+
 
 @functools.cache
 def compiled_step(*overrides: str):
@@ -108,6 +110,33 @@ def test_an_invalid_row_leaves_every_number(tiny_world):
         np.testing.assert_allclose(value, altered[2][name], rtol=1e-6, atol=1e-7, err_msg=name)
 
 
+def test_a_group_without_a_valid_row_leaves_every_number(tiny_world):
+    batch = tiny_world.batch()
+    is_valid = np.ones((8, 4), bool)
+    is_valid[2] = False
+    components = {name: np.where(is_valid, v, np.nan) for name, v in batch.scores.components.items()}
+    batch = batch.replace(scores=batch.scores.replace(is_valid=is_valid, components=components))
+    state, scored, metrics = run(tiny_world, batch)
+    chex.assert_tree_all_finite((state.params, scored.advantages, metrics))
+    assert not np.any(scored.advantages[2]) and np.any(scored.advantages)
+    assert metrics["failed_rows"] == 4 and metrics["skipped"] == 0
+    with_spread = ~np.asarray(scored.is_zero_variance)[np.arange(8) != 2]
+    np.testing.assert_allclose(metrics["frac_zero_std"], 1 - with_spread.mean(), rtol=1e-6)
+
+
+def test_a_step_without_a_valid_row_changes_nothing_and_has_no_reward(tiny_world):
+    batch = tiny_world.batch()
+    components = {name: np.full_like(values, np.nan) for name, values in batch.scores.components.items()}
+    scores = batch.scores.replace(is_valid=np.zeros((8, 4), bool), components=components)
+    state, scored, metrics = run(tiny_world, batch.replace(scores=scores), *SMALL_STEP)
+    chex.assert_trees_all_equal(state.params, tiny_world.policy_params)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(state.optimizer_state))  # Adam has not counted a step
+    assert not np.any(scored.advantages)
+    assert metrics["skipped"] == 1 and metrics["failed_rows"] == 32 and metrics["loss"] == 0
+    for name in ("reward/total", "reward/provenance", "accuracy", "frac_zero_std", "completion_length"):
+        assert np.isnan(metrics[name]), name  # a zero would pass for a reward
+
+
 def test_the_judge_and_the_reference_get_no_gradient(tiny_world):
     config, batch = tiny_world.config(), tiny_world.batch()
 
@@ -136,8 +165,7 @@ def test_one_compilation_serves_every_batch(tiny_world):
 
 def test_float32_masters_move_under_bfloat16_compute(tiny_world):
     before = tiny_world.policy_params["layers"]["q"]["kernel"]
-    small_step = ("policy.dtype=bfloat16", "optimizer.name=adamw", "optimizer.learning_rate=1e-6")
-    state, _, metrics = run(tiny_world, tiny_world.batch(), *small_step)
+    state, _, metrics = run(tiny_world, tiny_world.batch(), *SMALL_STEP)
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(state.params))
     after = state.params["layers"]["q"]["kernel"]
     assert float((after != before).mean()) > 0.9  # a bfloat16 parameter would not move by 1e-6
