@@ -169,9 +169,10 @@ def largest_prompt(config: Config, vision: QwenVisionConfig) -> PromptSizes:
 
 
 def smallest_prompt(config: Config, vision: QwenVisionConfig) -> PromptSizes:
-    """What every question of a run needs at least: a picture of `data.min_pixels`, and its tokens."""
-    feature, window = vision.patch_size * vision.merge_size, vision.window_size
-    return PromptSizes(1 + config.data.min_pixels // feature**2, -(-config.data.min_pixels // window**2))
+    """What every question of a run needs at least: its picture, as small as `data` allows, and the tokens of that."""
+    # a side that is cut down to whole features loses less than half
+    pixels = min(config.data.min_pixels, config.data.max_pixels // 4)
+    return PromptSizes(1 + pixels // (vision.patch_size * vision.merge_size) ** 2, -(-pixels // vision.window_size**2))
 
 
 def bytes_on_device(tree: Any) -> int:

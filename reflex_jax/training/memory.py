@@ -62,7 +62,7 @@ class _Shapes:
     """One device's share of a batch, and the arrays that one prompt with its group is made of there."""
 
     def __init__(self, run: AbstractRun):
-        self.run, self.config, self.sizes = run, run.config, run.sizes
+        self.run, self.config = run, run.config
         self.text, self.vision = run.models.policy.config.text, run.models.policy.config.vision
         mesh = run.models.mesh.shape
         self.ways, self.tensor = mesh["data"] * mesh["fsdp"], mesh["tensor"]
@@ -172,7 +172,8 @@ def _generate(shapes: _Shapes) -> dict[str, Terms]:
 def _score(shapes: _Shapes) -> Terms:
     vision, batch = shapes.run.models.judge.config.vision, shapes.run.batch.judge
     rows = 1 + vision.grid_size**2
-    block = shapes.prompts * rows * (vision.width + vision.hidden) * 4
+    number = jnp.dtype(shapes.config.judge.dtype).itemsize
+    block = shapes.prompts * rows * (vision.width + vision.hidden) * number
     attention = shapes.prompts * vision.heads * rows * max(rows, batch.statements.shape[1]) * 4
     return {"batch": bytes_on_device(batch), "image tower of the judge": max(block, attention)}
 

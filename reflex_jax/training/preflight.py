@@ -70,10 +70,8 @@ def check_memory(config: Config, mesh: Mesh, sizes: PromptSizes | None = None) -
     Raises:
       ConfigError: the mesh does not fit the model, or a device has less memory than the worst moment of a step needs.
     """
-    for name in (
-        "policy",
-        "judge",
-    ):  # a missing directory is said first; the sizes of published models are known without
+    # a missing directory is said first: the sizes of published models are known without one
+    for name in ("policy", "judge"):
         resolve_checkpoint(getattr(config, name).path, name)
     run = _abstract_run(config, mesh, sizes)
     estimate = estimate_memory(run)

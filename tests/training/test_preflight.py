@@ -1,5 +1,6 @@
 """What is checked before step 0, and what a stalled step leaves behind."""
 
+import itertools
 import json
 import re
 import time
@@ -9,9 +10,12 @@ import pytest
 
 from reflex_jax.config import ConfigError, MeshConfig
 from reflex_jax.config_reader import load_config
+from reflex_jax.data.images import count_windows, smart_resize
 from reflex_jax.data.prompts import PromptSizes
+from reflex_jax.models.published import published_policy
 from reflex_jax.sharding import make_mesh
 from reflex_jax.training import preflight
+from reflex_jax.training.abstract_run import smallest_prompt
 from reflex_jax.training.device_memory import GIB
 from reflex_jax.training.memory import estimate_memory
 from reflex_jax.training.watchdog import Watchdog
@@ -75,6 +79,18 @@ def test_a_3b_policy_does_not_start_on_one_card_of_80_gigabytes(monkeypatch):
         preflight.check_memory(config, mesh)  # the prompts are not known yet
     monkeypatch.setattr(preflight, "device_memory", lambda device: 90 * GIB)
     preflight.check_memory(config, mesh, PromptSizes(prompt_tokens=2048, windows=91))  # an H200 has room while sampling
+
+
+@pytest.mark.parametrize(("low", "high"), [(3136, 1003520), (262144, 1048576), (250000, 262144), (262144, 262144)])
+def test_no_picture_is_smaller_than_the_smallest_one(low, high):
+    config = load_config(None, [f"data.min_pixels={low}", f"data.max_pixels={high}"])
+    vision = published_policy("Qwen2.5-VL-3B-Instruct").vision
+    smallest = smallest_prompt(config, vision)
+    for height, width in itertools.product((20, 300, 512, 1000, 4000), repeat=2):
+        if max(height, width) <= 200 * min(height, width):
+            rows, columns = smart_resize(height, width, min_pixels=low, max_pixels=high)
+            assert smallest.prompt_tokens <= 1 + rows * columns // 28**2
+            assert smallest.windows <= count_windows((1, rows // 14, columns // 14), vision)
 
 
 def test_longer_prompts_need_more_than_the_smallest_ones():
