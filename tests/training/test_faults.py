@@ -233,9 +233,13 @@ def file_size_limit(size: int):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_a_run_that_is_under_way_or_of_an_earlier_version_is_refused(undisturbed, phantom, tmp_path, capsys):
+def test_a_run_that_is_under_way_or_of_an_earlier_version_is_refused(
+    undisturbed, phantom, tmp_path, monkeypatch, capsys
+):
     directory = cut_back(undisturbed, tmp_path / "run", 2)
-    with sole_owner(directory):
+    with sole_owner(directory), monkeypatch.context() as patch:
+        # the first one has the devices and their memory
+        patch.setattr(loop, "make_mesh", lambda _: pytest.fail("devices were asked for"))
         assert train(phantom, directory) == 2
     message = capsys.readouterr().err
     assert f"in process {os.getpid()} on" in message and message.count("\n") == 1
