@@ -42,7 +42,7 @@ class RunCheckpoints:
         policies = [checkpoint_managers.LatestN(keep)]
         if best_metric:
             policies.append(checkpoint_managers.BestN(get_metric_fn=lambda m: m.get(best_metric, -math.inf), n=1))
-        self._best_metric = best_metric
+        self._best_metric, self._is_owner = best_metric, is_owner
         self._saved = None  # the newest step that was handed to orbax
         options = ocp.CheckpointManagerOptions(
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies), create=is_owner,
@@ -141,7 +141,10 @@ class RunCheckpoints:
             return restored
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:  # what damaged files make readers raise
             older = [s for s in self.steps() if s < step]
-            way_out = f"remove that folder to go on from step {older[-1]}" if older else "start a new run"
+            if not self._is_owner:
+                way_out = "run the command again if the run is under way, which replaces its checkpoints"
+            else:
+                way_out = f"remove that folder to go on from step {older[-1]}" if older else "start a new run"
             raise ConfigError(
                 f"{self._path / str(step)}: this checkpoint cannot be read; nothing was changed. Restore the folder from a "
                 f"copy, or {way_out}. ({type(error).__name__}: {(str(error).strip() or '?').splitlines()[0][:300]})"

@@ -34,7 +34,9 @@ def data_fingerprint(examples: Sequence[Example]) -> str:
 
 
 def checkpoint_fingerprint(directory: Path) -> str:
-    """Hash of every byte of a checkpoint's weights, tokenizer and settings; a second for 1 to 2 GB of each file.
+    """Hash of every byte of a checkpoint's weights, tokenizer and settings.
+
+    Loading reads the same bytes; hashing takes about a second for 1 to 2 GB, four files at a time.
 
     Pickled weights count where there are no safetensors, which are preferred when a checkpoint is read.
 

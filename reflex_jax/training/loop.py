@@ -44,6 +44,7 @@ from reflex_jax.training.identity import (
     data_fingerprint,
 )
 from reflex_jax.training.metrics import CompilationCounter, RunLogger, SilentLogger, open_logger
+from reflex_jax.training.ownership import refuse_second_owner
 from reflex_jax.training.preflight import check_memory, check_processes
 from reflex_jax.training.run_directory import open_run_directory
 from reflex_jax.training.state import FrozenParams, TrainState
@@ -98,6 +99,7 @@ def train(config: Config) -> TrainResult:
       ConfigError: anything that would fail later is refused before the first step.
       RunStopped: the run ended early; the same command continues it.
     """
+    refuse_second_owner(config.run.directory)
     with refused_together():
         mesh = make_mesh(config.mesh)
         check_batch(mesh, config.grpo.prompts_per_step // config.grpo.minibatches, "grpo.prompts_per_step / minibatches")

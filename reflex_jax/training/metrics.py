@@ -226,8 +226,8 @@ def _keep_steps(path: Path, resume_step: int) -> None:
         last = max((step for step in steps if step <= resume_step), default=0)
         if dropped:
             print(
-                f"{path}: {dropped} broken lines at its end are removed; the last whole one is of step {last}, the run goes "
-                f"on after step {resume_step}.",
+                f"{path}: broken lines removed at its end: {dropped}. The last whole one is of step {last}, the run goes on "
+                f"after step {resume_step}.",
                 file=sys.stderr, flush=True,
             )  # fmt: skip
         if len(kept) == len(lines) and not torn:

@@ -36,7 +36,7 @@ def sole_owner(directory: Path) -> Iterator[None]:
     except OSError as error:
         raise ConfigError(f"run.dir: {directory} is not writable ({error.strerror}). Name another place.") from error
     try:
-        _lock(descriptor, directory)
+        _lock(descriptor, directory, fcntl.LOCK_EX)
         try:
             _write_owner(descriptor)
             yield
@@ -46,9 +46,26 @@ def sole_owner(directory: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _lock(descriptor: int, directory: Path) -> None:
+def refuse_second_owner(directory: Path) -> None:
+    """Looks, before devices and memory are asked for that the first one has, whether a run directory is owned.
+
+    Raises:
+      ConfigError: by another process (host, process and since when).
+    """
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        descriptor = os.open(directory / LOCK_FILE, os.O_RDONLY)
+    except (OSError, ValueError):  # no run there, or no place for one, which `open_run_directory` says
+        return
+    try:
+        # shared: the processes of one run look at the same time
+        _lock(descriptor, directory, fcntl.LOCK_SH)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, directory: Path, kind: int) -> None:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         raise ConfigError(
             f"{directory}: this run is under way, {_read_owner(descriptor)}. Wait for it or stop it; set run.name for "

@@ -22,6 +22,7 @@ from reflex_jax.sharding import check_batch
 from reflex_jax.stops import not_written
 from reflex_jax.training.assembly import Models, load_models, measure_prompts, start_state
 from reflex_jax.training.metrics import open_logger
+from reflex_jax.training.ownership import refuse_second_owner
 from reflex_jax.training.run_directory import open_run_directory
 from reflex_jax.training.sft import SftBatch, encode_targets, make_sft_step
 from reflex_jax.training.state import compute_params, make_optimizer, split_trainable
@@ -38,6 +39,7 @@ def run_sft(config: Config) -> Path:
       ConfigError: the source has no target completions, or the run directory is in use.
       RunStopped: the disk takes no more.
     """
+    refuse_second_owner(config.run.directory)
     with ExitStack() as held:  # the run directory, which is this run's until the end
         return _run(config, *_load(config, held))
 

@@ -262,6 +262,22 @@ def test_facts_that_cannot_be_read_are_refused_by_name(tmp_path, content):
     checkpoints.close()
 
 
+def test_a_checkpoint_that_the_run_replaces_while_it_is_exported_is_said(tmp_path):
+    checkpoints = RunCheckpoints(tmp_path, keep=1)
+    state = TrainState(step=jnp.int32(0), params=jnp.ones(2), optimizer_state=None)
+    checkpoints.save(state, 1, {"step": 1}, {})
+    checkpoints.wait()
+    reader = RunCheckpoints(tmp_path, keep=1, is_owner=False)
+    assert reader.find_step() == 1
+    checkpoints.save(state, 2, {"step": 2}, {})
+    checkpoints.wait()
+    with pytest.raises(ConfigError, match="checkpoints/1: .* run the command again if the run is under way") as error:
+        reader.read_facts(1)
+    assert "\n" not in str(error.value)
+    reader.close()
+    checkpoints.close()
+
+
 @contextlib.contextmanager
 def file_size_limit(size: int):
     """What a file cannot grow beyond, as on a disk that is full."""
@@ -273,9 +289,13 @@ def file_size_limit(size: int):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_a_run_that_is_under_way_or_of_an_earlier_version_is_refused(undisturbed, phantom, tmp_path, capsys):
+def test_a_run_that_is_under_way_or_of_an_earlier_version_is_refused(
+    undisturbed, phantom, tmp_path, monkeypatch, capsys
+):
     directory = cut_back(undisturbed, tmp_path / "run", 2)
-    with sole_owner(directory):
+    with sole_owner(directory), monkeypatch.context() as patch:
+        # the first one has the devices and their memory
+        patch.setattr(loop, "make_mesh", lambda _: pytest.fail("devices were asked for"))
         assert train(phantom, directory) == 2
     message = capsys.readouterr().err
     assert f"in process {os.getpid()} on" in message and message.count("\n") == 1

@@ -131,7 +131,7 @@ def test_broken_rows_at_the_end_are_removed_and_said(tmp_path, capsys, line):
     open_logger(tmp_path, resume_step=3).close()
     assert path.read_bytes() == b'{"step": 1}\n{"step": 2}\n'
     message = capsys.readouterr().err
-    assert "2 broken lines at its end are removed; the last whole one is of step 2, the run goes on after step 3" in message
+    assert "broken lines removed at its end: 2. The last whole one is of step 2, the run goes on after step 3" in message
 
 
 @pytest.mark.parametrize("tensorboard", [False, True])

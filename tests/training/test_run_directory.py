@@ -12,7 +12,7 @@ import pytest
 
 from reflex_jax.config import Config, ConfigError, config_to_dict
 from reflex_jax.config_reader import load_config
-from reflex_jax.training.ownership import LOCK_FILE, sole_owner
+from reflex_jax.training.ownership import LOCK_FILE, refuse_second_owner, sole_owner
 from reflex_jax.training.run_directory import FREE_KEYS, load_run_config, open_run_directory
 
 OWNER = """
@@ -170,13 +170,18 @@ def owner(tmp_path):
 
 
 def test_a_second_process_is_refused_and_a_killed_one_leaves_no_lock(tmp_path, owner):
+    with pytest.raises(ConfigError) as early:
+        refuse_second_owner(tmp_path)
     with pytest.raises(ConfigError) as error, sole_owner(tmp_path):
         pass
     message = str(error.value)
+    assert message == str(early.value)
     assert f"process {owner.pid} on {os.uname().nodename} since 2" in message and "\n" not in message
     assert json.loads((tmp_path / LOCK_FILE).read_text())["pid"] == owner.pid  # the refused one changed nothing
     os.kill(owner.pid, signal.SIGKILL)
     owner.wait()
+    refuse_second_owner(tmp_path)
+    refuse_second_owner(tmp_path / "nowhere")
     with sole_owner(tmp_path):
         assert json.loads((tmp_path / LOCK_FILE).read_text())["pid"] == os.getpid()
     with sole_owner(tmp_path):
