@@ -36,7 +36,8 @@ from reflex_jax.training.assembly import (
 from reflex_jax.training.checkpoint import RunCheckpoints
 from reflex_jax.training.faults import SkippedSteps, StepEnd
 from reflex_jax.training.identity import check_identity, data_fingerprint, policy_fingerprint
-from reflex_jax.training.metrics import CompilationCounter, RunLogger, SilentLogger, open_logger
+from reflex_jax.training.metric_names import check_best_metric
+from reflex_jax.training.metrics import CompilationCounter, RunLogger, SilentLogger, last_metrics, open_logger
 from reflex_jax.training.preflight import check_memory, check_processes
 from reflex_jax.training.run_directory import open_run_directory
 from reflex_jax.training.state import FrozenParams, TrainState
@@ -50,7 +51,8 @@ class TrainResult:
     """Where a finished run is, and its last metrics."""
 
     directory: Path
-    steps: int
+    steps: int  # of the whole run
+    new_steps: int  # done by this command; 0: the run was complete before
     metrics: dict[str, Any]
 
 
@@ -97,6 +99,7 @@ def train(config: Config) -> TrainResult:
         check_memory(config, mesh)
         models, params = load_models(config)
         examples, held_out = _load_questions(config)
+        check_best_metric(config, held_out)
         sizes = measure_prompts(config, models.policy.processor, examples, held_out)
         batches = training_batches(
             examples, config.data, prompts_per_step=config.grpo.prompts_per_step, steps=config.training.steps,
@@ -121,7 +124,9 @@ def train(config: Config) -> TrainResult:
     trainer = Trainer(config, models, state, frozen, optimizer)
     evaluator = Evaluator(config, models, held_out, builder) if held_out else None
     run = _Run(config, batches, builder, trainer, evaluator, checkpoints, identity, start)
-    return TrainResult(config.run.directory, len(batches), _run_to_the_end(run, state))
+    metrics = _run_to_the_end(run, state)
+    new_steps = max(len(batches) - start, 0)
+    return TrainResult(config.run.directory, len(batches), new_steps, metrics or last_metrics(config.run.directory))
 
 
 def _load_questions(config: Config) -> tuple[list[Example], list[Example]]:

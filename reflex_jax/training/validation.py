@@ -26,9 +26,8 @@ class Evaluator:
     """
 
     def __init__(self, config: Config, models: Models, examples: Sequence[Example], builder: BatchBuilder):
-        """Compiles nothing yet; the questions are the first `training.evaluation_questions` of the split."""
-        limit = config.training.evaluation_questions or len(examples)
-        self._examples = examples[:limit]
+        """Compiles nothing yet; the questions are those of `evaluated_questions`."""
+        self._examples = evaluated_questions(config, examples)
         self._builder = builder
         self._rows = models.rows(config.grpo.prompts_per_step)
         self._key = jax.random.key(config.run.seed + 1)
@@ -40,7 +39,7 @@ class Evaluator:
         judge_config = models.judge.config
 
         def columns(judge: Any, inputs: JudgeInputs, scores: HostScores) -> dict[str, Array]:
-            return _columns(score_rollout(judge, inputs, scores, config, judge_config), scores)
+            return question_columns(score_rollout(judge, inputs, scores, config, judge_config), scores)
 
         # small, and every process needs them all
         self._score = jax.jit(columns, out_shardings=replicated(models.mesh))
@@ -69,10 +68,15 @@ class Evaluator:
                     rows.setdefault(f"{name}/{key}", []).append(values[: len(chosen)])
         columns = {key: np.concatenate(parts) for key, parts in rows.items()}
         is_closed = np.asarray([e.answer_type == "closed" for e in self._examples])
-        return _summarise(columns, is_closed)
+        return summarise(columns, is_closed)
 
 
-def _columns(scored: ScoredRollout, scores: HostScores) -> dict[str, Array]:
+def evaluated_questions(config: Config, examples: Sequence[Example]) -> Sequence[Example]:
+    """The first `training.evaluation_questions` of a split; 0: all."""
+    return examples[: config.training.evaluation_questions or len(examples)]
+
+
+def question_columns(scored: ScoredRollout, scores: HostScores) -> dict[str, Array]:
     """Means over each group, by name."""
     columns = {f"reward/{key}": values for key, values in scored.components.items()}
     columns |= {
@@ -83,7 +87,13 @@ def _columns(scored: ScoredRollout, scores: HostScores) -> dict[str, Array]:
     return {key: values.mean(-1) for key, values in columns.items()}
 
 
-def _summarise(columns: dict[str, np.ndarray], is_closed: np.ndarray) -> dict[str, float]:
+def summarise(columns: dict[str, np.ndarray], is_closed: np.ndarray) -> dict[str, float]:
+    """Means over all questions as `eval/...`; accuracies also over the closed and the open ones, where there are any.
+
+    Args:
+      columns: one number per question, by name.
+      is_closed: which questions are closed.
+    """
     summary = {}
     for key, values in columns.items():
         summary[f"eval/{key}"] = float(values.mean())
