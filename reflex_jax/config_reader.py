@@ -18,7 +18,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import os
 import types
 import typing
 from dataclasses import dataclass
@@ -63,18 +62,13 @@ def load_saved_config(path: Path, overrides: list[str] | tuple[str, ...] = ()) -
 
 
 def save_config(config: Config, path: Path) -> None:
-    """Writes the configuration as resolved, every key spelt out; the file is there whole or not at all.
+    """Writes the configuration as resolved, every key spelt out.
 
     Raises:
       OSError: it cannot be written.
     """
     text = yaml.safe_dump(config_to_dict(config), sort_keys=False, explicit_end=True, width=math.inf)
-    unfinished = path.with_name(path.name + ".unfinished")
-    with unfinished.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
+    path.write_text(text, encoding="utf-8", newline="\n")
 
 
 def _resolve(text: str, name: str, overrides: list[str] | tuple[str, ...]) -> Config:

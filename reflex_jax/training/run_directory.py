@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
-from reflex_jax.config import Config, ConfigError, config_to_dict
-from reflex_jax.config_reader import load_config, save_config
+from reflex_jax.config import Config, ConfigError, config_to_dict, user_path
+from reflex_jax.config_reader import load_saved_config, save_config
 
 CONFIG_FILE = "config.yaml"
 # What may change between a run and its continuation: it decides how long, how often and where, never what is computed.
@@ -41,7 +43,7 @@ def open_run_directory(config: Config) -> bool:
         directory.mkdir(parents=True, exist_ok=True)
         save_config(config, path)
         return False
-    old, new = _flatten(config_to_dict(load_config(path))), _flatten(config_to_dict(config))
+    old, new = _flatten(config_to_dict(load_saved_config(path))), _flatten(config_to_dict(config))
     differences = [
         f"{key}: the run has {old.get(key)!r}, now {new.get(key)!r}"
         for key in sorted(old.keys() | new.keys())
@@ -63,15 +65,23 @@ def open_run_directory(config: Config) -> bool:
 def load_run_config(directory: str | Path, overrides: list[str]) -> Config:
     """Reads the configuration a run was made with; it is then looked at where it lies now.
 
+    Args:
+      directory: of the run, taken as it stands but for a "~".
+      overrides: "section.key=value", over what the run was made with.
     Raises:
-      ConfigError: no run there.
+      ConfigError: no run there, its file was cut off, or an override would point at another run.
     """
-    path = Path(directory) / CONFIG_FILE
-    if not path.is_file():
+    place = user_path(directory)
+    if not str(directory) or not os.path.isfile(place / CONFIG_FILE):
         raise ConfigError(
-            f"{directory}: expected a run directory with {CONFIG_FILE}; there is none. Give the folder `reflex train` printed."
+            f"{str(directory)!r}: expected a run directory with {CONFIG_FILE}; there is none. Give the folder `reflex train` "
+            "printed."
         )
-    return load_config(path, [f"run.dir={directory}", *overrides])
+    elsewhere = [text for text in overrides if text.partition("=")[0].strip() in ("run.dir", "run.name")]
+    if elsewhere:
+        raise ConfigError(f"{', '.join(elsewhere)}: the run is {str(directory)!r}; name another one in its place.")
+    config = load_saved_config(place / CONFIG_FILE, overrides)
+    return dataclasses.replace(config, run=dataclasses.replace(config.run, dir=str(place)))
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
