@@ -47,17 +47,20 @@ def load_config(path: str | Path | None = None, overrides: list[str] | tuple[str
 
 
 def load_saved_config(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Config:
-    """Reads a file that `save_config` wrote.
+    """Reads a file that `save_config` wrote in full: what is not there was cut off, and must not become a default.
 
     Raises:
-      ConfigError: as `load_config`, or the file ends before its last line, so that settings are missing.
+      ConfigError: as `load_config`, or the file is damaged.
     """
-    text = _read_text(path)
-    if text.rstrip("\r\n").rpartition("\n")[2] != _LAST_LINE:
+    try:
+        text = _read_text(path)
+        if text.rstrip("\r\n").rpartition("\n")[2] != _LAST_LINE:
+            raise ConfigError(f"its last line, `{_LAST_LINE}`, was cut off; add it if every setting is there")
+        _read_document(text, "its content")
+    except ConfigError as error:
         raise ConfigError(
-            f"{path}: expected `{_LAST_LINE}` as its last line; it was cut off. Restore it from a copy, or add the line "
-            "if every setting is there."
-        )
+            f"{path}: the settings of this run are damaged ({error}). Restore the file from a copy."
+        ) from error
     return _resolve(text, str(path), overrides)
 
 

@@ -15,7 +15,7 @@ from reflex_jax.data.examples import Example
 from reflex_jax.records import HostScores, Rollout
 from reflex_jax.training.state import FrozenParams, init_state, make_optimizer
 from reflex_jax.training.step import ScoredRollout, UpdateInputs, policy_update, rollout_metrics
-from reflex_jax.training.validation import evaluated_questions, question_columns, summarise
+from reflex_jax.training.validation import chosen_questions, question_columns, summarise
 
 
 def metric_names(config: Config, held_out: Sequence[Example]) -> list[str]:
@@ -26,7 +26,7 @@ def metric_names(config: Config, held_out: Sequence[Example]) -> list[str]:
       held_out: the questions it looks at every `training.evaluate_every` steps; none: it does not.
     """
     # one completion of one token: the functions are traced, nothing is computed
-    evaluated = _evaluation_metrics(evaluated_questions(config, held_out))
+    evaluated = _evaluation_metrics(chosen_questions(config, held_out))
     return sorted(jax.eval_shape(lambda: _training_metrics(config)).keys() | evaluated.keys())
 
 

@@ -26,8 +26,8 @@ class Evaluator:
     """
 
     def __init__(self, config: Config, models: Models, examples: Sequence[Example], builder: BatchBuilder):
-        """Compiles nothing yet; the questions are those of `evaluated_questions`."""
-        self._examples = evaluated_questions(config, examples)
+        """Compiles nothing yet; the questions are those of `chosen_questions`."""
+        self._examples = chosen_questions(config, examples)
         self._builder = builder
         self._rows = models.rows(config.grpo.prompts_per_step)
         self._key = jax.random.key(config.run.seed + 1)
@@ -71,8 +71,8 @@ class Evaluator:
         return summarise(columns, is_closed)
 
 
-def evaluated_questions(config: Config, examples: Sequence[Example]) -> Sequence[Example]:
-    """The first `training.evaluation_questions` of a split; 0: all."""
+def chosen_questions(config: Config, examples: Sequence[Example]) -> Sequence[Example]:
+    """The held-out questions a run looks at: the first `training.evaluation_questions`, 0: all."""
     return examples[: config.training.evaluation_questions or len(examples)]
 
 
