@@ -18,6 +18,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import re
 import types
 import typing
 from dataclasses import dataclass
@@ -101,6 +102,7 @@ class _Scalar:
 
     text: str
     is_text: bool = False  # it can only be text: quoted in a file, or given to a text key on the command line
+    remark: str = ""  # what looks like more of it and is a comment to YAML, "#2" behind "s/exp"
 
 
 class _Entries(dict):
@@ -114,8 +116,11 @@ class _Loader(yaml.BaseLoader):
         """Returns the text, None for null and for nothing."""
         self._check_tag(node, self.DEFAULT_SCALAR_TAG)
         is_plain = node.style is None
-        is_null = is_plain and node.value in ("", "null", "Null", "NULL")
-        return None if is_null else _Scalar(node.value, is_text=not is_plain)
+        if is_plain and node.value in ("", "null", "Null", "NULL"):
+            return None
+        rest = node.end_mark.buffer[node.end_mark.pointer :] if is_plain else ""
+        remark = re.match(r"[ \t]+(#[^\s#][^\n]*)", rest)
+        return _Scalar(node.value, is_text=not is_plain, remark=remark[1] if remark else "")
 
     def construct_sequence(self, node: yaml.SequenceNode, deep: bool = False) -> list[Any]:
         """Returns the values."""
@@ -283,7 +288,7 @@ def _build(cls: Any, values: dict[str, Any], prefix: str, problems: list[str]) -
 def _convert(value: Any, hint: Any, key: str, problems: list[str]) -> Any:
     """Returns `value` as the annotated type; a value of another type is a problem, never a guess."""
     kind, is_optional = _without_none(hint)
-    if is_optional and kind is not str and value == _Scalar("~"):
+    if is_optional and kind is not str and isinstance(value, _Scalar) and (value.text, value.is_text) == ("~", False):
         value = None
     if is_optional and value is None:
         return None
@@ -316,7 +321,7 @@ def _read_str(value: _Scalar) -> str | None:
     # an empty text is an unset variable of a shell; a plain ~ is null to YAML and the home folder to a shell
     is_ambiguous = not value.text or (value.text == "~" and not value.is_text)
     is_writable = "\0" not in value.text and not any("\ud800" <= letter <= "\udfff" for letter in value.text)
-    return value.text if is_writable and not is_ambiguous else None
+    return value.text if is_writable and not (is_ambiguous or value.remark) else None
 
 
 def _read_int(value: _Scalar) -> int | None:
@@ -346,7 +351,7 @@ def _read_bool(value: _Scalar) -> bool | None:
 
 
 _READERS = {
-    str: (_read_str, "text in UTF-8"),
+    str: (_read_str, "text"),
     int: (_read_int, "a whole number"),
     float: (_read_float, "a finite number"),
     bool: (_read_bool, "true or false (yes, on, no, off)"),
@@ -359,7 +364,11 @@ def _advice(value: Any, hint: Any) -> str:
         return " Write it without quotes." if isinstance(value, _Scalar) and value.is_text else ""
     if isinstance(value, _Scalar) and not value.text:
         return " Write null for none." if is_optional else ""
-    return "" if isinstance(value, _Scalar) and value.is_text else " Put it in quotes where text is meant."
+    if isinstance(value, _Scalar) and value.remark:
+        remark = _shown(_Scalar(value.remark))
+        return f" To YAML {remark} is a comment: put the text in quotes, or a blank behind the # of a comment."
+    is_text = isinstance(value, _Scalar) and value.is_text
+    return " Only UTF-8 without zero bytes can be a name." if is_text else " Put it in quotes where text is meant."
 
 
 def _shown(value: Any) -> str:

@@ -76,6 +76,7 @@ def test_overrides_win_over_the_file_and_the_file_over_the_defaults(tmp_path):
         (["run.seed=-1"], ["run.seed", "0 to 4294967295", "-1"]),
         (["run.seed=4294967296"], ["run.seed", "4294967296"]),
         (["run.name="], ["run.name", "text", "''"]),
+        (["run.name=\udcff"], ["run.name", "UTF-8"]),
         (["data.root="], ["data.root", "''", "null for none"]),
         (["policy.attention=cudnn"], ["policy.attention=cudnn", "policy.dtype=bfloat16"]),
         (["data.phases.0.fraction=1"], ["data.phases", "as a whole"]),
@@ -158,6 +159,16 @@ def test_text_that_yaml_reads_otherwise_is_refused_in_a_file_until_it_is_quoted(
     if name:
         path.write_text(f"run:\n  name: '{name}'\n")
         assert load_config(path).run.name == name
+
+
+def test_a_comment_that_looks_like_the_rest_of_a_text_is_refused(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("run:\n  name: s/exp #2\n")
+    message = refusal([], path)
+    assert "run.name" in message and "'#2'" in message and "quotes" in message and "\n" not in message
+    path.write_text("run:\n  name: s/exp  # the second\ngrpo:\n  group_size: 4 #four\n")
+    config = load_config(path)
+    assert (config.run.name, config.grpo.group_size) == ("s/exp", 4)
 
 
 def test_a_home_folder_is_meant_by_a_tilde_when_the_folder_is_used(monkeypatch):
