@@ -7,19 +7,25 @@ number; 5 planned, and does not fit; 75 stopped by a signal, saved. Each but 0 c
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
+from typing import Any, NoReturn
 
-from reflex_jax.config import ConfigError
+from reflex_jax.config import REWARD_COMPONENTS, ConfigError, user_path
 from reflex_jax.config_reader import load_config
 from reflex_jax.stops import PROCESS_LOST, RunStopped
+from reflex_jax.training.ownership import refuse_second_owner
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code."""
-    parser = _make_parser()
-    options = parser.parse_args(arguments)
+    try:
+        options = _parse(arguments)
+    except SystemExit as stop:  # argparse has said why
+        return int(stop.code or 0)
     try:
         return options.run(options)
     except ConfigError as error:
@@ -32,52 +38,103 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return stopped.code
 
 
+class _Parser(argparse.ArgumentParser):
+    """Takes no shortened flags, and says what is wrong with the arguments in one line, without the usage."""
+
+    def __init__(self, **settings: Any):
+        """As argparse."""
+        super().__init__(**settings, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the command with code 2."""
+        self.exit(2, f"{self.prog}: {' '.join(message.split())}; see {self.prog} --help.\n")
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Reads the arguments; overrides may stand before and behind the flags."""
+    options, behind = _make_parser().parse_known_args(arguments)
+    unknown = [text for text in behind if text.startswith("-")]
+    if unknown:
+        _Parser(prog=f"reflex {options.command}").error(f"there is no {', '.join(unknown)}")
+    options.overrides = [*options.overrides, *behind]
+    return options
+
+
+def _whole_number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a whole number; got {text[:80]!r}") from None
+
+
+def _gigabytes(text: str) -> float:
+    try:
+        size = float(text)
+    except ValueError:
+        size = math.nan
+    if not (math.isfinite(size) and size * 1e9 >= 1):
+        raise argparse.ArgumentTypeError(f"expected a number of GB above 0; got {text[:80]!r}")
+    return size
+
+
 def _make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="reflex", description="GRPO for medical vision-language models whose answers can be audited."
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
+    parser = _Parser(prog="reflex", description="GRPO for medical vision-language models whose answers can be audited.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     for name, run, text in (
         ("train", _train, "GRPO with the rewards of a configuration; resumes an existing run"),
         ("sft", _sft, "the supervised phase: imitate target completions"),
     ):
         command = commands.add_parser(name, help=text)
         command.add_argument("config", help="YAML file, e.g. configs/phantom.yaml")
-        command.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. grpo.group_size=4")
+        command.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="e.g. grpo.group_size=4")
         command.set_defaults(run=run)
     command = commands.add_parser("evaluate", help="score the latest checkpoint of a run on held-out questions")
     command.add_argument("directory", help="run directory, e.g. runs/phantom")
-    command.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. training.evaluation_questions=0 (all)")
+    command.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="e.g. training.evaluation_questions=0 (all)"
+    )
     command.add_argument("--split", help="default: the run's data.evaluation_split")
     command.add_argument("--blank-image", action="store_true", help="show the policy a grey picture instead")
     command.add_argument("--initial", action="store_true", help="score the policy the run started from")
     command.set_defaults(run=_evaluate)
     command = commands.add_parser("export", help="write the policy of a run as a Hugging Face directory")
     command.add_argument("directory", help="run directory, e.g. runs/phantom")
-    command.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. mesh.fsdp=1 (not the run's machine)")
+    command.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="e.g. mesh.fsdp=1 (not the run's machine)"
+    )
     command.add_argument("--to", required=True, metavar="DIR", help="new or empty directory to write")
-    command.add_argument("--step", type=int, help="default: the newest checkpoint")
+    command.add_argument("--step", type=_whole_number, help="default: the newest checkpoint")
     command.add_argument("--dtype", help="bfloat16 or float32; default: as the checkpoint the run started from")
-    command.add_argument("--shard-size", type=float, default=5.0, metavar="GB", help="of one file (default 5)")
+    command.add_argument("--shard-size", type=_gigabytes, default=5.0, metavar="GB", help="of one file (default 5)")
     command.set_defaults(run=_export)
     command = commands.add_parser("plan", help="does a run fit a machine, and how long does a step take at least")
-    command.add_argument("config", help="YAML file, e.g. configs/reflex_med_7b.yaml; neither weights nor data are needed")
-    command.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. grpo.microbatch_prompts=32")
-    command.add_argument("--topology", metavar="NAME", help="a TPU slice in chips, e.g. v5p:4x4x4; default: this machine")
+    command.add_argument("config", help="YAML file, e.g. configs/reflex_med_7b.yaml; weights and data are not needed")
+    command.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="e.g. grpo.microbatch_prompts=32"
+    )
+    command.add_argument("--topology", metavar="NAME", help="TPU slice in chips, e.g. v5p:4x4x4; default: this machine")
     command.set_defaults(run=_plan)
     return parser
 
 
 def _train(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.overrides)
+    refuse_second_owner(config.run.directory)  # before a device is asked for, which the owner may hold
     _prepare()
     from reflex_jax.processes import is_first
     from reflex_jax.training.loop import train
 
+    weights = config.rewards.components
+    off = [name for name in REWARD_COMPONENTS if not weights.get(name)]
+    if off and is_first():
+        kept = ", ".join(f"{weight:g} x {name}" for name, weight in weights.items() if weight)
+        print(f"reward: {kept}; without {', '.join(off)}", flush=True)
     result = train(config)
     if not is_first():
         return 0
-    print(f"\nDone: {result.steps} steps, reward {result.metrics.get('reward/total', float('nan')):.2f}.")
+    reward = result.metrics.get("reward/total")
+    outcome = f"{result.steps} steps" + (f", reward {reward:.2f}." if reward is not None else ".")
+    print(f"\nDone: {outcome}" if result.new_steps else f"\nNothing left to do, the run is complete: {outcome}")
     print(f"  metrics   {result.directory}/metrics.jsonl   (tensorboard --logdir {result.directory})")
     print(f"  samples   {result.directory}/samples.jsonl   question, completion, statements, every score")
     print(f"  evaluate  reflex evaluate {result.directory}")
@@ -86,6 +143,7 @@ def _train(options: argparse.Namespace) -> int:
 
 def _sft(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.overrides)
+    refuse_second_owner(config.run.directory)
     _prepare()
     from reflex_jax.training.sft_loop import run_sft
 
@@ -98,7 +156,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from reflex_jax.training.run_directory import load_run_config
 
     overrides = list(options.overrides)
-    if options.split:
+    if options.split is not None:
         overrides.append(f"data.evaluation_split={options.split}")
     config = load_run_config(options.directory, overrides)
     _prepare()
@@ -114,20 +172,22 @@ def _export(options: argparse.Namespace) -> int:
     from reflex_jax.training.run_directory import load_run_config
 
     config = load_run_config(options.directory, options.overrides)
+    if not options.to:
+        raise ConfigError("--to: expected a directory to write; got ''.")
+    target = user_path(options.to)
     _prepare()
     from reflex_jax.training.export import export_run
 
-    step = export_run(
-        config, options.to, step=options.step, dtype=options.dtype, shard_bytes=int(options.shard_size * 1e9)
-    )
-    print(f"Step {step} of {options.directory} is in {options.to}; transformers loads it, and so does policy.path.")
+    shard_bytes = int(options.shard_size * 1e9)
+    step = export_run(config, target, step=options.step, dtype=options.dtype, shard_bytes=shard_bytes)
+    print(f"Step {step} of {options.directory} is in {target}; transformers loads it, and so does policy.path.")
     return 0
 
 
 def _plan(options: argparse.Namespace) -> int:
     # no data is read, so none has to be named
     config = load_config(options.config, ["data.root=unread", *options.overrides])
-    if options.topology:
+    if options.topology is not None:
         os.environ["JAX_PLATFORMS"] = "cpu"  # the slice is described, not used
     _prepare()
     import jax
@@ -150,7 +210,11 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _prepare() -> None:
-    """Quiets start-up chatter, claims the GPUs, turns the compilation cache on, joins the other processes of the run."""
+    """Quiets start-up chatter, claims the GPUs, keeps compiled programs, joins the other processes, finds the devices.
+
+    Raises:
+      ConfigError: JAX finds no device of the kind it was told to use.
+    """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import absl.logging
@@ -158,15 +222,44 @@ def _prepare() -> None:
     absl.logging.set_verbosity(absl.logging.ERROR)
     import jax
 
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-        jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "reflex_jax", "compiled"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    _keep_compiled_programs(jax.config)
     from reflex_jax.processes import start_processes
     from reflex_jax.training.device_memory import claim_gpu_memory
 
     claim_gpu_memory()
     start_processes()
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter where a plugin is there and its device is not
+        wanted = os.environ.get("JAX_PLATFORMS") or "any"
+        reason = (str(error).strip() or "none answers").splitlines()[0][:200]
+        raise ConfigError(
+            f"JAX_PLATFORMS: no device of the kind {wanted!r} can be used ({reason}). Unset it for whatever is there, set "
+            "JAX_PLATFORMS=cpu, or install what the device needs: pip install 'reflex_jax[cuda]' or 'reflex_jax[tpu]'."
+        ) from error
+
+
+def _keep_compiled_programs(settings: Any) -> None:
+    """Turns JAX's persistent compilation cache on, where its folder can be written; a run does not depend on it."""
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if not folder:
+        cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        folder = os.path.join(cache, "reflex_jax", "compiled")
+        settings.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    try:
+        if "://" not in folder:  # else an object store, which JAX knows
+            os.makedirs(folder, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+    except OSError as error:
+        settings.update("jax_enable_compilation_cache", False)
+        print(
+            f"reflex: compiled programs are not kept, {folder} cannot be written ({error.strerror}). Set "
+            "JAX_COMPILATION_CACHE_DIR to a folder that can, and the next start is quicker.",
+            file=sys.stderr,
+        )
+        return
+    settings.update("jax_compilation_cache_dir", folder)
 
 
 if __name__ == "__main__":

@@ -215,6 +215,11 @@ class GrpoConfig:
     aggregation: str = "sequence"  # sequence: mean over tokens, then over completions | token: mean over all tokens
     advantage: str = "sample_std"  # sample_std (ddof 1) | population_std (ddof 0) | none
 
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the initial policy stays beside the one that learns."""
+        return self.kl_coefficient > 0 or self.ratio == "ref"
+
     def __post_init__(self) -> None:
         """Refuses unknown choices and batches that do not divide."""
         _check(

@@ -18,7 +18,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import os
+import re
 import types
 import typing
 from dataclasses import dataclass
@@ -48,33 +48,31 @@ def load_config(path: str | Path | None = None, overrides: list[str] | tuple[str
 
 
 def load_saved_config(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Config:
-    """Reads a file that `save_config` wrote.
+    """Reads a file that `save_config` wrote in full: what is not there was cut off, and must not become a default.
 
     Raises:
-      ConfigError: as `load_config`, or the file ends before its last line, so that settings are missing.
+      ConfigError: as `load_config`, or the file is damaged.
     """
-    text = _read_text(path)
-    if text.rstrip("\r\n").rpartition("\n")[2] != _LAST_LINE:
+    try:
+        text = _read_text(path)
+        if text.rstrip("\r\n").rpartition("\n")[2] != _LAST_LINE:
+            raise ConfigError(f"its last line, `{_LAST_LINE}`, was cut off; add it if every setting is there")
+        _read_document(text, "its content")
+    except ConfigError as error:
         raise ConfigError(
-            f"{path}: expected `{_LAST_LINE}` as its last line; it was cut off. Restore it from a copy, or add the line "
-            "if every setting is there."
-        )
+            f"{path}: the settings of this run are damaged ({error}). Restore the file from a copy."
+        ) from error
     return _resolve(text, str(path), overrides)
 
 
 def save_config(config: Config, path: Path) -> None:
-    """Writes the configuration as resolved, every key spelt out; the file is there whole or not at all.
+    """Writes the configuration as resolved, every key spelt out.
 
     Raises:
       OSError: it cannot be written.
     """
     text = yaml.safe_dump(config_to_dict(config), sort_keys=False, explicit_end=True, width=math.inf)
-    unfinished = path.with_name(path.name + ".unfinished")
-    with unfinished.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
+    path.write_text(text, encoding="utf-8", newline="\n")
 
 
 def _resolve(text: str, name: str, overrides: list[str] | tuple[str, ...]) -> Config:
@@ -104,6 +102,7 @@ class _Scalar:
 
     text: str
     is_text: bool = False  # it can only be text: quoted in a file, or given to a text key on the command line
+    remark: str = ""  # what looks like more of it and is a comment to YAML, "#2" behind "s/exp"
 
 
 class _Entries(dict):
@@ -117,8 +116,11 @@ class _Loader(yaml.BaseLoader):
         """Returns the text, None for null and for nothing."""
         self._check_tag(node, self.DEFAULT_SCALAR_TAG)
         is_plain = node.style is None
-        is_null = is_plain and node.value in ("", "null", "Null", "NULL")
-        return None if is_null else _Scalar(node.value, is_text=not is_plain)
+        if is_plain and node.value in ("", "null", "Null", "NULL"):
+            return None
+        rest = node.end_mark.buffer[node.end_mark.pointer :] if is_plain else ""
+        remark = re.match(r"[ \t]+(#[^\s#][^\n]*)", rest)
+        return _Scalar(node.value, is_text=not is_plain, remark=remark[1] if remark else "")
 
     def construct_sequence(self, node: yaml.SequenceNode, deep: bool = False) -> list[Any]:
         """Returns the values."""
@@ -286,7 +288,7 @@ def _build(cls: Any, values: dict[str, Any], prefix: str, problems: list[str]) -
 def _convert(value: Any, hint: Any, key: str, problems: list[str]) -> Any:
     """Returns `value` as the annotated type; a value of another type is a problem, never a guess."""
     kind, is_optional = _without_none(hint)
-    if is_optional and kind is not str and value == _Scalar("~"):
+    if is_optional and kind is not str and isinstance(value, _Scalar) and (value.text, value.is_text) == ("~", False):
         value = None
     if is_optional and value is None:
         return None
@@ -319,7 +321,7 @@ def _read_str(value: _Scalar) -> str | None:
     # an empty text is an unset variable of a shell; a plain ~ is null to YAML and the home folder to a shell
     is_ambiguous = not value.text or (value.text == "~" and not value.is_text)
     is_writable = "\0" not in value.text and not any("\ud800" <= letter <= "\udfff" for letter in value.text)
-    return value.text if is_writable and not is_ambiguous else None
+    return value.text if is_writable and not (is_ambiguous or value.remark) else None
 
 
 def _read_int(value: _Scalar) -> int | None:
@@ -349,7 +351,7 @@ def _read_bool(value: _Scalar) -> bool | None:
 
 
 _READERS = {
-    str: (_read_str, "text in UTF-8"),
+    str: (_read_str, "text"),
     int: (_read_int, "a whole number"),
     float: (_read_float, "a finite number"),
     bool: (_read_bool, "true or false (yes, on, no, off)"),
@@ -362,7 +364,11 @@ def _advice(value: Any, hint: Any) -> str:
         return " Write it without quotes." if isinstance(value, _Scalar) and value.is_text else ""
     if isinstance(value, _Scalar) and not value.text:
         return " Write null for none." if is_optional else ""
-    return "" if isinstance(value, _Scalar) and value.is_text else " Put it in quotes where text is meant."
+    if isinstance(value, _Scalar) and value.remark:
+        remark = _shown(_Scalar(value.remark))
+        return f" To YAML {remark} is a comment: put the text in quotes, or a blank behind the # of a comment."
+    is_text = isinstance(value, _Scalar) and value.is_text
+    return " Only UTF-8 without zero bytes can be a name." if is_text else " Put it in quotes where text is meant."
 
 
 def _shown(value: Any) -> str:

@@ -74,6 +74,16 @@ def check_batch(mesh: Mesh, prompts: int, key: str) -> None:
         )
 
 
+def check_attention(mesh: Mesh, attention: str) -> None:
+    """Refuses `policy.attention=cudnn` on devices that are no GPUs."""
+    kinds = sorted({device.platform for device in mesh.devices.flat})
+    if attention == "cudnn" and kinds != ["gpu"]:
+        raise ConfigError(
+            f"policy.attention=cudnn: expected NVIDIA GPUs; the devices here are of kind {', '.join(kinds)}. Set "
+            "policy.attention=xla."
+        )
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Sharding of an array whose first axis counts prompts."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))

@@ -1,7 +1,10 @@
 """The command line as a user meets it: what works says where to look, what is wrong says what to do and exits with 2."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +13,10 @@ from safetensors.numpy import load_file, save_file
 
 from reflex_jax.checkpoints.paths import resolve_checkpoint
 from reflex_jax.cli import main
+from reflex_jax.config_reader import load_config, save_config
+from reflex_jax.data.phantom import phantom_examples
+from reflex_jax.training.metric_names import metric_names
+from reflex_jax.training.run_directory import load_run_config
 
 QUICK = ["training.steps=2", "training.evaluate_every=0", "grpo.prompts_per_step=8", "grpo.group_size=2",
          "rollout.max_new_tokens=6", "data.size=64", "logging.progress=false"]  # fmt: skip
@@ -31,7 +38,10 @@ def refused(capsys, *arguments: str) -> str:
     """Runs a command that must be refused; returns its message."""
     assert main(list(arguments)) == 2
     message = capsys.readouterr().err
-    assert message.startswith("reflex ") and "Traceback" not in message
+    assert (
+        message.startswith(f"reflex {arguments[0]}: " if len(arguments) > 1 else "reflex")
+        and "Traceback" not in message
+    )
     return message
 
 
@@ -57,6 +67,9 @@ def phantom(repository) -> str:
         ("data.split=holidays", ["holidays", "train"]),
         ("rollout.eos_ids=[999999]", ["rollout.eos_ids", "999999"]),
         ("judge.max_statement_tokens=65", ["judge.max_statement_tokens", "64", "65"]),
+        ("training.best_metric=reward/totl", ["training.best_metric", "Did you mean 'reward/total'?", "judge/iou"]),
+        ("training.best_metric=eval/greedy/accuracy", ["training.best_metric", "training.evaluate_every"]),
+        ("training.best_metric=time/step", ["training.best_metric", "time/step"]),
     ],
 )
 def test_a_wrong_setting_is_named(capsys, phantom, override, words):
@@ -141,6 +154,12 @@ def test_training_again_continues_and_other_mathematics_is_refused(capsys, phant
     assert [(row["step"], row["phase"]) for row in rows] == [(1, "closed"), (2, "open"), (3, "open")]  # longer, not anew
     message = refused(capsys, "train", phantom, *quick, "run.dir=out")
     assert "closed 1, open 2 steps" in message and "at least 3; got 2" in message and message.count("\n") == 1
+    timings = {name for name in rows[0] if name.startswith("time/")} | {"tokens_per_second", "compilations"}
+    written = set(rows[0]) - timings - {"step", "phase"}
+    assert written == set(metric_names(load_config(phantom, quick), []))
+    assert main(["train", phantom, *quick, "run.dir=out", "training.steps=3"]) == 0
+    said = f"Nothing left to do, the run is complete: 3 steps, reward {rows[-1]['reward/total']:.2f}."
+    assert said in capsys.readouterr().out
     message = refused(capsys, "train", phantom, *quick, "run.dir=out", "grpo.clip_low=0.3")
     assert "grpo.clip_low" in message and "0.2" in message and "0.3" in message
 
@@ -167,6 +186,10 @@ def test_evaluate_prints_greedy_and_sampled_scores_also_without_seeing(capsys, p
     assert main(["train", phantom, *QUICK, "run.dir=out"]) == 0
     assert main(["evaluate", "out", "training.evaluation_questions=8"]) == 0
     seeing = capsys.readouterr().out
+    printed = {line.split()[0] for line in seeing.splitlines() if line.startswith("eval/")}
+    config = load_run_config("out", ["training.evaluation_questions=8"])
+    names = metric_names(config, phantom_examples("test", 64, 0))
+    assert printed == {name for name in names if name.startswith("eval/")}
     assert "eval/greedy/accuracy" in seeing and "eval/sampled/reward/total" in seeing
     assert main(["evaluate", "out", "training.evaluation_questions=8", "--blank-image"]) == 0
 
@@ -187,3 +210,139 @@ def test_the_supervised_phase_leaves_a_policy_that_training_accepts(capsys, phan
         == 0
     )
     assert main(["train", phantom, *QUICK, "run.dir=out", "policy.path=warm/policy"]) == 0
+
+
+# --- arguments
+
+
+WRONG_ARGUMENTS = [
+    ([], "command"),
+    (["trian"], "trian"),
+    (["train"], "config"),
+    (["train", "c.yaml", "--steps", "4"], "--steps"),
+    (["sft", "nowhere.yaml"], "nowhere.yaml"),
+    (["plan", "."], "'.'"),
+    (["evaluate", "file"], "'file'"),
+    (["evaluate", "file/x"], "'file/x'"),
+    (["evaluate", ""], "''"),
+    (["evaluate", "x" * 400], "xxx"),
+    (["evaluate", "run", "--split"], "--split"),
+    (["evaluate", "run", "--split", ""], "data.evaluation_split"),
+    (["evaluate", "run", "run.dir=elsewhere"], "run.dir=elsewhere"),
+    (["evaluate", "run", "--blank-image", "grpo.nosuch=1"], "grpo.nosuch"),
+    (["export", "run"], "--to"),
+    (["export", "run", "--t", "x"], "--to"),
+    (["export", "run", "--to", ""], "--to"),
+    (["export", "run", "--to", "x", "nonsense"], "'nonsense'"),
+    (["export", "run", "--to", "x", "--step", "1.5"], "'1.5'"),
+    (["export", "run", "--to", "x", "--step", "newest"], "'newest'"),
+    (["export", "run", "--to", "x", "--dtype", "int8"], "int8"),
+    *[(["export", "run", "--to", "x", "--shard-size", s], f"'{s}'") for s in ("nan", "inf", "-1", "0", "1e-12", "5GB")],
+]
+
+
+@pytest.mark.parametrize(("arguments", "word"), WRONG_ARGUMENTS)
+def test_wrong_arguments_are_refused_in_one_line(capsys, tmp_path, arguments, word):
+    (tmp_path / "file").write_text("no run")
+    (tmp_path / "run").mkdir()
+    save_config(load_config(), tmp_path / "run" / "config.yaml")
+    message = refused(capsys, *arguments)
+    assert word in message and message.count("\n") == 1
+
+
+def test_help_is_no_error(capsys):
+    assert main(["export", "--help"]) == 0
+    assert "--shard-size" in capsys.readouterr().out
+
+
+ODD_NAMES = [
+    "1.10",
+    "1.1",
+    "007",
+    "7",
+    "2024_01_02",
+    "1e5",
+    "s/exp #2",
+    "s/exp",
+    "a: b",
+    "[x]",
+    "@x",
+    "${x}",
+    "x ",
+    '"x"',
+    "null",
+]
+
+
+@pytest.mark.parametrize("command", ["evaluate", "export"])
+def test_a_run_directory_is_the_one_that_was_named(capsys, tmp_path, command):
+    for name in ODD_NAMES:
+        (tmp_path / name).mkdir(parents=True)
+        save_config(load_config(None, [f"run.name=trained as {name}"]), tmp_path / name / "config.yaml")
+    for name in ODD_NAMES:
+        config = load_run_config(name, [])
+        assert (config.run.name, str(config.run.directory)) == (f"trained as {name}", name)
+        if command == "export":
+            assert f"{tmp_path / name / 'checkpoints'};" in refused(capsys, "export", name, "--to", "target")
+
+
+def test_a_home_folder_is_found_by_every_argument(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home" / "run").mkdir(parents=True)
+    save_config(load_config(), tmp_path / "home" / "run" / "config.yaml")
+    assert load_run_config("~/run", []).run.directory == tmp_path / "home" / "run"
+    (tmp_path / "home" / "c.yaml").write_text("grpo: {group_sise: 4}")
+    assert "group_sise" in refused(capsys, "train", "~/c.yaml")
+    assert f"'{tmp_path}/home/run' is in use" in refused(capsys, "export", "~/run", "--to", "~/run")
+
+
+@pytest.mark.parametrize("length", [0, 40, -300, -5])
+def test_a_run_whose_settings_were_cut_off_is_refused(capsys, phantom, tmp_path, length):
+    (tmp_path / "run").mkdir()
+    path = tmp_path / "run" / "config.yaml"
+    save_config(load_config(phantom), path)
+    path.write_bytes(path.read_bytes()[:length])
+    for arguments in (["evaluate", "run"], ["export", "run", "--to", "x"]):
+        message = refused(capsys, *arguments)
+        assert "config.yaml" in message and "cut off" in message and message.count("\n") == 1
+
+
+# --- the machine
+
+
+def test_a_missing_accelerator_and_an_unwritable_cache_take_a_line_each(repository, phantom, tmp_path):
+    (tmp_path / "file").touch()
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cuda",
+        "XDG_CACHE_HOME": str(tmp_path / "file"),
+        "PYTHONPATH": str(repository),
+    }
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+    result = subprocess.run(
+        [sys.executable, "-m", "reflex_jax.cli", "train", phantom],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    cache, device = result.stderr.strip().splitlines()
+    assert result.returncode == 2
+    assert "compiled programs are not kept" in cache and str(tmp_path / "file") in cache
+    assert device.startswith("reflex train: JAX_PLATFORMS") and "'cuda'" in device
+
+
+def test_cudnn_is_refused_where_there_is_no_gpu(capsys, phantom):
+    cudnn = ["policy.attention=cudnn", "policy.dtype=bfloat16"]
+    for command in ("train", "plan"):
+        message = refused(capsys, command, phantom, *QUICK, *cudnn)
+        assert "policy.attention" in message and "cpu" in message and message.count("\n") == 1
+
+
+def test_a_cache_that_cannot_be_written_is_named(capsys, repository, tmp_path):
+    picture = tmp_path / "picture.png"
+    Image.new("RGB", (64, 64), (9, 9, 9)).save(picture)
+    root = vqa_rad_folder(tmp_path, {"a.png": picture.read_bytes()})
+    config = str(repository / "configs" / "vqa_rad_tiny.yaml")
+    message = refused(capsys, "train", config, f"data.root={root}", f"data.cache={picture}", *QUICK)
+    assert "data.cache" in message and str(picture) in message and message.count("\n") == 1

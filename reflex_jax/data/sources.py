@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from reflex_jax.config import ConfigError, DataConfig
+from reflex_jax.config import ConfigError, DataConfig, user_path
 from reflex_jax.data.examples import Example, check_examples
 from reflex_jax.data.phantom import phantom_examples
 
@@ -48,13 +48,17 @@ def _load_official(data: DataConfig, split: str, seed: int, size: int | None, no
     from reflex_jax.data.slake import Slake, slake_files
     from reflex_jax.data.vqa_rad import VqaRad, vqa_rad_files
 
-    builder_class, official_files = {"vqa_rad": (VqaRad, vqa_rad_files), "slake": (Slake, slake_files)}[
-        data.source
-    ]
+    builder_class, official_files = {"vqa_rad": (VqaRad, vqa_rad_files), "slake": (Slake, slake_files)}[data.source]
     if data.root is None:
+        raise ConfigError(f"data.root: {data.source} needs the directory with its official files; set data.root=DIR.")
+    root = user_path(data.root).resolve()
+    cache = user_path(data.cache).resolve() if data.cache else default_cache()
+    files = official_files(root)
+    try:
+        prepared = prepare(builder_class, root, cache, files)
+    except OSError as error:
         raise ConfigError(
-            f"data.root: {data.source} needs the directory with its official files; set data.root=DIR."
-        )
-    root = Path(data.root).expanduser().resolve()
-    cache = Path(data.cache).expanduser().resolve() if data.cache else default_cache()
-    return read_prepared(prepare(builder_class, root, cache, official_files(root)), split)
+            f"data.cache: the questions of {data.source} cannot be prepared in {str(cache)!r} ({error}). Set data.cache=DIR "
+            "to a folder that can be written."
+        ) from error
+    return read_prepared(prepared, split)

@@ -26,7 +26,7 @@ from reflex_jax.models.published import published_judge, published_policy
 from reflex_jax.models.qwen_vision import QwenVisionConfig
 from reflex_jax.models.qwen_vl import QwenVLConfig, read_qwen_config
 from reflex_jax.records import HostScores, JudgeInputs, PromptInputs, Rollout, TrainBatch, VisionInputs
-from reflex_jax.sharding import ROLLOUT_RULES, UPDATE_RULES, batch_sharding, replicated
+from reflex_jax.sharding import ROLLOUT_RULES, UPDATE_RULES, batch_sharding, check_attention, replicated
 from reflex_jax.training.assembly import Models, make_generator, make_weight_gatherer
 from reflex_jax.training.state import FrozenParams, TrainState, init_state, make_optimizer, split_trainable
 from reflex_jax.training.step import UpdateInputs, make_policy_update, score_rollout
@@ -94,6 +94,7 @@ def abstract_run(config: Config, mesh: Mesh, sizes: PromptSizes | None = None) -
     Raises:
       ConfigError: the mesh does not fit the model, or the size of a model is neither on disk nor published.
     """
+    check_attention(mesh, config.policy.attention)
     policy, judge = policy_sizes(config), judge_sizes(config)
     models = Models(
         mesh=mesh,

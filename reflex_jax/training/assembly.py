@@ -31,6 +31,7 @@ from reflex_jax.sharding import (
     Rules,
     batch_rows,
     batch_sharding,
+    check_attention,
     make_mesh,
     parameter_shardings,
 )
@@ -74,6 +75,7 @@ def load_models(config: Config) -> tuple[Models, Any]:
       ConfigError: a checkpoint or the mesh does not fit, named.
     """
     mesh = make_mesh(config.mesh)
+    check_attention(mesh, config.policy.attention)
     policy = load_policy(
         config.policy.path,
         dtype="float32",
@@ -170,11 +172,10 @@ def place_state(config: Config, models: Models, params: Any, updates: int) -> tu
     """
     trainable, fixed = split_trainable(params, config.policy.trainable)
     optimizer = make_optimizer(config.optimizer, updates)
-    needs_reference = config.grpo.kl_coefficient > 0 or config.grpo.ratio == "ref"
     # copies, also where the dtype is the masters': these arrays outlive the ones the first step gives away
     cast = jax.jit(lambda tree: jax.tree.map(lambda x: jnp.copy(x.astype(config.policy.dtype)), tree))
     frozen = FrozenParams(
-        fixed=cast(fixed), reference=cast(params) if needs_reference else None, judge=models.judge.params
+        fixed=cast(fixed), reference=cast(params) if config.grpo.needs_reference else None, judge=models.judge.params
     )
     return start_state(models, trainable, optimizer), frozen, optimizer
 

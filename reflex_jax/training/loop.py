@@ -43,7 +43,8 @@ from reflex_jax.training.identity import (
     checkpoint_fingerprint,
     data_fingerprint,
 )
-from reflex_jax.training.metrics import CompilationCounter, RunLogger, SilentLogger, open_logger
+from reflex_jax.training.metric_names import check_best_metric
+from reflex_jax.training.metrics import CompilationCounter, RunLogger, SilentLogger, last_metrics, open_logger
 from reflex_jax.training.ownership import refuse_second_owner
 from reflex_jax.training.preflight import check_memory, check_processes
 from reflex_jax.training.run_directory import open_run_directory
@@ -58,7 +59,8 @@ class TrainResult:
     """Where a finished run is, and its last metrics."""
 
     directory: Path
-    steps: int
+    steps: int  # of the whole run
+    new_steps: int  # done by this command; 0: the run was complete before
     metrics: dict[str, Any]
 
 
@@ -107,7 +109,9 @@ def train(config: Config) -> TrainResult:
     check_processes(config, mesh)
     with ExitStack() as held:  # the run directory, which is this run's until the end
         run, state = _open_run(config, mesh, held)
-        return TrainResult(config.run.directory, len(run.batches), _run_to_the_end(run, state))
+        metrics = _run_to_the_end(run, state)
+        new_steps = max(len(run.batches) - run.start, 0)
+        return TrainResult(config.run.directory, len(run.batches), new_steps, metrics or last_metrics(config.run.directory))
 
 
 def _open_run(config: Config, mesh: Mesh, held: ExitStack) -> tuple[_Run, TrainState]:
@@ -123,6 +127,7 @@ def _open_run(config: Config, mesh: Mesh, held: ExitStack) -> tuple[_Run, TrainS
         check_memory(config, mesh)
         models, params = load_models(config)
         examples, held_out = _load_questions(config)
+        check_best_metric(config, held_out)
         sizes = measure_prompts(config, models.policy.processor, examples, held_out)
         check_memory(config, mesh, sizes)
         batches = lay_out()

@@ -140,6 +140,13 @@ def open_logger(
     return RunLogger(directory, tensorboard=tensorboard, wandb_project=wandb_project, resume_step=resume_step)
 
 
+def last_metrics(directory: Path) -> dict[str, Any]:
+    """The last complete row of metrics.jsonl; {} where there is none."""
+    path = directory / METRICS_FILE
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    return json.loads(lines[-1]) if lines else {}
+
+
 class CompilationCounter:
     """Counts the programs XLA was asked to compile, those answered from the persistent cache included.
 

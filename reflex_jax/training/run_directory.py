@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from reflex_jax.config import Config, ConfigError, config_to_dict
+from reflex_jax.config import Config, ConfigError, config_to_dict, user_path
 from reflex_jax.config_reader import load_saved_config, save_config
 from reflex_jax.training.ownership import LOCK_FILE, sole_owner
 
@@ -70,15 +72,23 @@ def open_run_directory(config: Config) -> Iterator[bool]:
 def load_run_config(directory: str | Path, overrides: list[str]) -> Config:
     """Reads the configuration a run was made with; it is then looked at where it lies now.
 
+    Args:
+      directory: of the run, taken as it stands but for a "~".
+      overrides: "section.key=value", over what the run was made with.
     Raises:
-      ConfigError: no run there, or its settings are cut off.
+      ConfigError: no run there, its file was cut off, or an override would point at another run.
     """
-    path = Path(directory) / CONFIG_FILE
-    if not path.is_file():
+    place = user_path(directory)
+    if not str(directory) or not os.path.isfile(place / CONFIG_FILE):
         raise ConfigError(
-            f"{directory}: expected a run directory with {CONFIG_FILE}; there is none. Give the folder `reflex train` printed."
+            f"{str(directory)!r}: expected a run directory with {CONFIG_FILE}; there is none. Give the folder `reflex train` "
+            "printed."
         )
-    return load_saved_config(path, [f"run.dir={directory}", *overrides])
+    elsewhere = [text for text in overrides if text.partition("=")[0].strip() in ("run.dir", "run.name")]
+    if elsewhere:
+        raise ConfigError(f"{', '.join(elsewhere)}: the run is {str(directory)!r}; name another one in its place.")
+    config = load_saved_config(place / CONFIG_FILE, overrides)
+    return dataclasses.replace(config, run=dataclasses.replace(config.run, dir=str(place)))
 
 
 def _make_directory(config: Config) -> Path:

@@ -28,7 +28,7 @@ class Evaluator:
     """
 
     def __init__(self, config: Config, models: Models, examples: Sequence[Example], builder: BatchBuilder):
-        """Compiles nothing yet; the questions are the first `training.evaluation_questions` of the split."""
+        """Compiles nothing yet; the questions are those of `chosen_questions`."""
         self._examples = chosen_questions(config, examples)
         self._builder = builder
         self._rows = models.rows(config.grpo.prompts_per_step)
@@ -41,7 +41,7 @@ class Evaluator:
         judge_config = models.judge.config
 
         def columns(judge: Any, inputs: JudgeInputs, scores: HostScores) -> dict[str, Array]:
-            return _columns(score_rollout(judge, inputs, scores, config, judge_config), scores)
+            return question_columns(score_rollout(judge, inputs, scores, config, judge_config), scores)
 
         # small, and every process needs them all
         self._score = jax.jit(columns, out_shardings=replicated(models.mesh))
@@ -70,7 +70,7 @@ class Evaluator:
                     rows.setdefault(f"{name}/{key}", []).append(values[: len(chosen)])
         columns = {key: np.concatenate(parts) for key, parts in rows.items()}
         is_closed = np.asarray([e.answer_type == "closed" for e in self._examples])
-        return _summarise(columns, is_closed)
+        return summarise(columns, is_closed)
 
 
 def chosen_questions(config: Config, examples: Sequence[Example]) -> Sequence[Example]:
@@ -78,7 +78,7 @@ def chosen_questions(config: Config, examples: Sequence[Example]) -> Sequence[Ex
     return examples[: config.training.evaluation_questions or len(examples)]
 
 
-def _columns(scored: ScoredRollout, scores: HostScores) -> dict[str, Array]:
+def question_columns(scored: ScoredRollout, scores: HostScores) -> dict[str, Array]:
     """By name, one value per group: means over its valid rows, whether it has one, and how many failed."""
     valid = scores.is_valid
     columns = {f"reward/{key}": values for key, values in scored.components.items()}
@@ -92,8 +92,15 @@ def _columns(scored: ScoredRollout, scores: HostScores) -> dict[str, Array]:
     return means | {"is_scored": valid.any(-1), "failed_rows": (~valid).sum(-1)}
 
 
-def _summarise(columns: dict[str, np.ndarray], is_closed: np.ndarray) -> dict[str, float]:
-    """Means over the questions that have a valid row; a mean over none of them is left out."""
+def summarise(columns: dict[str, np.ndarray], is_closed: np.ndarray) -> dict[str, float]:
+    """Means as `eval/...` over the questions that have a valid row; a mean over none of them is left out.
+
+    Accuracies also over the closed and the open questions.
+
+    Args:
+      columns: one number per question, by name.
+      is_closed: which questions are closed.
+    """
     summary = {}
     for key, values in columns.items():
         generator, _, name = key.partition("/")

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from reflex_jax.records import HostScores
-from reflex_jax.training.validation import _columns, _summarise
+from reflex_jax.training.validation import question_columns, summarise
 
 
 def summary(is_valid, answers, is_closed):
@@ -13,8 +13,8 @@ def summary(is_valid, answers, is_closed):
     answers = np.where(is_valid, np.float32(answers), np.float32(np.nan))
     scored = SimpleNamespace(components={"answer": answers}, rewards=answers, iou=np.nan_to_num(answers))
     scores = HostScores(components={}, is_correct=answers >= 0.5, is_valid=np.asarray(is_valid))
-    columns = {f"sampled/{key}": np.asarray(values) for key, values in _columns(scored, scores).items()}
-    return _summarise(columns, np.asarray(is_closed))
+    columns = {f"sampled/{key}": np.asarray(values) for key, values in question_columns(scored, scores).items()}
+    return summarise(columns, np.asarray(is_closed))
 
 
 def test_failed_rows_stay_out_of_the_means_and_questions_without_a_valid_row_too():
