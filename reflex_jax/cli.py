@@ -52,7 +52,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Reads the arguments; overrides may stand before and behind the flags."""
-    options, behind = _make_parser().parse_known_args(arguments)
+    options, behind = make_parser().parse_known_args(arguments)
     unknown = [text for text in behind if text.startswith("-")]
     if unknown:
         _Parser(prog=f"reflex {options.command}").error(f"there is no {', '.join(unknown)}")
@@ -77,7 +77,8 @@ def _gigabytes(text: str) -> float:
     return size
 
 
-def _make_parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """The words of the command line."""
     parser = _Parser(prog="reflex", description="GRPO for medical vision-language models whose answers can be audited.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     for name, run, text in (

@@ -14,7 +14,7 @@ from reflex_jax.config_reader import load_saved_config, save_config
 from reflex_jax.training.ownership import LOCK_FILE, sole_owner
 
 CONFIG_FILE = "config.yaml"
-_PART = ".unfinished"  # of `save_config`
+_PART = ".part"
 
 # What may change between a run and its continuation; every other setting is refused, also one that is new. Three kinds:
 # what decides where, how often and how long; what changes numbers by rounding alone; and what is compared by content.
@@ -118,8 +118,10 @@ def _in_other_use(directory: Path) -> ConfigError:
 
 
 def _write_config(config: Config, path: Path) -> None:
+    part = path.with_name(path.name + _PART)
     try:
-        save_config(config, path)
+        save_config(config, part)
+        os.replace(part, path)  # whole or not at all
     except OSError as error:
         raise ConfigError(f"run.dir: {path} cannot be written ({error.strerror}).") from error
 

@@ -121,7 +121,7 @@ def test_an_empty_name_or_directory_is_refused():
 
 
 def test_a_start_that_was_killed_before_its_settings_were_written_is_started_anew(tmp_path):
-    for name in (LOCK_FILE, "config.yaml.unfinished"):
+    for name in (LOCK_FILE, "config.yaml.part"):
         (tmp_path / name).write_text("{")
     with open_run_directory(config_in(tmp_path)) as is_resumed:
         assert not is_resumed
