@@ -84,7 +84,7 @@ class SkippedSteps:
             self._folder.mkdir(exist_ok=True)
             np.savez_compressed(self._folder / f"{stem}.npz", **result.arrays)
             with open(self._folder / f"{stem}.jsonl", "w", encoding="utf-8", errors="backslashreplace") as file:
-                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in result.rows)
+                file.writelines(json.dumps(_without_nan(row), ensure_ascii=False) + "\n" for row in result.rows)
         except OSError as error:
             raise not_written(f"what went into the skipped step {step}", self._folder, error) from error
 
@@ -100,6 +100,11 @@ class SkippedSteps:
             f"{self._in_a_row} steps in a row {self._cause} (the last was step {step}); the policy is that of before, and is "
             f"saved. What went into them is in {self._folder}.",
         )
+
+
+def _without_nan(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with null for what JSON has no number for; the arrays beside it keep the numbers."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
 
 
 def _cause_of(result: Any) -> str:

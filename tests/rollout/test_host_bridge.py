@@ -1,5 +1,7 @@
 """The seam: strings in, arrays out; what raises there fails its rows and nothing else."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from reflex_jax.judge.batch import StatementTokenizer
 from reflex_jax.rollout import host_bridge
 from reflex_jax.rollout.host_bridge import HostBridge
 from tests.parity.judge_reference import write_judge_directory
+from tests.text.test_sampled_text import QUESTIONS, completions
 
 EXAMPLES = [
     Example(id="a", image=None, image_id="a", question="is there a nodule?", answer="yes", answer_type="closed"),
@@ -146,6 +149,22 @@ def test_each_kind_of_failure_is_told_in_one_line_and_once(bridge, monkeypatch, 
     assert len(capsys.readouterr().err.strip().splitlines()) <= 1
     run(bridge)
     assert not capsys.readouterr().err
+
+
+def test_no_row_of_any_characters_fails(tokenizer):
+    texts = list(itertools.islice(completions(20_000, seed=1), 800))
+    examples = [
+        Example(id=str(i), image=None, image_id="", question=q, answer=a, options=o, answer_type=kind)
+        for i, (q, a, o, kind) in enumerate(QUESTIONS[:8])
+    ]
+    bridge = HostBridge(
+        decode=lambda ids: texts[ids[0]], statement_tokenizer=tokenizer, open_answer_parts={"bleu1": 1.0},
+        max_statement_tokens=16, centered=True,
+    )  # fmt: skip
+    rows = np.arange(800).reshape(8, 100, 1)
+    bridged = bridge(examples, rows, np.ones(rows.shape, bool), np.zeros((8, 1, 1, 3), np.uint8))
+    assert bridged.scores.is_valid.all(), {str(f) for row in bridged.failures for f in row if f}
+    assert 0.4 < bridged.judge.has_statement.mean() < 1
 
 
 def test_ctrl_c_is_no_failure_of_a_row(bridge, monkeypatch):

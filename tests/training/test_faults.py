@@ -164,6 +164,7 @@ def test_rows_that_fail_are_left_out_and_steps_that_cannot_be_taken_end_the_run(
     }
     with np.load(directory / "skipped" / "step-000002.process-0.npz") as arrays:
         assert np.isnan(arrays["reward_answer"]).all() and arrays["tokens"].shape == (8, 4, 24)
+    assert "NaN" not in (directory / "skipped" / "step-000003.process-0.jsonl").read_text()
     monkeypatch.setattr(HostBridge, "__call__", score)
     monkeypatch.setattr(host_bridge, "answer_reward", score_answer)
     assert train(phantom, directory) == 0  # saved at step 3, so one step is left
