@@ -110,8 +110,9 @@ def check_rows(tokenizer: PreTrainedTokenizerBase, rows: int, *, setting: str, s
     if beyond:
         named = ", ".join(f"{token[:40]!r} ({index})" for index, token in beyond[:3])
         raise ConfigError(
-            f"{setting}: the tokenizer in {source} has {len(beyond)} tokens beyond the {rows} rows of the embedding: "
-            f"{named}. Resize the model's embedding (model.resize_token_embeddings(len(tokenizer))) and save both again."
+            f"{setting}: {source}: config.json has vocab_size {rows}, but ids of the tokenizer go up to {beyond[-1][0]}: "
+            f"{len(beyond)} tokens have no row of the embedding, such as {named}. Save the model after "
+            "resize_token_embeddings(len(tokenizer)), or take the tokenizer it was saved with."
         )
 
 

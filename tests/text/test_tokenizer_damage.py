@@ -82,7 +82,8 @@ def test_tokens_beyond_the_embedding_are_refused_by_name(policy):
     tokenizer.add_tokens(["<|organ_24|>", "<|organ_25|>"])
     tokenizer.save_pretrained(policy)
     message = refusal(load_processor, policy, **LIMITS)
-    assert "has 2 tokens beyond the 1024 rows of the embedding: '<|organ_24|>' (1024), '<|organ_25|>' (1025)" in message
+    assert "config.json has vocab_size 1024, but ids of the tokenizer go up to 1025: 2 tokens have no row" in message
+    assert "such as '<|organ_24|>' (1024), '<|organ_25|>' (1025)" in message
     assert "resize_token_embeddings" in message
 
 
