@@ -80,8 +80,8 @@ def check_memory(config: Config, mesh: Mesh, sizes: PromptSizes | None = None) -
     if not all(limits) or needed <= min(limits):
         return
     raise ConfigError(
-        f"{host_name()}: each of the {jax.device_count()} devices needs at least {needed / GIB:.2f} GiB and has "
-        f"{min(limits) / GIB:.2f}. In {phase} (GiB): {estimate.terms(phase)}. {_advice(config, mesh, sizes, min(limits))}"
+        f"{host_name()}: a step needs at least {needed / GIB:.2f} GiB of each device, and JAX may take {min(limits) / GIB:.2f}. "
+        f"In {phase} (GiB): {estimate.terms(phase)}. {_advice(config, mesh, sizes, min(limits))}"
     )
 
 
@@ -90,19 +90,14 @@ def _abstract_run(config: Config, mesh: Mesh, sizes: PromptSizes | None) -> Abst
 
 
 def _advice(config: Config, mesh: Mesh, sizes: PromptSizes | None, room: float) -> str:
-    """What the settings that change how a step is computed, not what, would save, one after the other."""
-    ways = mesh.shape["data"] * mesh.shape["fsdp"]
-    prompts = config.grpo.prompts_per_step // config.grpo.minibatches
-    changes = [("grpo", "microbatch_prompts", 0 if ways == prompts else ways), ("policy", "remat", True)]
-    if mesh.shape["fsdp"] > 1:
-        changes.append(("rollout", "weights", "sharded"))
+    """Settings that change how a step is computed, not what: as few as make it fit, each with the GiB it leads to."""
     said = []
-    for section, key, value in changes:
-        before = getattr(config, section)
-        if getattr(before, key) == value:
-            continue
-        config = replace(config, **{section: replace(before, **{key: value})})
-        _, needed = estimate_memory(_abstract_run(config, mesh, sizes)).of()
+    for section, key, values in _frugal_values(config, mesh):
+        for value in values:
+            config = replace(config, **{section: replace(getattr(config, section), **{key: value})})
+            _, needed = estimate_memory(_abstract_run(config, mesh, sizes)).of()
+            if needed <= room:
+                break
         said.append(f"{section}.{key}={str(value).lower()} ({needed / GIB:.2f})")
         if needed <= room:
             return f"Set {' and '.join(said)}."
@@ -111,6 +106,20 @@ def _advice(config: Config, mesh: Mesh, sizes: PromptSizes | None, room: float) 
         "Cut the weights over more devices (mesh.fsdp, mesh.tensor), or train and sample less: policy.trainable=language, "
         "policy.dtype=bfloat16, a smaller model, rollout.max_new_tokens, data.max_pixels, grpo.prompts_per_step."
     )
+
+
+def _frugal_values(config: Config, mesh: Mesh) -> list[tuple[str, str, list[Any]]]:
+    """(section, key, values that need less and less memory), without what is set already."""
+    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    prompts = config.grpo.prompts_per_step // config.grpo.minibatches
+    below = config.grpo.microbatch_prompts or prompts
+    microbatches = [size for size in range(below - 1, 0, -1) if prompts % size == 0 and size % ways == 0]
+    frugal = [("grpo", "microbatch_prompts", microbatches)] if microbatches else []
+    if not config.policy.remat:
+        frugal.append(("policy", "remat", [True]))
+    if config.rollout.weights == "gathered" and mesh.shape["fsdp"] > 1:
+        frugal.append(("rollout", "weights", ["sharded"]))
+    return frugal
 
 
 def _facts(config: Config) -> dict[str, Any]:

@@ -88,13 +88,15 @@ def small_policy(tmp_path_factory):
     return directory
 
 
-@pytest.mark.slow  # compiles eight functions
+@pytest.mark.slow  # compiles two dozen functions
 @pytest.mark.parametrize(
     ("devices", "overrides"),
     [
         (1, []),
         (1, ["policy.remat=false", "grpo.microbatch_prompts=4"]),
         (4, ["mesh.data=1", "mesh.fsdp=2", "mesh.tensor=2", "grpo.microbatch_prompts=4", "data.max_prompt_tokens=256"]),
+        (4, ["mesh.data=1", "mesh.tensor=4"]),  # more devices than key heads
+        (4, ["mesh.data=1", "mesh.fsdp=4", "grpo.epochs=2", "grpo.minibatches=2"]),
         (4, ["policy.trainable=language", "grpo.kl_coefficient=0", "rollout.max_new_tokens=256"]),
     ],
 )
