@@ -134,7 +134,9 @@ def _train(options: argparse.Namespace) -> int:
     if not is_first():
         return 0
     reward = result.metrics.get("reward/total")
-    outcome = f"{result.steps} steps" + (f", reward {reward:.2f}." if reward is not None else ".")
+    outcome = f"{result.steps} steps" + (
+        f", reward {reward:.2f}." if reward is not None and math.isfinite(reward) else "."
+    )
     print(f"\nDone: {outcome}" if result.new_steps else f"\nNothing left to do, the run is complete: {outcome}")
     print(f"  metrics   {result.directory}/metrics.jsonl   (tensorboard --logdir {result.directory})")
     print(f"  samples   {result.directory}/samples.jsonl   question, completion, statements, every score")

@@ -69,7 +69,6 @@ def phantom(repository) -> str:
         ("judge.max_statement_tokens=65", ["judge.max_statement_tokens", "64", "65"]),
         ("training.best_metric=reward/totl", ["training.best_metric", "Did you mean 'reward/total'?", "judge/iou"]),
         ("training.best_metric=eval/greedy/accuracy", ["training.best_metric", "training.evaluate_every"]),
-        ("training.best_metric=time/step", ["training.best_metric", "time/step"]),
     ],
 )
 def test_a_wrong_setting_is_named(capsys, phantom, override, words):

@@ -74,9 +74,9 @@ def _evaluation_metrics(held_out: Sequence[Example]) -> dict[str, float]:
         return {}
     columns = jax.eval_shape(lambda: question_columns(_scored(), _host_scores()))
     is_closed = np.asarray([example.answer_type == "closed" for example in held_out])
-    return summarise(
-        {f"{mode}/{name}": np.ones(len(held_out), bool) for mode in ("sampled", "greedy") for name in columns}, is_closed
-    )
+    modes = ("sampled", "greedy")
+    values = {f"{m}/{name}": np.ones(len(held_out), c.dtype) for m in modes for name, c in columns.items()}
+    return summarise(values, is_closed)
 
 
 def _scored() -> ScoredRollout:
