@@ -76,7 +76,7 @@ class JudgeConfig:
 
     path: str = "phantom"  # open_clip directory
     dtype: str = "float32"  # thresholded decisions near a threshold flip in bfloat16
-    resize: str = "checkpoint"  # as its preprocess_cfg says | crop: short side, centre | squash | pad: the whole picture
+    resize: str = "checkpoint"  # its own preprocess_cfg | crop: short side, centre | squash | pad: the whole picture
     saliency: str = "attention_gradient"
     saliency_block: int = -1  # transformer block; attention_gradient rolls out from here to the last
     centered: bool = False  # use u - u(question-only statement): removes what the template shares
