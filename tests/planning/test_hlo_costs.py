@@ -18,7 +18,7 @@ from reflex_jax.planning.hlo_costs import count_costs
 from reflex_jax.records import HostScores, JudgeInputs, PromptInputs, VisionInputs
 from reflex_jax.rollout.generate import generate
 from reflex_jax.sharding import make_mesh
-from reflex_jax.training.step import score_rollout
+from reflex_jax.training.step import _accumulate, score_rollout
 from tests.tiny_policy import CONFIG
 
 PROMPTS, GROUP, PROMPT_TOKENS, STEPS, WINDOWS = 2, 4, 24, 16, 3
@@ -166,32 +166,38 @@ def _update_layer_flops(config: QwenVLConfig) -> int:
     return config.text.layers * (_layer_flops(config, PROMPT_TOKENS + completion) + 4 * scores * config.text.width)
 
 
-@pytest.mark.parametrize("is_gradient", [False, True])
-def test_the_update_costs_what_a_hand_count_says(is_gradient):
+@pytest.mark.parametrize("kind", ["forward", "gradient", "microbatches and chunks"])
+def test_the_update_costs_what_a_hand_count_says(kind):
     params = jax.eval_shape(lambda: init_policy_params(CONFIG, jax.random.key(0)))
     tokens = jnp.zeros((PROMPTS, GROUP, STEPS), jnp.int32)
 
-    def total(params):
+    def total(params, batch, _=None, *, chunk=10**6):
         log_probs, _ = completion_log_probs(
-            params, _inputs(CONFIG), tokens, CONFIG,
-            allowed=np.ones(CONFIG.text.vocabulary, bool), temperature=1.0, chunk=10**6, remat=True,
+            params, *batch, CONFIG,
+            allowed=np.ones(CONFIG.text.vocabulary, bool), temperature=1.0, chunk=chunk, remat=True,
         )  # fmt: skip
-        return log_probs.sum()
+        return log_probs.sum(), 0.0
 
-    counted = _costs(jax.grad(total) if is_gradient else total, params).flops
+    def accumulated(params, batch):  # one prompt at a time, its logits in four chunks
+        gradient_of = jax.value_and_grad(partial(total, chunk=GROUP * STEPS // 4), has_aux=True)
+        return _accumulate(gradient_of, params, batch, jnp.float32(1), PROMPTS)
+
+    functions = {"forward": total, "gradient": jax.grad(total, has_aux=True), "microbatches and chunks": accumulated}
+    costs = _costs(functions[kind], params, (_inputs(CONFIG), tokens))
     embedding, vision_layers, merger = _vision_flops(CONFIG)
     head = 2 * GROUP * STEPS * CONFIG.text.width * CONFIG.text.vocabulary
     layers = vision_layers + _update_layer_flops(CONFIG)
-    if is_gradient:
+    if kind == "forward":
+        by_hand = embedding + layers + merger + head
+    else:
         # forward, layers again for the backward pass, two products for each; a layer's last product is not needed again,
-        # and pixels want no gradient
+        # and pixels want no gradient; chunks of logits are computed again too
         text, vision = CONFIG.text, CONFIG.vision
         last = text.layers * 2 * (PROMPT_TOKENS + GROUP * STEPS) * text.width * text.hidden
         last += vision.depth * 2 * WINDOWS * vision.patches_per_window * vision.width * vision.hidden
-        by_hand = 2 * embedding + 4 * layers - last + 3 * (merger + head)
-    else:
-        by_hand = embedding + layers + merger + head
-    assert counted == pytest.approx(PROMPTS * by_hand, rel=0.02)
+        by_hand = 2 * embedding + 4 * layers - last + 3 * (merger + head) + (head if "chunks" in kind else 0)
+    assert costs.flops == pytest.approx(PROMPTS * by_hand, rel=0.02)
+    assert costs.bounded_loops == costs.unknown_loops == ()
 
 
 def test_generation_costs_what_a_hand_count_says():

@@ -8,10 +8,11 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from reflex_jax.config import SALIENCY_METHODS
+from reflex_jax.models.biomedclip import init_judge_params
+from reflex_jax.models.qwen_vl import init_policy_params
 from reflex_jax.rollout.generate import generate
 from reflex_jax.training.state import FrozenParams, init_state, make_optimizer, split_trainable
 from reflex_jax.training.step import make_train_step, score_rollout
@@ -28,8 +29,17 @@ def _products(lowered) -> list[tuple[str, str, bool]]:
     return found
 
 
+@pytest.fixture(scope="module")
+def tiny_world() -> TinyWorld:
+    """Shapes are enough to lower a program."""
+    key = jax.random.key(0)
+    return TinyWorld(
+        jax.eval_shape(lambda: init_policy_params(POLICY, key)), jax.eval_shape(lambda: init_judge_params(JUDGE, key))
+    )
+
+
 def _abstract(tree):
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype), tree)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
 
 
 def _lower_step(world: TinyWorld, dtype: str):
