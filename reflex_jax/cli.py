@@ -1,7 +1,8 @@
 """Command line: `reflex train | sft | evaluate | export | plan`; the same words everywhere.
 
 Exit codes: 0 done; 1 a checkpoint could not be written; 2 wrong input; 3 another process was lost; 4 the loss is not a
-number; 5 planned, and does not fit; 75 stopped by a signal, saved. Each but 0 comes with one clear message.
+number, or no completion could be scored; 5 planned, and does not fit; 75 stopped by a signal, saved. Each but 0 comes
+with one clear message.
 """
 
 from __future__ import annotations

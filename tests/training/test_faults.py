@@ -316,7 +316,8 @@ def test_a_run_that_is_under_way_or_of_an_earlier_version_is_refused(
 def test_what_a_full_disk_keeps_from_being_written_is_named_with_its_step(tmp_path):
     watchdog = Watchdog(tmp_path, process=0, stall_seconds=0)
     skipped = SkippedSteps(tmp_path, limit=9)
-    result = loop.StepResult({"skipped": 1, "loss": np.nan, "grad_norm": 1.0}, [{"id": "1"}], {"tokens": np.random.default_rng(0).random(5000)})
+    metrics = {"skipped": 1, "loss": np.nan, "grad_norm": 1.0}
+    result = loop.StepResult(metrics, [{"id": "1"}], {"tokens": np.random.default_rng(0).random(5000)})
     with file_size_limit(10):
         for write, words in (
             (lambda: watchdog.beat(7), "the heartbeat of step 7"),
