@@ -27,6 +27,7 @@ from reflex_jax.json_files import read_json_object
 from reflex_jax.models.partitioning import policy_table
 from reflex_jax.models.qwen_vl import QwenVLConfig, prompt_logits
 from reflex_jax.sharding import parameter_shardings
+from reflex_jax.text.chat_template import TEMPLATE_FOLDER
 
 CONFIG_FILE = "config.json"
 _WEIGHT_SUFFIXES = (".safetensors", ".index.json", ".bin", ".pt", ".pth", ".gguf")
@@ -126,6 +127,8 @@ def _copy_companions(source: Path, directory: Path, dtype: str | None) -> None:
     for file in source.iterdir():
         if file.is_file() and not file.name.endswith(_WEIGHT_SUFFIXES):
             shutil.copyfile(file, directory / file.name)
+    if (source / TEMPLATE_FOLDER).is_dir():
+        shutil.copytree(source / TEMPLATE_FOLDER, directory / TEMPLATE_FOLDER)
     if dtype is not None:
         path = directory / CONFIG_FILE
         path.write_text(json.dumps(_with_dtype(read_json_object(path, setting="policy.path"), dtype), indent=2) + "\n")

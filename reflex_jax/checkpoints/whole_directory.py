@@ -82,4 +82,7 @@ def _move_up(folder: Path, place: Path, last: str) -> None:
     finally:
         if not is_whole:
             for path in moved:
-                path.unlink(missing_ok=True)
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)

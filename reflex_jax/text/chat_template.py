@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from reflex_jax.config import ConfigError
 from reflex_jax.json_files import read_json_object, read_text
 
+TEMPLATE_FOLDER = "additional_chat_templates"  # of a checkpoint, with one file for each further template
 _SETTING = "policy.path"
 _KEY = "chat_template"
 
@@ -33,7 +34,7 @@ def read_chat_template(directory: str | Path) -> ChatTemplate | None:
         chat_template.json lies beside additional_chat_templates/, which transformers refuses.
     """
     directory = Path(directory)
-    named = sorted((directory / "additional_chat_templates").glob("*.jinja"))
+    named = sorted((directory / TEMPLATE_FOLDER).glob("*.jinja"))
     legacy, jinja = directory / "chat_template.json", directory / "chat_template.jinja"
     has_legacy = os.path.lexists(legacy)
     if has_legacy and named:

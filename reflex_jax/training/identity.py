@@ -11,7 +11,9 @@ from pathlib import Path
 from reflex_jax.config import ConfigError
 from reflex_jax.data.examples import Example
 from reflex_jax.processes import gather, host_name
+from reflex_jax.text.chat_template import TEMPLATE_FOLDER
 
+_PICKLED = (".bin", ".pt", ".pth")
 _SETTINGS = (".json", ".jinja", ".txt", ".model")
 _KIND = "sha256:"  # earlier versions wrote digests of samples, which cannot be compared with these
 _WHAT = {
@@ -43,16 +45,16 @@ def checkpoint_fingerprint(directory: Path) -> str:
     Raises:
       ConfigError: a file cannot be read.
     """
-    files = sorted(path for path in directory.iterdir() if path.is_file())
-    weights = [path for path in files if path.suffix == ".safetensors"]
-    weights = weights or [path for path in files if path.suffix == ".bin"]
+    files = [path for path in (*directory.iterdir(), *directory.glob(f"{TEMPLATE_FOLDER}/*")) if path.is_file()]
+    weights = [path for path in directory.rglob("*.safetensors") if path.is_file()]  # an index may name folders
+    weights = weights or [path for path in files if path.suffix in _PICKLED]
     chosen = sorted({*weights, *(path for path in files if path.suffix in _SETTINGS)})
     try:
         with ThreadPoolExecutor(max_workers=4) as threads:
             digests = list(threads.map(_file_digest, chosen))
     except OSError as error:
         raise ConfigError(f"{error.filename}: cannot be read ({error.strerror}).") from error
-    names = [[path.name, digest] for path, digest in zip(chosen, digests, strict=True)]
+    names = [[path.relative_to(directory).as_posix(), digest] for path, digest in zip(chosen, digests, strict=True)]
     return _KIND + hashlib.sha256(json.dumps(names).encode()).hexdigest()
 
 

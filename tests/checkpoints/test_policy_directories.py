@@ -13,8 +13,10 @@ from safetensors.numpy import load_file, save_file
 import reflex_jax as rx
 from reflex_jax.checkpoints.huggingface import load_policy_params
 from reflex_jax.checkpoints.paths import resolve_checkpoint
+from reflex_jax.checkpoints.policy import save_policy
 from reflex_jax.config import ConfigError
 from reflex_jax.models.qwen_vl import read_qwen_config
+from reflex_jax.text.chat_template import TEMPLATE_FOLDER
 from tests.tiny_directories import change_json, write_tiny_policy
 
 LONGEST_MESSAGE = 2000  # characters
@@ -77,6 +79,17 @@ def cut(directory, count=2) -> list[str]:
 
 
 # --- which file
+
+
+def test_further_chat_templates_are_saved_with_the_policy(copy, params, tmp_path):
+    """Without them another template might win in the copy."""
+    (copy / TEMPLATE_FOLDER).mkdir()
+    (copy / TEMPLATE_FOLDER / "tools.jinja").write_text("{{ messages }}")
+    for place in (tmp_path / "new", tmp_path / "there"):
+        if place.name == "there":
+            place.mkdir()
+        save_policy(copy, read_qwen_config(copy), params, place)
+        assert (place / TEMPLATE_FOLDER / "tools.jinja").read_text() == "{{ messages }}"
 
 
 def test_the_single_file_wins_over_an_index_and_a_line_says_so_once(copy, params, capsys):

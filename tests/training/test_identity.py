@@ -6,6 +6,7 @@ import pytest
 
 from reflex_jax.config import ConfigError
 from reflex_jax.data.examples import Example
+from reflex_jax.text.chat_template import TEMPLATE_FOLDER
 from reflex_jax.training import identity
 from reflex_jax.training.identity import (
     check_identity,
@@ -40,7 +41,11 @@ def test_any_byte_of_the_weights_or_settings_counts(checkpoint):
         seen.add(checkpoint_fingerprint(checkpoint))
     (checkpoint / "model.safetensors").rename(checkpoint / "model-00001-of-00001.safetensors")
     seen.add(checkpoint_fingerprint(checkpoint))
-    assert len(seen) == 8
+    for folder, name in (("shards", "model-00001-of-00001.safetensors"), (TEMPLATE_FOLDER, "tools.jinja")):
+        (checkpoint / folder).mkdir()
+        (checkpoint / folder / name).write_text("an index may name it")
+        seen.add(checkpoint_fingerprint(checkpoint))
+    assert len(seen) == 10
 
 
 def test_what_is_not_read_does_not_count(checkpoint):
