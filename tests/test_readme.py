@@ -162,7 +162,7 @@ def clone(tmp_path_factory) -> Path:
 
 @pytest.mark.slow
 def test_the_commands_work_one_after_the_other(clone, data_root, tmp_path):
-    """Ten minutes on two cores: the last command compiles the 7B step."""
+    """Five minutes on two cores; more where the 7B plan fits and is compiled."""
     environment = {
         **os.environ, "PYTHONPATH": str(clone), "XDG_CACHE_HOME": str(tmp_path / "cache"), "JAX_PLATFORMS": "cpu",
         "REFLEX_COMMAND": f"{sys.executable} -m reflex_jax.cli", "CUDA_VISIBLE_DEVICES": "",
@@ -174,7 +174,9 @@ def test_the_commands_work_one_after_the_other(clone, data_root, tmp_path):
         if words[0] == "reflex":
             words = [sys.executable, "-m", "reflex_jax.cli", *words[1:]]
         ended = subprocess.run(words, cwd=clone, env=environment, capture_output=True, text=True, check=False)
-        assert ended.returncode == 0, f"{' '.join(words)}\n{ended.stdout[-3000:]}\n{ended.stderr[-3000:]}"
+        # a plan says with 5 that this machine is too small for the 7B recipe
+        expected = (0, 5) if command.startswith("reflex plan") else (0,)
+        assert ended.returncode in expected, f"{' '.join(words)}\n{ended.stdout[-3000:]}\n{ended.stderr[-3000:]}"
         assert "Traceback" not in ended.stderr
     for name in ("metrics.jsonl", "samples.jsonl", "config.yaml"):
         assert (clone / "runs" / "quickstart" / name).is_file()
