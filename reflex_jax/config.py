@@ -168,7 +168,7 @@ class DataConfig:
             f"data.root: {self.source} needs the directory with its official files; set data.root=DIR.",
         )
         _check(len(self.phases) > 0, "data.phases: expected at least one phase.")
-        _check(self.size >= 1, f"data.size: expected >= 1; got {self.size}.")
+        _check(1 <= self.size <= 10**7, f"data.size: expected 1 to {10**7} phantoms; got {self.size}.")
         _check(
             0 < self.min_pixels <= self.max_pixels,
             f"data.min_pixels, data.max_pixels: expected 0 < min <= max; got {self.min_pixels}, {self.max_pixels}.",

@@ -30,7 +30,7 @@ import yaml
 from reflex_jax.config import MESH_PRESETS, Config, ConfigError, config_to_dict, nearest_name, user_path
 
 _YES, _NO = ("true", "yes", "on"), ("false", "no", "off")
-_LARGEST_EXACT = 2**53  # above it a float such as 1e25 is not the whole number that was written
+_LARGEST = 2**32 - 1  # a seed may be that large; no step, token or question is counted further
 _LAST_LINE = "..."  # YAML's end of a document: a saved configuration without it was cut off
 
 
@@ -328,11 +328,11 @@ def _read_int(value: _Scalar) -> int | None:
     if value.is_text:
         return None
     try:
-        return int(value.text)
+        number = int(value.text)
     except ValueError:
-        number = _read_float(value)
-    is_whole = number is not None and number.is_integer() and abs(number) <= _LARGEST_EXACT
-    return int(number) if is_whole else None
+        written = _read_float(value)
+        number = int(written) if written is not None and written.is_integer() else None
+    return number if number is not None and abs(number) <= _LARGEST else None
 
 
 def _read_float(value: _Scalar) -> float | None:
@@ -352,7 +352,7 @@ def _read_bool(value: _Scalar) -> bool | None:
 
 _READERS = {
     str: (_read_str, "text"),
-    int: (_read_int, "a whole number"),
+    int: (_read_int, f"a whole number of at most {_LARGEST}"),
     float: (_read_float, "a finite number"),
     bool: (_read_bool, "true or false (yes, on, no, off)"),
 }

@@ -200,7 +200,7 @@ def test_no_other_text_is_a_whole_number(tmp_path, text):
     path = tmp_path / "c.yaml"
     path.write_text(f"training:\n  steps: {text}\n")
     for message in (refusal([], path), refusal([f"training.steps={text}"])):
-        assert message.startswith("training.steps: expected a whole number; got ")
+        assert message.startswith("training.steps: expected a whole number of at most 4294967295; got ")
         assert "\n" not in message and len(message) < 200
 
 

@@ -60,7 +60,7 @@ def read_image_settings(
     settings = {key: written.get(key, default) for key, default in _DEFAULTS.items()}
     problems = _refused(written, settings, vision)
     mean, std = (_channels(settings[key], key, problems) for key in ("image_mean", "image_std"))
-    if 0 in std:
+    if any(abs(deviation) < 1e-6 for deviation in std):  # pixels divided by it would leave float32
         problems.append(f"image_std: expected numbers other than 0; got {settings['image_std']!r}")
     if not _is_number(settings["rescale_factor"]):
         problems.append(f"rescale_factor: expected a number; got {_shown(settings['rescale_factor'])}")

@@ -83,6 +83,7 @@ REFUSALS = [
     ({"image_mean": [0.5, "x", 0.5]}, "image_mean: expected a number or three"),
     ({"image_mean": True}, "image_mean: expected a number or three"),
     ({"image_mean": [0.5] * 10_000}, "image_mean: expected a number or three"),
+    ({"image_std": 1e-320}, "image_std: expected numbers other than 0; got"),
     ({"image_std": [0.5, 0.0, 0.5]}, "image_std: expected numbers other than 0; got [0.5, 0.0, 0.5]"),
     ({"image_std": 1e39}, "image_std: expected a number or three"),
     ({"patch_size": 16}, "patch_size: expected 14 (as vision_config in config.json); got 16"),
