@@ -246,7 +246,10 @@ class GrpoConfig:
             self.dual_clip == 0 or self.dual_clip > 1,
             f"grpo.dual_clip: expected more than 1, or 0 for none; got {self.dual_clip}.",
         )
-        _check(self.kl_clamp >= 0, f"grpo.kl_clamp: expected more than 0, or 0 for none; got {self.kl_clamp}.")
+        _check(
+            0 <= self.kl_clamp <= 20,  # beyond, its exponential bounds nothing, and from 88 on it is infinite
+            f"grpo.kl_clamp: expected a log-ratio of at most 20, or 0 for no bound; got {self.kl_clamp}.",
+        )
         _check(self.kl_coefficient >= 0, f"grpo.kl_coefficient: expected >= 0; got {self.kl_coefficient}.")
         _check(
             self.kl_estimator != "k1",

@@ -42,6 +42,7 @@ _TRANSPOSITIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_TIFF_NUMBERS = {1: "B", 3: "H", 4: "I"}  # types of a directory's entries
 _PHOTOMETRIC, _SAMPLE_FORMAT = 262, 339  # TIFF tags
 _WHITE_IS_ZERO, _BLACK_IS_ZERO = 0, 1
 _UNSIGNED, _SIGNED = 1, 2  # TIFF sample formats
@@ -117,10 +118,12 @@ def _black_is_zero(data: bytes) -> tuple[bytes, bool]:
         first = directory + struct.calcsize(count_type)
         for entry in range(first, min(first + count * entry_size, len(data)), entry_size):
             if struct.unpack_from(order + "H", data, entry)[0] == _PHOTOMETRIC:
-                if struct.unpack_from(order + "H", data, entry + value_place)[0] != _WHITE_IS_ZERO:
+                # a SHORT by the specification; some writers make it a BYTE or a LONG, which lie elsewhere in big endian
+                number = order + _TIFF_NUMBERS.get(struct.unpack_from(order + "H", data, entry + 2)[0], "H")
+                if struct.unpack_from(number, data, entry + value_place)[0] != _WHITE_IS_ZERO:
                     return data, False
                 changed = bytearray(data)
-                struct.pack_into(order + "H", changed, entry + value_place, _BLACK_IS_ZERO)
+                struct.pack_into(number, changed, entry + value_place, _BLACK_IS_ZERO)
                 return bytes(changed), True
     except struct.error:  # a directory outside of the file: Pillow says so
         return data, False

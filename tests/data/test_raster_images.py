@@ -54,6 +54,19 @@ def test_tiff_samples_of_every_type_and_either_zero(order, photometric, dtype, l
     np.testing.assert_array_equal(levels_of(data), 255 - expected if photometric == 0 else expected)
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("photometric", [0, 1])
+def test_a_photometric_interpretation_may_be_a_long(order, photometric):
+    """The specification says SHORT; in a big endian LONG the number lies two bytes further."""
+    samples = (RAMP // 100 * 900).astype("u2")
+    data = tiff_bytes(samples, photometric=photometric, order=order)
+    short = struct.pack(order + "HHIHH", 262, 3, 1, photometric, 0)
+    assert data.count(short) == 1
+    expected = full_range(samples)
+    data = data.replace(short, struct.pack(order + "HHII", 262, 4, 1, photometric))
+    np.testing.assert_array_equal(levels_of(data), 255 - expected if photometric == 0 else expected)
+
+
 def test_tiff_bits_and_compressions_with_either_zero():
     bits = np.arange(32).reshape(4, 8) % 3 == 0
     for compression in (None, "group4", "tiff_lzw", "tiff_adobe_deflate", "packbits"):
