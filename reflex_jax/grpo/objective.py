@@ -120,9 +120,11 @@ def kl_values(
     k2 = 0.5 * difference**2
     if estimator == "k2":
         return k2
-    excess = jnp.maximum(difference - clamp, 0.0) if clamp else 0.0
-    # exp(c) (1 + excess) - 1 - d; the exponential never sees more than c, so it cannot overflow either
-    k3 = jnp.expm1(difference - excess) + jnp.exp(difference - excess) * excess - difference
+    k3 = jnp.expm1(difference) - difference
+    if clamp:
+        # exp(c) (1 + excess) - 1 - d; the exponential never sees more than c, so it cannot overflow either
+        excess = jnp.maximum(difference - clamp, 0.0)
+        k3 = jnp.expm1(difference - excess) + jnp.exp(difference - excess) * excess - difference
     if estimator == "k3":
         return k3
     if estimator == "k3+":
