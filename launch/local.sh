@@ -88,7 +88,12 @@ while [ ${#running[@]} -gt 0 ]; do
         # 75 means saved on request, and the others are saving too: they get all the time they need
         [ "$code" -eq 75 ] || deadline=$((SECONDS + grace_s))
     fi
-    [ "$SECONDS" -lt "${deadline:-$((SECONDS + 1))}" ] || forward KILL
+    if [ "$SECONDS" -ge "${deadline:-$((SECONDS + 1))}" ]; then
+        [ -n "${told:-}" ] || echo "launch/local.sh: one process ended with code $code and ${#running[@]} of the others do not answer;" \
+            "they are ended too. The same command continues from the newest checkpoint." >&2
+        told=1
+        forward KILL
+    fi
 done
 sleep 0.2 # the printers empty their pipes
 exit "$code"
