@@ -1,9 +1,10 @@
 """HOST: what raises marks its row as failed; the run goes on, and says why.
 
 A failed row is not a row that earned nothing: it has no reward, so it leaves its group's mean and spread, the loss and
-every metric but the count of failures. This is the one place of the package that catches whatever comes. Sampled text is
-input that nobody has seen before, and a step is deterministic: an exception would end the run at the same place for
-ever. A mistake in a component, which fails every row, ends the run all the same (`training.max_skipped_steps`).
+every metric but the count of failures. Whatever comes is caught here, as at the doors of pictures and tokenizers
+(`tests/test_architecture.py` knows them all). Sampled text is input that nobody has seen before, and a step is
+deterministic: an exception would end the run at the same place for ever. A mistake in a component, which fails every
+row, ends the run all the same (`training.max_skipped_steps`).
 """
 
 from __future__ import annotations
