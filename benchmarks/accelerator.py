@@ -27,7 +27,7 @@ from reflex_jax.models.qwen_vl import completion_log_probs, init_policy_params
 from reflex_jax.planning.chips import local_chip
 from reflex_jax.planning.hlo_costs import Costs, count_costs
 from reflex_jax.sharding import make_mesh
-from reflex_jax.training.abstract_run import AbstractRun, abstract_run
+from reflex_jax.step.abstract_run import AbstractRun, abstract_run
 
 POLICIES = {"3b": "Qwen2.5-VL-3B-Instruct", "7b": "Qwen2.5-VL-7B-Instruct", "phantom": "phantom"}
 JUDGE = "BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
@@ -115,7 +115,13 @@ def parity(run: AbstractRun) -> dict[str, float]:
 
     def log_probs(params: Any, prompts: Any) -> Any:
         return completion_log_probs(
-            params, prompts, tokens, policy, allowed=run.models.allowed, temperature=1.0, attention=config.policy.attention
+            params,
+            prompts,
+            tokens,
+            policy,
+            allowed=run.models.allowed,
+            temperature=1.0,
+            attention=config.policy.attention,
         )[0]
 
     cpu = jax.devices("cpu")[0]
@@ -161,7 +167,11 @@ def main() -> None:
         print(json.dumps(rows[name]), flush=True)
     statistics_ = device.memory_stats() or {}
     whole = sum(row["seconds"] for row in rows.values())
-    print(json.dumps({"step_seconds": round(whole, 3), "peak_gib": round(statistics_.get("peak_bytes_in_use", 0) / 2**30, 2)}))
+    print(
+        json.dumps(
+            {"step_seconds": round(whole, 3), "peak_gib": round(statistics_.get("peak_bytes_in_use", 0) / 2**30, 2)}
+        )
+    )
 
 
 if __name__ == "__main__":

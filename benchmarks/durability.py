@@ -19,8 +19,8 @@ import jax
 
 from reflex_jax.config import TrainingConfig
 from reflex_jax.config_reader import load_config
-from reflex_jax.training.assembly import load_models, place_state
-from reflex_jax.training.checkpoint import RunCheckpoints
+from reflex_jax.run.checkpoint import RunCheckpoints
+from reflex_jax.step.program import load_models, place_state
 
 
 def main() -> None:
@@ -28,7 +28,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoints", type=Path, help="made by make_checkpoints.py")
     parser.add_argument("--policy", default="small", choices=("tiny", "small"))
-    parser.add_argument("--step-seconds", type=float, required=True, help="of this policy, as benchmarks/step.py printed")
+    parser.add_argument(
+        "--step-seconds", type=float, required=True, help="of this policy, as benchmarks/step.py printed"
+    )
     parser.add_argument("--saves", type=int, default=5)
     arguments = parser.parse_args()
     config = load_config(

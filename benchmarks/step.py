@@ -57,9 +57,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     from reflex_jax.config_reader import load_config
     from reflex_jax.data.examples import Example
     from reflex_jax.data.pipeline import training_batches
-    from reflex_jax.training.assembly import BatchBuilder, load_models, measure_prompts, place_state
+    from reflex_jax.run.logs import RunLogger
+    from reflex_jax.step.program import BatchBuilder, load_models, measure_prompts, place_state
     from reflex_jax.training.loop import Trainer
-    from reflex_jax.training.metrics import RunLogger
 
     examples = [
         Example(
@@ -128,7 +128,7 @@ class TimedBuilder:
 
 def make_bridge(config: Any, models: Any) -> Any:
     """The run's bridge with four words as the answer, which also notes how much the judge has to read."""
-    from reflex_jax.rollout.host_bridge import HostBridge
+    from reflex_jax.step.bridge import HostBridge
     from reflex_jax.text.tokenizer import decode
 
     class CountingBridge(HostBridge):

@@ -17,8 +17,8 @@ from typing import Any, NoReturn
 
 from reflex_jax.config import REWARD_COMPONENTS, ConfigError, user_path
 from reflex_jax.config_reader import load_config
+from reflex_jax.run.ownership import refuse_second_owner
 from reflex_jax.stops import PROCESS_LOST, RunStopped
-from reflex_jax.training.ownership import refuse_second_owner
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -157,7 +157,7 @@ def _sft(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from reflex_jax.training.run_directory import load_run_config
+    from reflex_jax.run.directory import load_run_config
 
     overrides = list(options.overrides)
     if options.split is not None:
@@ -173,14 +173,14 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from reflex_jax.training.run_directory import load_run_config
+    from reflex_jax.run.directory import load_run_config
 
     config = load_run_config(options.directory, options.overrides)
     if not options.to:
         raise ConfigError("--to: expected a directory to write; got ''.")
     target = user_path(options.to)
     _prepare()
-    from reflex_jax.training.export import export_run
+    from reflex_jax.run.export import export_run
 
     shard_bytes = int(options.shard_size * 1e9)
     step = export_run(config, target, step=options.step, dtype=options.dtype, shard_bytes=shard_bytes)
@@ -227,8 +227,8 @@ def _prepare() -> None:
     import jax
 
     _keep_compiled_programs(jax.config)
+    from reflex_jax.planning.device_memory import claim_gpu_memory
     from reflex_jax.processes import start_processes
-    from reflex_jax.training.device_memory import claim_gpu_memory
 
     claim_gpu_memory()
     start_processes()

@@ -96,8 +96,12 @@ class JudgeConfig:
     """The frozen BiomedCLIP judge and the thresholds of the paper's Eq. 3, 5 and 7."""
 
     path: str = "phantom"  # open_clip directory
-    dtype: str = "float32"  # as that of the policy; thresholded decisions near a threshold flip in bfloat16 (and in TF32)
-    resize: str = "checkpoint"  # as its preprocess_cfg says | crop: short side, centre | squash | pad: the whole picture
+    dtype: str = (
+        "float32"  # as that of the policy; thresholded decisions near a threshold flip in bfloat16 (and in TF32)
+    )
+    resize: str = (
+        "checkpoint"  # as its preprocess_cfg says | crop: short side, centre | squash | pad: the whole picture
+    )
     saliency: str = "attention_gradient"
     saliency_block: int = -1  # transformer block; attention_gradient rolls out from here to the last
     centered: bool = False  # use u - u(question-only statement): removes what the template shares

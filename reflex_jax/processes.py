@@ -64,7 +64,7 @@ def start_processes() -> None:
         raise RunStopped(
             PROCESS_LOST,
             f"several processes: not all came together at {coordinator or 'the detected coordinator'} within {_START_SECONDS} s; "
-            f"start all of them, and check that the port is open. ({_first_line(error)})"
+            f"start all of them, and check that the port is open. ({_first_line(error)})",
         ) from error
 
 

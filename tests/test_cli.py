@@ -15,8 +15,8 @@ from reflex_jax.checkpoints.paths import resolve_checkpoint
 from reflex_jax.cli import main
 from reflex_jax.config_reader import load_config, save_config
 from reflex_jax.data.phantom import phantom_examples
+from reflex_jax.run.directory import load_run_config
 from reflex_jax.training.metric_names import metric_names
-from reflex_jax.training.run_directory import load_run_config
 
 QUICK = ["training.steps=2", "training.evaluate_every=0", "grpo.prompts_per_step=8", "grpo.group_size=2",
          "rollout.max_new_tokens=6", "data.size=64", "logging.progress=false"]  # fmt: skip
@@ -150,7 +150,11 @@ def test_training_again_continues_and_other_mathematics_is_refused(capsys, phant
     assert "continuing after step 2" in capsys.readouterr().out
     with open("out/metrics.jsonl") as lines:
         rows = [json.loads(line) for line in lines]
-    assert [(row["step"], row["phase"]) for row in rows] == [(1, "closed"), (2, "open"), (3, "open")]  # longer, not anew
+    assert [(row["step"], row["phase"]) for row in rows] == [
+        (1, "closed"),
+        (2, "open"),
+        (3, "open"),
+    ]  # longer, not anew
     message = refused(capsys, "train", phantom, *quick, "run.dir=out")
     assert "closed 1, open 2 steps" in message and "at least 3; got 2" in message and message.count("\n") == 1
     timings = {name for name in rows[0] if name.startswith("time/")} | {"tokens_per_second", "compilations"}

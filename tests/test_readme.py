@@ -54,7 +54,7 @@ ELSEWHERE = {
     "sbatch --nodes=2 --gpus-per-node=8 launch/slurm.sbatch CONFIG key=value": "tests/launch/test_slurm.py",
     "bash launch/tpu_pod.sh --name NAME --zone ZONE --dry-run CONFIG key=value": "tests/launch/test_scripts.py",
     "kubectl apply -f launch/kubernetes.yaml": "tests/launch/test_scripts.py",  # held against its schema
-    "python -m reflex_jax.training.phantom_assets --judge": "tests/training/test_phantom_assets.py",
+    "python -m reflex_jax.phantom --judge": "tests/phantom/test_phantom_assets.py",
     "python benchmarks/phantom_learning.py": "benchmarks/phantom_learning.png",  # its result, with the numbers of the table
 }
 
@@ -63,7 +63,9 @@ def commands(text: str) -> list[str]:
     """Every command of the bash blocks (what stands before the comment), and every one set as code in a sentence."""
     blocks = re.findall(r"```(?:bash)?\n(.*?)```", text, re.DOTALL)
     lines = [line.removeprefix("$ ") for block in blocks for line in block.splitlines()]
-    spans = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))]
+    spans = [
+        " ".join(span.split()) for span in re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    ]
     found = [re.sub(r"\s+#.*", "", text).strip() for text in lines + spans]
     # `reflex train` in a sentence is a name, not a command to type
     return [text for text in dict.fromkeys(found) if re.match(rf"({'|'.join(PROGRAMS)}) \S+", text) and len(text.split()) > 2

@@ -23,7 +23,16 @@ from reflex_jax.data.phantom_world import (
     mask_cells,
 )
 
-__all__ = ["Facts", "Phantom", "SPLITS", "make_phantom", "mask_cells", "phantom_examples", "phantom_image", "phantom_questions"]
+__all__ = [
+    "Facts",
+    "Phantom",
+    "SPLITS",
+    "make_phantom",
+    "mask_cells",
+    "phantom_examples",
+    "phantom_image",
+    "phantom_questions",
+]
 
 # Each split is a world of its own; the shipped judge and policy were made from the last two.
 SPLITS = ("train", "validation", "test", "judge_training", "policy_warm_start")

@@ -69,9 +69,7 @@ class VqaRad(tfds.core.GeneratorBasedBuilder):
     )
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
-            builder=self, features=question_features(), homepage="https://osf.io/89kps"
-        )
+        return tfds.core.DatasetInfo(builder=self, features=question_features(), homepage="https://osf.io/89kps")
 
     def _split_generators(self, dl_manager):
         splits = read_vqa_rad(Path(dl_manager.manual_dir))

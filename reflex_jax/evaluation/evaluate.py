@@ -6,19 +6,19 @@ from reflex_jax.checkpoints.paths import resolve_checkpoint
 from reflex_jax.config import Config
 from reflex_jax.data.examples import Example
 from reflex_jax.data.sources import load_examples
+from reflex_jax.evaluation.validation import Evaluator, chosen_questions
 from reflex_jax.processes import refused_together
+from reflex_jax.run.checkpoint import RunCheckpoints
+from reflex_jax.run.directory import load_run_config
+from reflex_jax.run.identity import check_identity, checkpoint_fingerprint, data_fingerprint
 from reflex_jax.sharding import check_batch
-from reflex_jax.training.assembly import (
+from reflex_jax.step.program import (
     BatchBuilder,
     load_models,
     make_weight_gatherer,
     measure_prompts,
     place_state,
 )
-from reflex_jax.training.checkpoint import RunCheckpoints
-from reflex_jax.training.identity import check_identity, checkpoint_fingerprint, data_fingerprint
-from reflex_jax.training.run_directory import load_run_config
-from reflex_jax.training.validation import Evaluator, chosen_questions
 
 
 def evaluate_run(config: Config, *, blank_image: bool = False, initial: bool = False) -> dict[str, float]:

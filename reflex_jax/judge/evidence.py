@@ -227,9 +227,7 @@ _jitted_gather_evidence = jax.jit(
 )  # fmt: skip
 
 
-def encode_statements(
-    params: Params, inputs: JudgeInputs, config: BiomedClipConfig
-) -> Float[Array, "P S E"]:
+def encode_statements(params: Params, inputs: JudgeInputs, config: BiomedClipConfig) -> Float[Array, "P S E"]:
     """Unit embeddings of the distinct statements; padding rows are 0 or arbitrary.
 
     The arrays are static, the work is not: statements are padded to the smallest bucket that holds the longest of the

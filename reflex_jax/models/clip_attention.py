@@ -34,9 +34,7 @@ def attention_probabilities(
     return jax.nn.softmax(scores, axis=-1)
 
 
-def mix_values(
-    probabilities: Float[Array, "B N T S"], values: Float[Array, "B S D"]
-) -> Float[Array, "B T D"]:
+def mix_values(probabilities: Float[Array, "B N T S"], values: Float[Array, "B S D"]) -> Float[Array, "B T D"]:
     """The values averaged with the probabilities of each head, heads side by side again."""
     mixed = probabilities.astype(values.dtype) @ _split_heads(values, probabilities.shape[1])
     return mixed.swapaxes(1, 2).reshape(*mixed.shape[:1], mixed.shape[2], values.shape[-1])  # [B,N,T,H] -> [B,T,N*H]

@@ -56,9 +56,7 @@ class TextLayer(nn.Module):
     config: TextTowerConfig
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "B T D"], is_valid: Bool[Array, "B T"], cls_only: bool
-    ) -> Float[Array, "B Q D"]:
+    def __call__(self, x: Float[Array, "B T D"], is_valid: Bool[Array, "B T"], cls_only: bool) -> Float[Array, "B Q D"]:
         """Returns the rows after the layer; where `cls_only` the [CLS] row alone."""
         config = self.config
         rows = x[:, :1] if cls_only else x
@@ -85,9 +83,7 @@ class TextProjection(nn.Module):
         return nn.Dense(self.embed_dim, use_bias=False, name="down")(nn.gelu(hidden, approximate=False))
 
 
-def run_text_tower(
-    params: Params, ids: Int[Array, "B T"], config: TextTowerConfig
-) -> Float[Array, "B E"]:
+def run_text_tower(params: Params, ids: Int[Array, "B T"], config: TextTowerConfig) -> Float[Array, "B E"]:
     """Statement embeddings, float32, not normalised.
 
     Args:

@@ -115,9 +115,7 @@ class VisionHead(nn.Module):
         return nn.Dense(self.embed_dim, use_bias=False, name="projection")(_layer_norm(self.config, "norm")(cls))
 
 
-def embed_patches(
-    params: Params, pixels: Float[Array, "B Y X 3"], config: VisionTowerConfig
-) -> Float[Array, "B T D"]:
+def embed_patches(params: Params, pixels: Float[Array, "B Y X 3"], config: VisionTowerConfig) -> Float[Array, "B T D"]:
     """Rows that enter block 0: [CLS] first, then the patches in reading order."""
     return PatchEmbedding(config).apply({"params": params["embed"]}, pixels)
 
@@ -134,9 +132,7 @@ def run_block(
     return VisionBlock(config).apply({"params": params["blocks"][block]}, x, shifts, block == config.depth - 1)
 
 
-def project_cls(
-    params: Params, x: Float[Array, "B Q D"], config: VisionTowerConfig
-) -> Float[Array, "B E"]:
+def project_cls(params: Params, x: Float[Array, "B Q D"], config: VisionTowerConfig) -> Float[Array, "B E"]:
     """Image embeddings from the rows that left the last block, float32, not normalised."""
     head = VisionHead(config, params["head"]["projection"]["kernel"].shape[1])
     return head.apply({"params": params["head"]}, x[:, 0]).astype(jnp.float32)

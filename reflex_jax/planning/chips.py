@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from reflex_jax.config import ConfigError
-from reflex_jax.training.device_memory import GIB, GPU_SHARE, device_memory, host_memory
+from reflex_jax.planning.device_memory import GIB, GPU_SHARE, device_memory, host_memory
 
 
 @dataclass(frozen=True)

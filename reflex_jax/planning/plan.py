@@ -16,10 +16,10 @@ import jax
 from reflex_jax.config import Config, ConfigError, MeshConfig
 from reflex_jax.planning.chips import GIB, Chip
 from reflex_jax.planning.hlo_costs import Costs, count_costs, largest_arrays
+from reflex_jax.planning.memory import MemoryEstimate, estimate_memory
 from reflex_jax.planning.topology import Topology, find_topology
 from reflex_jax.sharding import check_batch, make_mesh
-from reflex_jax.training.abstract_run import AbstractRun, abstract_run, bytes_on_device, policy_sizes
-from reflex_jax.training.memory import MemoryEstimate, estimate_memory
+from reflex_jax.step.abstract_run import AbstractRun, abstract_run, bytes_on_device, policy_sizes
 
 UPDATE = "update"
 # a third of the time; on TPU v5p the same FLOPs and collectives, 1 % of the memory and 6 % of the bytes moved apart

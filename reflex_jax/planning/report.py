@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from reflex_jax.planning.device_memory import GIB
 from reflex_jax.planning.hlo_costs import COLLECTIVES
 from reflex_jax.planning.plan import Plan, Remedy
-from reflex_jax.training.device_memory import GIB
 
 
 def describe_plan(plan: Plan) -> str:

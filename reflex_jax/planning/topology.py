@@ -49,7 +49,12 @@ def find_topology(name: str | None) -> Topology:
         known = " ".join(f"{kind}:{size}" for kind, sizes in SLICES.items() for size in sizes)
         raise ConfigError(f"--topology: expected one of {known}; got {name!r}.")
     # the compiler looks for the TPU it runs on; there is none and no metadata server to ask, so it is told any
-    silence = {"SKIP_MDS_QUERY": "1", "WORKER_HOSTNAMES": "localhost", "ACCELERATOR_TYPE": "v5p-8", "MIN_LOG_LEVEL": "4"}
+    silence = {
+        "SKIP_MDS_QUERY": "1",
+        "WORKER_HOSTNAMES": "localhost",
+        "ACCELERATOR_TYPE": "v5p-8",
+        "MIN_LOG_LEVEL": "4",
+    }
     for key, value in {**silence, "STDERR_LOG_LEVEL": "4"}.items():
         os.environ.setdefault(f"TPU_{key}", value)
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # two plans at a time

@@ -9,9 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-def combine_rewards(
-    components: Mapping[str, Float[Array, "P G"]], weights: Mapping[str, float]
-) -> Float[Array, "P G"]:
+def combine_rewards(components: Mapping[str, Float[Array, "P G"]], weights: Mapping[str, float]) -> Float[Array, "P G"]:
     """R = sum of weight * component (Eq. 9).
 
     Names are summed in alphabetical order, so equal components give bitwise equal totals whatever the order of the

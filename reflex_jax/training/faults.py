@@ -13,9 +13,9 @@ import jax
 import numpy as np
 
 from reflex_jax.processes import any_process
+from reflex_jax.run.checkpoint import RunCheckpoints
+from reflex_jax.step.state import TrainState
 from reflex_jax.stops import NOT_FINITE, PREEMPTED, RunStopped, StopRequest, not_written
-from reflex_jax.training.checkpoint import RunCheckpoints
-from reflex_jax.training.state import TrainState
 from reflex_jax.training.watchdog import Watchdog
 
 SKIPPED_FOLDER = "skipped"
@@ -34,9 +34,7 @@ class StepEnd:
         """Takes the hands it works with: `save(state, step, metrics)` starts a checkpoint."""
         self._save, self._checkpoints, self._stop, self._watchdog = save, checkpoints, stop, watchdog
 
-    def __call__(
-        self, state: TrainState, step: int, metrics: dict[str, Any], *, is_saved: bool, is_last: bool
-    ) -> None:
+    def __call__(self, state: TrainState, step: int, metrics: dict[str, Any], *, is_saved: bool, is_last: bool) -> None:
         """Ends a step.
 
         Raises:

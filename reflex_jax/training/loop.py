@@ -19,12 +19,22 @@ from reflex_jax.config import Config, ConfigError
 from reflex_jax.data.examples import Example
 from reflex_jax.data.pipeline import TrainingBatches, training_batches
 from reflex_jax.data.sources import load_examples
+from reflex_jax.evaluation.validation import Evaluator, chosen_questions
 from reflex_jax.processes import gather, host_name, is_first, refused_together
 from reflex_jax.records import TrainBatch
-from reflex_jax.rollout.host_bridge import BridgedRollout, HostBridge
+from reflex_jax.run.checkpoint import RunCheckpoints
+from reflex_jax.run.directory import open_run_directory
+from reflex_jax.run.identity import (
+    check_identity,
+    check_processes_alike,
+    checkpoint_fingerprint,
+    data_fingerprint,
+)
+from reflex_jax.run.logs import CompilationCounter, RunLogger, SilentLogger, last_metrics, open_logger
+from reflex_jax.run.ownership import refuse_second_owner
 from reflex_jax.sharding import batch_sharding, check_batch, make_mesh, replicated
-from reflex_jax.stops import PROCESS_LOST, RunStopped, StopRequest
-from reflex_jax.training.assembly import (
+from reflex_jax.step.bridge import BridgedRollout, HostBridge
+from reflex_jax.step.program import (
     BatchBuilder,
     HostBatch,
     Models,
@@ -35,22 +45,13 @@ from reflex_jax.training.assembly import (
     measure_prompts,
     place_state,
 )
-from reflex_jax.training.checkpoint import RunCheckpoints
+from reflex_jax.step.score import ScoredRollout
+from reflex_jax.step.state import FrozenParams, TrainState
+from reflex_jax.step.update import make_train_step
+from reflex_jax.stops import PROCESS_LOST, RunStopped, StopRequest
 from reflex_jax.training.faults import SkippedSteps, StepEnd
-from reflex_jax.training.identity import (
-    check_identity,
-    check_processes_alike,
-    checkpoint_fingerprint,
-    data_fingerprint,
-)
 from reflex_jax.training.metric_names import check_best_metric
-from reflex_jax.training.metrics import CompilationCounter, RunLogger, SilentLogger, last_metrics, open_logger
-from reflex_jax.training.ownership import refuse_second_owner
 from reflex_jax.training.preflight import check_memory, check_processes
-from reflex_jax.training.run_directory import open_run_directory
-from reflex_jax.training.state import FrozenParams, TrainState
-from reflex_jax.training.step import ScoredRollout, make_train_step
-from reflex_jax.training.validation import Evaluator, chosen_questions
 from reflex_jax.training.watchdog import Watchdog
 
 
@@ -104,14 +105,18 @@ def train(config: Config) -> TrainResult:
     refuse_second_owner(config.run.directory)
     with refused_together():
         mesh = make_mesh(config.mesh)
-        check_batch(mesh, config.grpo.prompts_per_step // config.grpo.minibatches, "grpo.prompts_per_step / minibatches")
+        check_batch(
+            mesh, config.grpo.prompts_per_step // config.grpo.minibatches, "grpo.prompts_per_step / minibatches"
+        )
         check_batch(mesh, config.grpo.microbatch_prompts, "grpo.microbatch_prompts")
     check_processes(config, mesh)
     with ExitStack() as held:  # the run directory, which is this run's until the end
         run, state = _open_run(config, mesh, held)
         metrics = _run_to_the_end(run, state)
         new_steps = max(len(run.batches) - run.start, 0)
-        return TrainResult(config.run.directory, len(run.batches), new_steps, metrics or last_metrics(config.run.directory))
+        return TrainResult(
+            config.run.directory, len(run.batches), new_steps, metrics or last_metrics(config.run.directory)
+        )
 
 
 def _open_run(config: Config, mesh: Mesh, held: ExitStack) -> tuple[_Run, TrainState]:

@@ -12,10 +12,11 @@ import numpy as np
 
 from reflex_jax.config import REWARD_COMPONENTS, Config, ConfigError, nearest_name
 from reflex_jax.data.examples import Example
+from reflex_jax.evaluation.validation import chosen_questions, question_columns, summarise
 from reflex_jax.records import HostScores, Rollout
-from reflex_jax.training.state import FrozenParams, init_state, make_optimizer
-from reflex_jax.training.step import ScoredRollout, UpdateInputs, policy_update, rollout_metrics
-from reflex_jax.training.validation import chosen_questions, question_columns, summarise
+from reflex_jax.step.score import ScoredRollout, rollout_metrics
+from reflex_jax.step.state import FrozenParams, init_state, make_optimizer
+from reflex_jax.step.update import UpdateInputs, policy_update
 
 
 def metric_names(config: Config, held_out: Sequence[Example]) -> list[str]:

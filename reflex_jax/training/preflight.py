@@ -17,11 +17,11 @@ from jax.sharding import Mesh
 from reflex_jax.checkpoints.paths import resolve_checkpoint
 from reflex_jax.config import Config, ConfigError, config_to_dict
 from reflex_jax.data.prompts import PromptSizes
+from reflex_jax.planning.device_memory import GIB, device_memory, free_memory
+from reflex_jax.planning.memory import estimate_memory
 from reflex_jax.processes import gather, host_name
 from reflex_jax.sharding import batch_sharding, replicated
-from reflex_jax.training.abstract_run import AbstractRun, abstract_run, policy_sizes, smallest_prompt
-from reflex_jax.training.device_memory import GIB, device_memory, free_memory
-from reflex_jax.training.memory import estimate_memory
+from reflex_jax.step.abstract_run import AbstractRun, abstract_run, policy_sizes, smallest_prompt
 
 _PACKAGES = ("reflex_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 _FREE_KEYS = ("data.root", "data.cache", "logging")  # may differ from host to host

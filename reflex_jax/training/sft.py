@@ -19,8 +19,8 @@ from jaxtyping import Array, Float, Int
 from reflex_jax.config import ConfigError
 from reflex_jax.models.qwen_vl import QwenVLConfig, completion_log_probs
 from reflex_jax.records import PromptInputs
+from reflex_jax.step.state import TrainState, compute_params
 from reflex_jax.text.tokenizer import encode_user_text
-from reflex_jax.training.state import TrainState, compute_params
 
 
 @struct.dataclass

@@ -18,14 +18,14 @@ from reflex_jax.data.order import ShuffledPasses
 from reflex_jax.data.prompts import PromptSizes
 from reflex_jax.data.sources import load_examples
 from reflex_jax.processes import is_first, refused_together
+from reflex_jax.run.directory import open_run_directory
+from reflex_jax.run.logs import open_logger
+from reflex_jax.run.ownership import refuse_second_owner
 from reflex_jax.sharding import check_batch
+from reflex_jax.step.program import Models, load_models, measure_prompts, start_state
+from reflex_jax.step.state import compute_params, make_optimizer, split_trainable
 from reflex_jax.stops import not_written
-from reflex_jax.training.assembly import Models, load_models, measure_prompts, start_state
-from reflex_jax.training.metrics import open_logger
-from reflex_jax.training.ownership import refuse_second_owner
-from reflex_jax.training.run_directory import open_run_directory
 from reflex_jax.training.sft import SftBatch, encode_targets, make_sft_step
-from reflex_jax.training.state import compute_params, make_optimizer, split_trainable
 
 POLICY_FOLDER = "policy"  # inside the run directory: what `policy.path` of the next run names
 
@@ -119,4 +119,3 @@ def _load(config: Config, held: ExitStack) -> tuple[Models, Any, list[Example], 
                 f"{config.run.directory} already holds a finished supervised run; set run.name for a new one."
             )
     return models, params, examples, sizes
-

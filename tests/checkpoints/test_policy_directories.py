@@ -551,7 +551,9 @@ def test_a_tokenizer_with_more_entries_than_the_embedding_is_refused(copy):
     tensors = load_file(copy / WEIGHTS)
     tensors["model.embed_tokens.weight"] = tensors["model.embed_tokens.weight"][:991].copy()
     save_file(tensors, copy / WEIGHTS)
-    with pytest.raises(ConfigError, match=r"ids of the tokenizer go up to 9\d\d: \d tokens have no row.*resize_token_embeddings"):
+    with pytest.raises(
+        ConfigError, match=r"ids of the tokenizer go up to 9\d\d: \d tokens have no row.*resize_token_embeddings"
+    ):
         rx.load_policy(copy)
 
 

@@ -23,8 +23,8 @@ from reflex_jax.data.phantom_text import (
 )
 from reflex_jax.data.phantom_world import KINDS, MODALITIES, ORGANS, draw_facts, make_phantom, mask_cells
 from reflex_jax.rewards.format import format_reward
+from reflex_jax.statements.operator import decl
 from reflex_jax.text.completion import parse_completion
-from reflex_jax.text.declarative import decl
 
 MANY = 3000
 

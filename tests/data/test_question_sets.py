@@ -69,26 +69,20 @@ def test_vqa_rad_has_its_official_splits(data_root, cache):
     assert (len(train), len(test)) == (1437, 373)
     assert len({e.image_id for e in train + test}) == 251 and len({e.image_id for e in test}) == 165
     assert sum(e.answer_type == "closed" for e in train + test) == 1082
-    assert (
-        len({e.id for e in train + test}) == 1810 and train[0].id == "vqa_rad-0"
-    )  # the one id written as text
+    assert len({e.id for e in train + test}) == 1810 and train[0].id == "vqa_rad-0"  # the one id written as text
     rows = json.loads((data_root / "vqa-rad" / VQA_RAD_ANNOTATIONS).read_text(encoding="utf-8"))
     official = [f"vqa_rad-{row['qid']}" for row in rows if not row["phrase_type"].startswith("test_")]
     assert [e.id for e in train] == official  # the order of the file, not of the hashes on disk
     answers = {e.id: e.answer for e in train + test}
     numbers = [row for row in rows if isinstance(row["answer"], int)]
-    assert len(numbers) == 4 and all(
-        answers[f"vqa_rad-{row['qid']}"] == str(row["answer"]) for row in numbers
-    )
+    assert len(numbers) == 4 and all(answers[f"vqa_rad-{row['qid']}"] == str(row["answer"]) for row in numbers)
     texts = [text for e in train + test for text in (e.question, e.answer, *e.paraphrases)]
     assert all(text == " ".join(text.split()) != "NULL" for text in texts)
     assert sum(bool(e.paraphrases) for e in train + test) == 1439  # 369 are "NULL", 2 rows lack the field
 
 
 def test_slake_has_its_official_splits_less_the_unanswered_question(data_root, cache):
-    splits = {
-        split: load("slake", data_root / "slake", cache, split) for split in ("train", "validation", "test")
-    }
+    splits = {split: load("slake", data_root / "slake", cache, split) for split in ("train", "validation", "test")}
     assert {split: len(examples) for split, examples in splits.items()} == {
         "train": 1557,
         "validation": 225,
@@ -111,9 +105,7 @@ def test_pictures_are_those_of_the_official_files(data_root, cache, source, fold
     for example in examples[::60]:
         image = example.load_image()
         assert image.mode == "RGB" and image.size == example.image_size
-        np.testing.assert_array_equal(
-            np.asarray(image), np.asarray(open_image(paths[source](example.image_id)))
-        )
+        np.testing.assert_array_equal(np.asarray(image), np.asarray(open_image(paths[source](example.image_id))))
     assert "tensorflow" not in sys.modules
 
 
@@ -157,11 +149,7 @@ def test_odd_fields_are_mended(tmp_path):
     rows = [
         vqa_rad_row(qid="0", question="What  is this? ", answer=" left lobe", answer_type="OPEN "),
         vqa_rad_row(qid=1, answer=4, answer_type="OPEN", question_rephrase="How many?", image_organ="NULL"),
-        {
-            key: value
-            for key, value in vqa_rad_row(qid=2, question="Größe?").items()
-            if key != "question_rephrase"
-        },
+        {key: value for key, value in vqa_rad_row(qid=2, question="Größe?").items() if key != "question_rephrase"},
     ]
     first, second, third = load("vqa_rad", write_vqa_rad(tmp_path / "root", rows), tmp_path / "cache")
     assert (first.id, first.question, first.answer) == ("vqa_rad-0", "What is this?", "left lobe")
@@ -220,9 +208,7 @@ def test_odd_pictures_and_dicom_are_prepared_as_plain_rgb(data_root, tmp_path):
         "odd-images/pil_sample_cmyk.jpg", "odd-images/i_trns.png", "odd-images/pil123p.png",
         "odd-images/hopper_orientation_6.jpg", "dicom/CT_small.dcm",
     ]  # fmt: skip
-    root = write_vqa_rad(
-        tmp_path / "root", [vqa_rad_row(qid=f, image_name=f.split("/")[1]) for f in files], images=()
-    )
+    root = write_vqa_rad(tmp_path / "root", [vqa_rad_row(qid=f, image_name=f.split("/")[1]) for f in files], images=())
     for file in files:
         shutil.copy(data_root / file, root / VQA_RAD_IMAGES)
     for file, example in zip(files, load("vqa_rad", root, tmp_path / "cache"), strict=True):

@@ -33,9 +33,7 @@ DEFAULTS = {
     "aggregation": "sequence",
 }
 
-log_prob_arrays = hnp.arrays(
-    np.float32, (P, G, LC), elements=st.floats(-2, -0.125, width=32, allow_subnormal=False)
-)
+log_prob_arrays = hnp.arrays(np.float32, (P, G, LC), elements=st.floats(-2, -0.125, width=32, allow_subnormal=False))
 advantage_arrays = hnp.arrays(np.float32, (P, G), elements=st.floats(-2, 2, width=32, allow_subnormal=False))
 length_arrays = hnp.arrays(np.int32, (P, G), elements=st.integers(0, LC))
 _compiled_terms = jax.jit(policy_loss_terms, static_argnames="objective")
@@ -180,9 +178,7 @@ def test_on_policy_gradient_is_the_policy_gradient():
     log_probs, _, _, advantages, mask = batch()
     options = DEFAULTS | {"kl_coefficient": 0.0}
     denominator = loss_denominator(mask, np.ones((P, G), bool), aggregation="sequence")
-    gradient, metrics = compiled_gradient(
-        log_probs, None, None, advantages, mask, **options, denominator=denominator
-    )
+    gradient, metrics = compiled_gradient(log_probs, None, None, advantages, mask, **options, denominator=denominator)
     lengths = np.maximum(mask.sum(-1, keepdims=True), 1)
     np.testing.assert_allclose(gradient, mask * -np.asarray(advantages)[..., None] / lengths / (P * G), rtol=1e-5)
     same, _ = compiled_gradient(log_probs, log_probs, None, advantages, mask, **options, denominator=denominator)
@@ -347,7 +343,9 @@ def test_the_largest_kl_is_that_of_a_counted_token():
     log_probs = jnp.log(jnp.array([[[0.5, 0.25, 0.001]]]))
     reference = jnp.log(jnp.full((1, 1, 3), 0.5))
     mask = jnp.array([[[True, True, False]]])
-    _, metrics = loss_terms(log_probs, log_probs, reference, jnp.ones((1, 1)), mask, **DEFAULTS, denominator=jnp.float32(1))
+    _, metrics = loss_terms(
+        log_probs, log_probs, reference, jnp.ones((1, 1)), mask, **DEFAULTS, denominator=jnp.float32(1)
+    )
     assert float(reduce_metrics(metrics)["kl_max"]) == pytest.approx(1 - np.log(2))
 
 
@@ -443,9 +441,7 @@ def test_failed_rows_count_nowhere_and_groups_without_variance_count():
         assert float(denominator) == expected == float(loss_denominator(mask, is_valid, aggregation=aggregation))
         advantages, is_zero = group_advantages(rewards, is_valid)
         np.testing.assert_array_equal(is_zero, [False, True, False, False])
-        loss, _ = compiled_terms(
-            log_probs, old, reference, advantages, counted, **options, denominator=denominator
-        )
+        loss, _ = compiled_terms(log_probs, old, reference, advantages, counted, **options, denominator=denominator)
         by_hand = loss_in_float64(log_probs, old, reference, np.asarray(advantages), counted, expected, options)
         np.testing.assert_allclose(loss, by_hand, rtol=1e-5)
         options["kl_coefficient"] = 0.0
@@ -500,9 +496,7 @@ def test_an_absent_reference_is_named():
     log_probs, old, _, advantages, mask = batch()
     for changes in ({}, {"kl_coefficient": 0.0, "ratio": "ref"}):
         with pytest.raises(ValueError, match="reference_log_probs: expected an array"):
-            loss_terms(
-                log_probs, old, None, advantages, mask, **(DEFAULTS | changes), denominator=jnp.float32(1)
-            )
+            loss_terms(log_probs, old, None, advantages, mask, **(DEFAULTS | changes), denominator=jnp.float32(1))
     with pytest.raises(ValueError, match="estimator: expected k1, k2, k3 or k3"):
         kl_values(log_probs, old, estimator="k4")
     with pytest.raises(ValueError, match="aggregation: expected sequence or token"):

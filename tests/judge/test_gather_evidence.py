@@ -39,9 +39,7 @@ def judge(tmp_path_factory):
 def prepare(judge, statements=STATEMENTS, anchors=ANCHORS, *, tokens=TOKENS, questions=None, pixels=None):
     if pixels is None:
         pixels = np.random.default_rng(0).integers(0, 256, (len(anchors), 112, 112, 3), np.uint8)
-    return prepare_judge_batch(
-        pixels, statements, anchors, judge[2], max_statement_tokens=tokens, questions=questions
-    )
+    return prepare_judge_batch(pixels, statements, anchors, judge[2], max_statement_tokens=tokens, questions=questions)
 
 
 gather_jitted = jax.jit(gather_evidence, static_argnames=("config", *SETTINGS))

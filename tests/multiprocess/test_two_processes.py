@@ -31,7 +31,14 @@ def launch(repository, tmp_path_factory):
     environment["REFLEX_COMMAND"] = " ".join(REFLEX)  # the environment the tests run in, nothing is installed
 
     def start(directory, processes: int, *overrides: str) -> subprocess.Popen:
-        command = ["bash", "launch/local.sh", "--processes", str(processes), "--devices-per-process", str(8 // processes)]
+        command = [
+            "bash",
+            "launch/local.sh",
+            "--processes",
+            str(processes),
+            "--devices-per-process",
+            str(8 // processes),
+        ]
         return subprocess.Popen(
             [*command, "configs/phantom.yaml", *SMALL, f"run.dir={directory}", *overrides], cwd=repository,
             env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,

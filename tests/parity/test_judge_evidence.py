@@ -78,9 +78,7 @@ def test_saliency_equals_autograd(judge, method, block, batch):
 )  # fmt: skip
 def test_evidence_equals_the_same_judge_in_torch(judge, images, method, tie_rule, tokens):
     model, tokenizer, ours = judge
-    evidence = judge_evidence(
-        ours, images, STATEMENTS, ANCHORS, method, tie_rule=tie_rule, max_statement_tokens=tokens
-    )
+    evidence = judge_evidence(ours, images, STATEMENTS, ANCHORS, method, tie_rule=tie_rule, max_statement_tokens=tokens)
     transform = open_clip.image_transform(reference.IMAGE_SIZE, is_train=False, mean=reference.MEAN, std=reference.STD)
     pixels = torch.stack([transform(image) for image in images])
     with torch.no_grad():

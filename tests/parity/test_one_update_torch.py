@@ -18,10 +18,10 @@ from reflex_jax.data.images import prompt_inputs_from_huggingface
 from reflex_jax.models.biomedclip import init_judge_params
 from reflex_jax.models.qwen_vl import read_qwen_config
 from reflex_jax.records import HostScores, JudgeInputs, Rollout, TrainBatch
-from reflex_jax.training.state import FrozenParams, init_state, make_optimizer
-from reflex_jax.training.step import make_train_step
+from reflex_jax.step.state import FrozenParams, init_state, make_optimizer
+from reflex_jax.step.update import make_train_step
 from tests.parity import qwen_reference as reference
-from tests.training.conftest import JUDGE
+from tests.step.conftest import JUDGE
 
 P, G, LC = 3, 4, 6
 TEMPERATURE, KL, CLIP_LOW, CLIP_HIGH = 0.7, 0.05, 0.1, 0.15

@@ -9,7 +9,7 @@ import pytest
 from reflex_jax.checkpoints.huggingface import load_policy_params
 from reflex_jax.data.images import prompt_inputs_from_huggingface
 from reflex_jax.models.qwen_vl import read_qwen_config
-from reflex_jax.rollout.generate import generate
+from reflex_jax.step.generate import generate
 from tests.parity import qwen_reference as reference
 
 STEPS = 24

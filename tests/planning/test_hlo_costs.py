@@ -16,9 +16,10 @@ from reflex_jax.models.clip_vision import VisionTowerConfig
 from reflex_jax.models.qwen_vl import QwenVLConfig, completion_log_probs, init_policy_params
 from reflex_jax.planning.hlo_costs import count_costs
 from reflex_jax.records import HostScores, JudgeInputs, PromptInputs, VisionInputs
-from reflex_jax.rollout.generate import generate
 from reflex_jax.sharding import make_mesh
-from reflex_jax.training.step import _accumulate, score_rollout
+from reflex_jax.step.generate import generate
+from reflex_jax.step.score import score_rollout
+from reflex_jax.step.update import _accumulate
 from tests.tiny_policy import CONFIG
 
 PROMPTS, GROUP, PROMPT_TOKENS, STEPS, WINDOWS = 2, 4, 24, 16, 3

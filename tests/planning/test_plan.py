@@ -16,7 +16,7 @@ from reflex_jax.planning.plan import _frugal_settings, adapt, find_remedy, large
 from reflex_jax.planning.report import describe_plan, describe_verdict
 from reflex_jax.planning.topology import Topology, find_topology
 from reflex_jax.sharding import make_mesh
-from reflex_jax.training.abstract_run import abstract_run, bytes_on_device, largest_prompt
+from reflex_jax.step.abstract_run import abstract_run, bytes_on_device, largest_prompt
 
 SMALL = [
     "grpo.prompts_per_step=32", "grpo.group_size=4", "rollout.max_new_tokens=64", "data.max_prompt_tokens=64",
@@ -57,7 +57,7 @@ def test_a_run_that_fits_says_what_it_needs(plan):
 
 def test_the_plan_is_of_the_run_itself(config, plan):
     """Shapes and places of the abstract state are those that training makes."""
-    from reflex_jax.training.assembly import load_models, place_state
+    from reflex_jax.step.program import load_models, place_state
 
     models, params = load_models(config)
     state, frozen, _ = place_state(config, models, params, 10)

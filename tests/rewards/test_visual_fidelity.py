@@ -106,9 +106,7 @@ def test_shared_zeros_fill_no_strict_mask():
     first[0, :3] = (1, 2, 3)
     second[6, :3] = (1, 2, 3)
     ious = {
-        rule: float(
-            intersection_over_union(*(quantile_mask(m, quantile=0.5, tie_rule=rule) for m in (first, second)))
-        )
+        rule: float(intersection_over_union(*(quantile_mask(m, quantile=0.5, tie_rule=rule) for m in (first, second))))
         for rule in RULES
     }
     assert ious["strict"] == 0 and ious["paper"] == 1 and ious["rank"] > 0.5

@@ -8,8 +8,8 @@ import pytest
 
 from reflex_jax.rewards.answer import answer_reward
 from reflex_jax.rewards.format import format_reward
+from reflex_jax.statements.operator import decl
 from reflex_jax.text.completion import parse_completion
-from reflex_jax.text.declarative import decl
 from reflex_jax.text.normalise import _LETTERED, LONGEST_ANSWER, has_visible_character
 
 OPTIONS = ("cyst", "a nodule", "Abscess", "calcification", "edema", "effusion", "fracture", "hernia", "mass", "none")

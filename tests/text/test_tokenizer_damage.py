@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from reflex_jax.checkpoints.policy import load_policy
 from reflex_jax.config import ConfigError
 from reflex_jax.data.prompts import load_processor
-from reflex_jax.rollout.sampling import allowed_tokens
+from reflex_jax.step.sampling import allowed_tokens
 from reflex_jax.text.completion import parse_completion
 from reflex_jax.text.tokenizer import TAGS, decode, load_bert_tokenizer, load_policy_tokenizer
 

@@ -16,16 +16,16 @@ import pytest
 
 from reflex_jax.cli import main
 from reflex_jax.config import ConfigError
-from reflex_jax.rollout import host_bridge
-from reflex_jax.rollout.host_bridge import HostBridge
+from reflex_jax.run.checkpoint import RunCheckpoints
+from reflex_jax.run.ownership import sole_owner
+from reflex_jax.step import bridge as host_bridge
+from reflex_jax.step.bridge import HostBridge
+from reflex_jax.step.state import TrainState
 from reflex_jax.stops import NOT_FINITE, PREEMPTED, SAVE_FAILED, RunStopped
 from reflex_jax.text.completion import parse_completion
 from reflex_jax.training import loop
-from reflex_jax.training.checkpoint import RunCheckpoints
 from reflex_jax.training.faults import SkippedSteps
 from reflex_jax.training.loop import StepResult
-from reflex_jax.training.ownership import sole_owner
-from reflex_jax.training.state import TrainState
 from reflex_jax.training.watchdog import Watchdog
 
 STEPS = 4  # two of the closed phase, two of the open one
@@ -346,4 +346,3 @@ def test_the_best_checkpoint_stays(phantom, tmp_path):
     rewards = {row["step"]: row["reward/total"] for row in metrics(directory)}
     kept = {int(p.name) for p in (directory / "checkpoints").iterdir() if p.name.isdigit()}
     assert kept == {4, max(rewards, key=rewards.get)}
-

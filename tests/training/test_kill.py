@@ -21,11 +21,26 @@ SETTINGS = [
 
 
 def test_eight_kills_change_nothing(repository, tmp_path):
-    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "JAX_NUM_CPU_DEVICES": "1", "JAX_PLATFORMS": "cpu"}
+    environment = {
+        **os.environ,
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "JAX_NUM_CPU_DEVICES": "1",
+        "JAX_PLATFORMS": "cpu",
+    }
 
     def start(directory) -> subprocess.Popen:
-        command = [sys.executable, "-m", "reflex_jax.cli", "train", "configs/phantom.yaml", *SETTINGS, f"run.dir={directory}"]
-        return subprocess.Popen(command, cwd=repository, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        command = [
+            sys.executable,
+            "-m",
+            "reflex_jax.cli",
+            "train",
+            "configs/phantom.yaml",
+            *SETTINGS,
+            f"run.dir={directory}",
+        ]
+        return subprocess.Popen(
+            command, cwd=repository, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
 
     undisturbed = tmp_path / "undisturbed"
     assert start(undisturbed).wait(timeout=900) == 0

@@ -13,10 +13,11 @@ import pytest
 from reflex_jax.config import SALIENCY_METHODS
 from reflex_jax.models.biomedclip import init_judge_params
 from reflex_jax.models.qwen_vl import init_policy_params
-from reflex_jax.rollout.generate import generate
-from reflex_jax.training.state import FrozenParams, init_state, make_optimizer, split_trainable
-from reflex_jax.training.step import make_train_step, score_rollout
-from tests.training.conftest import ALLOWED, GROUP, JUDGE, NEW_TOKENS, POLICY, TinyWorld
+from reflex_jax.step.generate import generate
+from reflex_jax.step.score import score_rollout
+from reflex_jax.step.state import FrozenParams, init_state, make_optimizer, split_trainable
+from reflex_jax.step.update import make_train_step
+from tests.step.conftest import ALLOWED, GROUP, JUDGE, NEW_TOKENS, POLICY, TinyWorld
 
 
 def _products(lowered) -> list[tuple[str, str, bool]]:

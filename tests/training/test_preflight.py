@@ -13,11 +13,11 @@ from reflex_jax.config_reader import load_config
 from reflex_jax.data.images import count_windows, smart_resize
 from reflex_jax.data.prompts import PromptSizes
 from reflex_jax.models.published import published_policy
+from reflex_jax.planning.device_memory import GIB
+from reflex_jax.planning.memory import estimate_memory
 from reflex_jax.sharding import make_mesh
+from reflex_jax.step.abstract_run import smallest_prompt
 from reflex_jax.training import preflight
-from reflex_jax.training.abstract_run import smallest_prompt
-from reflex_jax.training.device_memory import GIB
-from reflex_jax.training.memory import estimate_memory
 from reflex_jax.training.watchdog import Watchdog
 
 MESH = MeshConfig(data=2, fsdp=2, tensor=2)

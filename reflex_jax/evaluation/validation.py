@@ -1,0 +1,115 @@
+"""Held-out questions: reward of sampled completions, and greedy accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from reflex_jax.config import Config
+from reflex_jax.data.examples import Example
+from reflex_jax.records import HostScores, JudgeInputs
+from reflex_jax.sharding import replicated
+from reflex_jax.step.program import BatchBuilder, Models, make_generator, make_host_bridge
+from reflex_jax.step.score import ScoredRollout, score_rollout
+
+_STEP = 0  # training folds in its steps from 1 on, so no draw is shared with it, nor with another seed's
+
+
+class Evaluator:
+    """Scores a policy on a fixed set of questions, with the reward of the run.
+
+    Greedy accuracy stands beside the sampled one, because a rise of the sampled accuracy alone can be sharpening: the
+    policy says more often what it already said most often.
+    """
+
+    def __init__(self, config: Config, models: Models, examples: Sequence[Example], builder: BatchBuilder):
+        """Compiles nothing yet; the questions are those of `chosen_questions`."""
+        self._examples = chosen_questions(config, examples)
+        self._builder = builder
+        self._rows = models.rows(config.grpo.prompts_per_step)
+        self._key = jax.random.fold_in(jax.random.key(config.run.seed), _STEP)
+        self._bridge = make_host_bridge(config, models)
+        self._sample = make_generator(
+            config, models, group_size=config.grpo.group_size, temperature=config.rollout.temperature
+        )
+        self._greedy = make_generator(config, models, group_size=1, temperature=0.0)
+        judge_config = models.judge.config
+
+        def columns(judge: Any, inputs: JudgeInputs, scores: HostScores) -> dict[str, Array]:
+            return question_columns(score_rollout(judge, inputs, scores, config, judge_config), scores)
+
+        # small, and every process needs them all
+        self._score = jax.jit(columns, out_shardings=replicated(models.mesh))
+
+    def run(self, weights: Any, judge: Any) -> dict[str, float]:
+        """Returns `eval/...` metrics of one policy: sampled (T as in training) and greedy, all, closed and open.
+
+        Args:
+          weights: of `make_weight_gatherer`.
+          judge: its parameters.
+        """
+        rows: dict[str, list[np.ndarray]] = {}
+        size = self._rows.count
+        for start in range(0, len(self._examples), size):
+            chosen = self._examples[start : start + size]
+            # the last batch is filled up by its first question: one shape, one program
+            batch = self._builder([*chosen, *[chosen[0]] * (size - len(chosen))])
+            prompts = self._rows.place(batch.prompts)
+            ids = self._rows.place((start + self._rows.local).astype(np.int32))
+            for name, generator in (("sampled", self._sample), ("greedy", self._greedy)):
+                rollout = generator(weights, prompts, self._key, ids)
+                tokens, mask = self._rows.fetch((rollout.tokens, rollout.mask))
+                bridged = self._bridge(batch.examples, tokens, mask, batch.judge_pixels)
+                columns = jax.device_get(self._score(judge, *self._rows.place((bridged.judge, bridged.scores))))
+                for key, values in columns.items():
+                    rows.setdefault(f"{name}/{key}", []).append(values[: len(chosen)])
+        columns = {key: np.concatenate(parts) for key, parts in rows.items()}
+        is_closed = np.asarray([e.answer_type == "closed" for e in self._examples])
+        return summarise(columns, is_closed)
+
+
+def chosen_questions(config: Config, examples: Sequence[Example]) -> Sequence[Example]:
+    """The held-out questions a run looks at: the first `training.evaluation_questions`, 0: all."""
+    return examples[: config.training.evaluation_questions or len(examples)]
+
+
+def question_columns(scored: ScoredRollout, scores: HostScores) -> dict[str, Array]:
+    """By name, one value per group: means over its valid rows, whether it has one, and how many failed."""
+    valid = scores.is_valid
+    columns = {f"reward/{key}": values for key, values in scored.components.items()}
+    columns |= {
+        "reward/total": scored.rewards,
+        "accuracy": scores.is_correct.astype(jnp.float32),
+        "iou": scored.iou,
+    }
+    count = jnp.maximum(valid.sum(-1), 1)
+    means = {key: jnp.where(valid, values, 0.0).sum(-1) / count for key, values in columns.items()}
+    return means | {"is_scored": valid.any(-1), "failed_rows": (~valid).sum(-1)}
+
+
+def summarise(columns: dict[str, np.ndarray], is_closed: np.ndarray) -> dict[str, float]:
+    """Means as `eval/...` over the questions that have a valid row; a mean over none of them is left out.
+
+    Accuracies also over the closed and the open questions.
+
+    Args:
+      columns: one number per question, by name.
+      is_closed: which questions are closed.
+    """
+    summary = {}
+    for key, values in columns.items():
+        generator, _, name = key.partition("/")
+        is_scored = columns[f"{generator}/is_scored"]
+        if name == "failed_rows":
+            summary[f"eval/{key}"] = float(values.sum())
+        elif name != "is_scored":
+            kinds = {"": is_scored}
+            if name == "accuracy":
+                kinds |= {"_closed": is_scored & is_closed, "_open": is_scored & ~is_closed}
+            summary |= {f"eval/{key}{kind}": float(values[rows].mean()) for kind, rows in kinds.items() if rows.any()}
+    return summary

@@ -1,1 +1,0 @@
-"""Sampling completions, and the one seam between arrays and strings."""

@@ -1,0 +1,152 @@
+"""A run on disk: one folder, owned by one process at a time, resumed by the command that made it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from reflex_jax.config import Config, ConfigError, config_to_dict, user_path
+from reflex_jax.config_reader import load_saved_config, save_config
+from reflex_jax.run.ownership import LOCK_FILE, sole_owner
+
+CONFIG_FILE = "config.yaml"
+_PART = ".part"
+
+# What may change between a run and its continuation; every other setting is refused, also one that is new. Three kinds:
+# what decides where, how often and how long; what changes numbers by rounding alone; and what is compared by content.
+FREE_KEYS = {
+    "run.name": "where it lies",
+    "run.dir": "where it lies",
+    "training.steps": "more steps lengthen the last phase, fewer are refused (data/pipeline.py); not with a schedule, below",
+    "training.save_every": "how often",
+    "training.keep_checkpoints": "how many stay",
+    "training.best_metric": "which one stays too; checkpoints carry all metrics, so it is looked up in those there",
+    "training.max_skipped_steps": "when a run without finite steps ends",
+    "training.stall_seconds": "when a step is reported",
+    "training.log_every": "how often",
+    "training.evaluate_every": "how often; the policy is not touched",
+    "training.evaluation_questions": "by content: held-out questions other than before are refused (identity.py)",
+    "data.evaluation_split": "by content, as well",
+    "data.root": "by content: training questions or pictures other than before are refused (identity.py)",
+    "data.cache": "where prepared copies lie; they carry the hash of the official files",
+    "policy.attention": "rounding",
+    "policy.remat": "rounding",
+    "policy.log_prob_chunk": "rounding",
+    "rollout.weights": "rounding",
+    "grpo.microbatch_prompts": "rounding",
+    "mesh.preset": "rounding",
+    "mesh.data": "rounding",
+    "mesh.fsdp": "rounding",
+    "mesh.tensor": "rounding",
+    "logging.tensorboard": "a view of the record",
+    "logging.wandb_project": "a view of the record",
+    "logging.progress": "the terminal",
+}
+
+
+@contextmanager
+def open_run_directory(config: Config) -> Iterator[bool]:
+    """Makes the folder of a new run, or checks that an old one was started with the same mathematics; owns it in the block.
+
+    Yields:
+      True where the folder already holds a run.
+    Raises:
+      ConfigError: the folder's run differs in a setting that changes its numbers (all of them named), the folder belongs to
+        something else or to a process that runs, or it cannot be made or written.
+    """
+    directory = _make_directory(config)
+    with sole_owner(directory):
+        path = directory / CONFIG_FILE
+        is_resumed = path.exists()
+        if is_resumed:
+            _check_settings(directory, load_saved_config(path), config)
+        else:
+            _write_config(config, path)
+        yield is_resumed
+
+
+def load_run_config(directory: str | Path, overrides: list[str]) -> Config:
+    """Reads the configuration a run was made with; it is then looked at where it lies now.
+
+    Args:
+      directory: of the run, taken as it stands but for a "~".
+      overrides: "section.key=value", over what the run was made with.
+    Raises:
+      ConfigError: no run there, its file was cut off, or an override would point at another run.
+    """
+    place = user_path(directory)
+    if not str(directory) or not os.path.isfile(place / CONFIG_FILE):
+        raise ConfigError(
+            f"{str(directory)!r}: expected a run directory with {CONFIG_FILE}; there is none. Give the folder `reflex train` "
+            "printed."
+        )
+    elsewhere = [text for text in overrides if text.partition("=")[0].strip() in ("run.dir", "run.name")]
+    if elsewhere:
+        raise ConfigError(f"{', '.join(elsewhere)}: the run is {str(directory)!r}; name another one in its place.")
+    config = load_saved_config(place / CONFIG_FILE, overrides)
+    return dataclasses.replace(config, run=dataclasses.replace(config.run, dir=str(place)))
+
+
+def _make_directory(config: Config) -> Path:
+    key = "run.name" if config.run.dir is None else "run.dir"
+    text = config.run.name if config.run.dir is None else config.run.dir
+    if not text.strip():
+        raise ConfigError(f"{key}: expected a {key.partition('.')[2]}; got {text!r}. Leave it out for the default.")
+    directory = config.run.directory
+    try:
+        if directory.is_dir() and not (directory / CONFIG_FILE).exists():
+            # what a start leaves that was ended before it could write its settings is no other use
+            if {path.name for path in directory.iterdir()} - {LOCK_FILE, CONFIG_FILE + _PART}:
+                raise _in_other_use(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = "a file is in its way" if isinstance(error, (FileExistsError, NotADirectoryError)) else error.strerror
+        raise ConfigError(
+            f"{key}: the directory {str(directory)!r} cannot be made ({reason}). Name another."
+        ) from error
+    return directory
+
+
+def _in_other_use(directory: Path) -> ConfigError:
+    return ConfigError(
+        f"{directory}: expected a new folder or a run with {CONFIG_FILE}; it holds other files. Set run.name or run.dir."
+    )
+
+
+def _write_config(config: Config, path: Path) -> None:
+    part = path.with_name(path.name + _PART)
+    try:
+        save_config(config, part)
+        os.replace(part, path)  # whole or not at all
+    except OSError as error:
+        raise ConfigError(f"run.dir: {path} cannot be written ({error.strerror}).") from error
+
+
+def _check_settings(directory: Path, run: Config, now: Config) -> None:
+    old, new = _flatten(config_to_dict(run)), _flatten(config_to_dict(now))
+    differences = [
+        f"{key}: the run has {old.get(key)!r}, now {new.get(key)!r}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and key not in FREE_KEYS
+    ]
+    # the optimiser's schedule reaches 0 at the last step, so there the length is part of the mathematics
+    if now.optimizer.schedule != "constant" and old["training.steps"] != new["training.steps"]:
+        differences.append(
+            f"training.steps: the {now.optimizer.schedule} schedule was laid out for {old['training.steps']}"
+        )
+    if differences:
+        raise ConfigError(
+            f"{directory} holds a run with other settings; continue it with its own, or set run.name for a new one:\n"
+            + "\n".join(differences)
+        )
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in tree.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

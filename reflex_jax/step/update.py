@@ -1,0 +1,212 @@
+"""The training step: judge evidence -> rewards -> advantages -> clipped objective -> optimiser, in one jitted function.
+
+`score_rollout` turns a rollout into rewards and advantages, `policy_update` turns those into new parameters, and
+`make_train_step` joins them. The judge and the reference policy come in as arguments and get no gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jaxtyping import Array, Bool, Float
+
+from reflex_jax.config import Config, GrpoConfig
+from reflex_jax.grpo.objective import Objective, TokenMetrics, loss_denominator, policy_loss_terms, reduce_metrics
+from reflex_jax.models.biomedclip import BiomedClipConfig
+from reflex_jax.models.qwen_vl import QwenVLConfig, completion_log_probs
+from reflex_jax.records import PromptInputs, Rollout, TrainBatch
+from reflex_jax.sharding import map_prompts, split_prompts
+from reflex_jax.step.score import ScoredRollout, rollout_metrics, score_rollout
+from reflex_jax.step.state import FrozenParams, TrainState, compute_params
+
+
+def make_objective(grpo: GrpoConfig) -> Objective:
+    """The part of a configuration that the objective's mathematics reads."""
+    return Objective(
+        clip_low=grpo.clip_low,
+        clip_high=grpo.clip_high,
+        dual_clip=grpo.dual_clip,
+        kl_coefficient=grpo.kl_coefficient,
+        kl_estimator=grpo.kl_estimator,
+        kl_clamp=grpo.kl_clamp,
+        ratio=grpo.ratio,
+        aggregation=grpo.aggregation,
+    )
+
+
+@struct.dataclass
+class UpdateInputs:
+    """What one microbatch of the update reads; every leaf counts prompts first."""
+
+    prompts: PromptInputs
+    rollout: Rollout
+    mask: Bool[Array, "P G Lc"]
+    advantages: Float[Array, "P G"]
+    old_log_probs: Float[Array, "P G Lc"] | None
+
+
+def policy_update(
+    state: TrainState,
+    frozen: FrozenParams,
+    inputs: UpdateInputs,
+    is_valid: Bool[Array, "P G"],
+    *,
+    config: Config,
+    log_probs_of: Callable[[Any, PromptInputs, Array], tuple[Array, Array]],
+    optimizer: optax.GradientTransformation,
+) -> tuple[TrainState, dict[str, Array]]:
+    """`epochs` passes over the batch in `minibatches` optimiser updates of whole groups (paper Eq. 10).
+
+    Denominators are those of the whole optimiser minibatch, so the result does not depend on the microbatch size or on
+    the mesh.
+    """
+    grpo, dtype, objective = config.grpo, jnp.dtype(config.policy.dtype), make_objective(config.grpo)
+
+    def microbatch_loss(params: Any, part: UpdateInputs, denominator: Array) -> tuple[Array, TokenMetrics]:
+        log_probs, entropy = log_probs_of(
+            compute_params(params, frozen.fixed, dtype), part.prompts, part.rollout.tokens
+        )
+        reference = None
+        if frozen.reference is not None:
+            reference = jax.lax.stop_gradient(log_probs_of(frozen.reference, part.prompts, part.rollout.tokens)[0])
+        loss, metrics = policy_loss_terms(
+            log_probs,
+            part.old_log_probs,
+            reference,
+            part.advantages,
+            part.mask,
+            objective=objective,
+            denominator=denominator,
+        )
+        gap = jnp.where(part.mask, jnp.abs(log_probs - part.rollout.log_probs), 0.0).max()
+        entropy_sum = jnp.where(part.mask, entropy, 0.0).sum()
+        return loss, jax.lax.stop_gradient(
+            metrics.replace(
+                sums=metrics.sums | {"entropy": entropy_sum}, maxima=metrics.maxima | {"logprob_gap_max": gap}
+            )
+        )
+
+    def update(state: TrainState, part_and_valid: tuple[UpdateInputs, Array]) -> tuple[TrainState, dict[str, Array]]:
+        part, valid = part_and_valid
+        denominator = loss_denominator(part.mask, valid, aggregation=grpo.aggregation)
+        loss, token_metrics, gradients = _accumulate(
+            jax.value_and_grad(microbatch_loss, has_aux=True),
+            state.params, part, denominator, valid.shape[0] // (grpo.microbatch_prompts or valid.shape[0]),
+        )  # fmt: skip
+        grad_norm = optax.global_norm(gradients)
+        updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
+        after = state.replace(params=optax.apply_updates(state.params, updates), optimizer_state=optimizer_state)
+        # an update that is not a number, or that no row has a say in, is skipped: parameters and moments stay as they were
+        is_applied = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.any(valid)
+        state = jax.tree.map(lambda new, old: jnp.where(is_applied, new, old), after, state)
+        summary = {"loss": loss, "grad_norm": grad_norm, "skipped": 1.0 - is_applied.astype(jnp.float32)}
+        return state, reduce_metrics(token_metrics) | summary
+
+    if grpo.minibatches == grpo.epochs == 1:
+        return update(state, (inputs, is_valid))
+    whole = compute_params(state.params, frozen.fixed, dtype)
+    old = map_prompts(lambda p: log_probs_of(whole, p.prompts, p.rollout.tokens)[0], inputs, grpo.microbatch_prompts)
+    old = jax.lax.stop_gradient(old)
+    minibatches = split_prompts((inputs.replace(old_log_probs=old), is_valid), grpo.minibatches)
+    return _repeat_updates(update, state, minibatches, grpo.epochs)
+
+
+def _repeat_updates(
+    update: Callable[[TrainState, Any], tuple[TrainState, dict[str, Array]]],
+    state: TrainState,
+    minibatches: Any,
+    epochs: int,
+) -> tuple[TrainState, dict[str, Array]]:
+    """Runs the minibatches in turn, `epochs` times; the metrics are means over all updates, or maxima where they are one."""
+    passes = []
+    for _ in range(epochs):
+        state, summary = jax.lax.scan(update, state, minibatches)
+        passes.append(summary)
+    values = {name: jnp.concatenate([summary[name] for summary in passes]) for name in passes[0]}
+    joined = {name: value.max() if name.endswith("_max") else value.mean() for name, value in values.items()}
+    # before the first update the gap is the sampler's error; later ones measure learning
+    return state, joined | {"logprob_gap_max": values["logprob_gap_max"][0]}
+
+
+def _accumulate(
+    gradient_of: Callable[[Any, Any, Array], Any], params: Any, inputs: Any, denominator: Array, parts: int
+) -> tuple[Array, TokenMetrics, Any]:
+    """Adds loss and gradients over microbatches; the metrics of all of them come back stacked."""
+    if parts == 1:
+        (loss, metrics), gradients = gradient_of(params, inputs, denominator)
+        return loss, metrics, gradients
+
+    def add(total: Any, piece: Any) -> tuple[Any, TokenMetrics]:
+        (loss, metrics), gradients = gradient_of(params, piece, denominator)
+        return jax.tree.map(jnp.add, total, (loss, gradients)), metrics
+
+    zeros = (jnp.zeros((), jnp.float32), jax.tree.map(jnp.zeros_like, params))
+    (loss, gradients), metrics = jax.lax.scan(add, zeros, split_prompts(inputs, parts))
+    return loss, metrics, gradients
+
+
+def make_train_step(
+    config: Config,
+    policy_config: QwenVLConfig,
+    judge_config: BiomedClipConfig,
+    optimizer: optax.GradientTransformation,
+    allowed: Any,
+    eos_ids: tuple[int, ...],
+    out_shardings: Any = None,
+) -> Callable[[TrainState, FrozenParams, TrainBatch], tuple[TrainState, ScoredRollout, dict[str, Array]]]:
+    """Builds `train_step(state, frozen, batch) -> (state, scored, metrics)`: pure, jitted, `state` donated.
+
+    Args:
+      config: the run's configuration; only numbers and choices of it enter the computation.
+      policy_config, judge_config: shapes of the two models.
+      optimizer: from `make_optimizer`.
+      allowed: bool [V], the vocabulary the sampler and the log-probs share.
+      eos_ids: tokens that end a completion.
+      out_shardings: of (state, scored, metrics); None: where the compiler puts them.
+    """
+    update = make_policy_update(config, policy_config, optimizer, allowed)
+
+    def train_step(
+        state: TrainState, frozen: FrozenParams, batch: TrainBatch
+    ) -> tuple[TrainState, ScoredRollout, dict[str, Array]]:
+        scored = score_rollout(frozen.judge, batch.judge, batch.scores, config, judge_config)
+        inputs = UpdateInputs(
+            prompts=batch.prompts,
+            rollout=batch.rollout,
+            mask=batch.rollout.mask & batch.scores.is_valid[..., None],
+            advantages=jax.lax.stop_gradient(scored.advantages),
+            old_log_probs=None,
+        )
+        state, update_metrics = update(state, frozen, inputs, batch.scores.is_valid)
+        metrics = rollout_metrics(scored, batch.scores, batch.rollout, eos_ids) | update_metrics
+        return state.replace(step=state.step + 1), scored, metrics
+
+    return jax.jit(train_step, donate_argnums=0, out_shardings=out_shardings)
+
+
+def make_policy_update(
+    config: Config, policy_config: QwenVLConfig, optimizer: optax.GradientTransformation, allowed: Any
+) -> Callable[[TrainState, FrozenParams, UpdateInputs, Array], tuple[TrainState, dict[str, Array]]]:
+    """Builds `policy_update(state, frozen, inputs, is_valid)` of one run: pure, not yet jitted."""
+    log_probs_of = partial(
+        _log_probs_of,
+        policy_config=policy_config,
+        allowed=allowed,
+        temperature=config.rollout.temperature,
+        chunk=config.policy.log_prob_chunk,
+        remat=config.policy.remat,
+        attention=config.policy.attention,
+    )
+    return partial(policy_update, config=config, log_probs_of=log_probs_of, optimizer=optimizer)
+
+
+def _log_probs_of(
+    params: Any, prompts: PromptInputs, tokens: Array, *, policy_config: QwenVLConfig, **settings: Any
+) -> tuple[Array, Array]:
+    return completion_log_probs(params, prompts, tokens, policy_config, **settings)

@@ -1,0 +1,31 @@
+"""Held-out scores: failed rows are counted and stay out of every mean."""
+
+from types import SimpleNamespace
+
+import numpy as np
+
+from reflex_jax.evaluation.validation import question_columns, summarise
+from reflex_jax.records import HostScores
+
+
+def summary(is_valid, answers, is_closed):
+    """Of one generator, `sampled`, with the answer reward as the only component."""
+    answers = np.where(is_valid, np.float32(answers), np.float32(np.nan))
+    scored = SimpleNamespace(components={"answer": answers}, rewards=answers, iou=np.nan_to_num(answers))
+    scores = HostScores(components={}, is_correct=answers >= 0.5, is_valid=np.asarray(is_valid))
+    columns = {f"sampled/{key}": np.asarray(values) for key, values in question_columns(scored, scores).items()}
+    return summarise(columns, np.asarray(is_closed))
+
+
+def test_failed_rows_stay_out_of_the_means_and_questions_without_a_valid_row_too():
+    is_valid = [[True, True], [True, False], [False, False]]
+    found = summary(is_valid, [[1, 0], [1, 0], [0, 0]], [True, False, False])
+    assert found["eval/sampled/failed_rows"] == 3
+    assert found["eval/sampled/reward/answer"] == found["eval/sampled/reward/total"] == 0.75
+    assert (found["eval/sampled/accuracy_closed"], found["eval/sampled/accuracy_open"]) == (0.5, 1.0)
+
+
+def test_a_mean_over_nothing_is_left_out():
+    found = summary([[False], [True]], [[1], [1]], [True, False])
+    assert "eval/sampled/accuracy_closed" not in found and found["eval/sampled/accuracy"] == 1.0
+    assert summary([[False]], [[1]], [True]) == {"eval/sampled/failed_rows": 1.0}

@@ -1,0 +1,115 @@
+"""The memory estimate against what compilers count: programs of both recipes for TPUs, and of small models for a CPU."""
+
+import json
+
+import jax
+import pytest
+from jax.sharding import AbstractMesh, AxisType
+
+from reflex_jax.config_reader import load_config
+from reflex_jax.planning.device_memory import GIB
+from reflex_jax.planning.memory import estimate_memory
+from reflex_jax.planning.plan import plan_run
+from reflex_jax.planning.topology import Topology, find_topology
+from reflex_jax.sharding import MESH_AXES
+from reflex_jax.step.abstract_run import abstract_run
+
+SHORT = ["data.max_prompt_tokens=512", "rollout.max_new_tokens=256", "data.max_pixels=262144", "data.min_pixels=3136"]
+
+
+def _estimate(recipe: str, mesh: tuple[int, int, int], *overrides: str):
+    config = load_config(f"configs/reflex_med_{recipe}.yaml", ["data.root=unread", *overrides])
+    return estimate_memory(abstract_run(config, AbstractMesh(mesh, MESH_AXES, axis_types=(AxisType.Auto,) * 3)))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "mesh", "overrides", "sampling", "updating"),
+    [
+        # GiB in all, by `reflex plan --topology` with libtpu 0.0.42: v5p (the first five), v5e, v6e
+        ("3b", (1, 1, 1), ["grpo.microbatch_prompts=1"], 87.63, 98.84),
+        ("3b", (1, 1, 1), [*SHORT, "grpo.microbatch_prompts=2", "grpo.kl_coefficient=0"], 62.22, 82.25),
+        ("3b", (1, 4, 1), [*SHORT, "policy.remat=false"], 27.01, 57.72),
+        ("3b", (1, 8, 1), ["policy.trainable=language"], 21.50, 16.87),
+        ("7b", (1, 32, 2), [], 17.64, 18.17),
+        ("3b", (1, 64, 1), ["grpo.microbatch_prompts=0"], 14.08, 7.87),
+        ("7b", (1, 8, 2), ["grpo.microbatch_prompts=8"], 25.03, 22.87),
+    ],
+)
+def test_the_estimate_lies_below_tpu_programs_by_at_most_a_quarter(recipe, mesh, overrides, sampling, updating):
+    estimate = _estimate(recipe, mesh, *overrides)
+    assert 0.95 <= estimate.of("generate")[1] / GIB / sampling <= 1.0
+    assert 0.75 <= estimate.of("update")[1] / GIB / updating <= 1.0
+
+
+def test_the_terms_of_the_3b_recipe_on_one_card_are_those_of_a_hand_count():
+    estimate = _estimate("3b", (1, 1, 1), "grpo.microbatch_prompts=1")
+    numbers = 3_754_622_976  # of Qwen2.5-VL-3B
+    assert estimate.resident["float32 masters"] == 4 * numbers
+    assert estimate.resident["moments"] == pytest.approx(8 * numbers, rel=1e-6)
+    assert estimate.resident["reference"] == 2 * numbers
+    sampling, updating = estimate.phases["generate: tokens"], estimate.phases["update: pictures"]
+    assert sampling["weights to sample with"] == updating["weights in bfloat16"] == updating["gradients"] == 2 * numbers
+    assert updating["gradients so far"] == 4 * numbers
+    keys_and_values = 36 * 2 * (2 * 128) * 2  # layers, heads of 128 numbers, both, bytes
+    assert sampling["keys and values of the prompts"] == 64 * 2048 * keys_and_values
+    assert sampling["keys and values of the completions"] == 64 * 8 * 1024 * keys_and_values
+    assert updating["attention scores"] == 2 * 16 * (91 * 64) ** 2 * 4  # twice: probabilities and their gradients
+    reading = estimate.phases["update: language model"]
+    assert reading["saved by the decoder"] == 36 * (2048 + 8 * 1024) * 2048 * 2
+    assert "gradients so far" not in _estimate("3b", (1, 1, 1), "grpo.microbatch_prompts=0").phases["update: pictures"]
+
+
+def test_every_setting_that_saves_memory_lowers_its_own_phase():
+    def needs(function: str, *overrides: str, mesh=(1, 8, 1)) -> float:
+        return _estimate("3b", mesh, "grpo.microbatch_prompts=16", *overrides).of(function)[1]
+
+    for override in ("grpo.microbatch_prompts=8", "grpo.kl_coefficient=0", "policy.trainable=language"):
+        assert needs("update", override) < needs("update"), override
+    assert needs("update", "policy.remat=false") > needs("update") < needs("update", "policy.dtype=float32")
+    assert needs("generate", "rollout.weights=sharded") < needs("generate")
+    assert needs("generate", mesh=(1, 8, 2)) < needs("generate") < needs("generate", mesh=(1, 4, 1))
+
+
+@pytest.fixture(scope="module")
+def small_policy(tmp_path_factory):
+    """A directory with the sizes of a policy whose towers repeat, as the published ones do."""
+    directory = tmp_path_factory.mktemp("policy")
+    sizes = {
+        "model_type": "qwen2_5_vl", "hidden_size": 64, "num_hidden_layers": 6, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "intermediate_size": 128, "vocab_size": 512, "rms_norm_eps": 1e-6,
+        "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]}, "image_token_id": 500, "video_token_id": 501,
+        "vision_start_token_id": 502, "vision_end_token_id": 503, "eos_token_id": 1, "pad_token_id": 0,
+        "vision_config": {
+            "hidden_size": 32, "depth": 8, "num_heads": 2, "intermediate_size": 64, "out_hidden_size": 64,
+            "fullatt_block_indexes": [3, 7], "window_size": 56,
+        },
+    }  # fmt: skip
+    (directory / "config.json").write_text(json.dumps(sizes))
+    return directory
+
+
+@pytest.mark.slow  # compiles two dozen functions
+@pytest.mark.parametrize(
+    ("devices", "overrides"),
+    [
+        (1, []),
+        (1, ["policy.remat=false", "grpo.microbatch_prompts=4"]),
+        (4, ["mesh.data=1", "mesh.fsdp=2", "mesh.tensor=2", "grpo.microbatch_prompts=4", "data.max_prompt_tokens=256"]),
+        (4, ["mesh.data=1", "mesh.tensor=4"]),  # more devices than key heads
+        (4, ["mesh.data=1", "mesh.fsdp=4", "grpo.epochs=2", "grpo.minibatches=2"]),
+        (4, ["policy.trainable=language", "grpo.kl_coefficient=0", "rollout.max_new_tokens=256"]),
+    ],
+)
+def test_the_estimate_lies_below_cpu_programs(small_policy, devices, overrides):
+    config = load_config(
+        "configs/phantom.yaml",
+        [
+            f"policy.path={small_policy}", "grpo.prompts_per_step=8", "grpo.group_size=4", "rollout.max_new_tokens=64",
+            "data.max_prompt_tokens=128", "data.max_pixels=50176", "policy.remat=true", "policy.log_prob_chunk=64",
+            "judge.max_statement_tokens=16", *overrides,
+        ],
+    )  # fmt: skip
+    plan = plan_run(config, Topology("this machine", find_topology(None).chip, jax.devices()[:devices]))
+    for function in plan.functions:
+        assert plan.estimate.of(function.name)[1] <= function.total, function.name
+    assert plan.estimate.of()[1] >= 0.6 * max(function.total for function in plan.functions)

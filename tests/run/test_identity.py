@@ -1,0 +1,94 @@
+"""What a run belongs to is told by content: a link that points elsewhere, one byte, another picture."""
+
+import dataclasses
+
+import pytest
+
+from reflex_jax.config import ConfigError
+from reflex_jax.data.examples import Example
+from reflex_jax.run import identity
+from reflex_jax.run.identity import (
+    check_identity,
+    check_processes_alike,
+    checkpoint_fingerprint,
+    data_fingerprint,
+)
+from reflex_jax.text.chat_template import TEMPLATE_FOLDER
+
+QUESTION = Example(
+    id="1", question="?", answer="a", answer_type="closed", image_id="i", image=b"picture", options=("a", "b")
+)
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    directory = tmp_path / "checkpoint"
+    directory.mkdir()
+    (directory / "model.safetensors").write_bytes(bytes(5 << 20))
+    (directory / "config.json").write_text("{}")
+    return directory
+
+
+def test_any_byte_of_the_weights_or_settings_counts(checkpoint):
+    seen = {checkpoint_fingerprint(checkpoint)}
+    for position in (0, (1 << 20) + 7, (5 << 20) - 1):  # also between what three samples would read
+        content = bytearray(5 << 20)
+        content[position] = 1
+        (checkpoint / "model.safetensors").write_bytes(content)
+        seen.add(checkpoint_fingerprint(checkpoint))
+    for name in ("config.json", "chat_template.jinja", "merges.txt"):
+        (checkpoint / name).write_text('{"other": 1}')
+        seen.add(checkpoint_fingerprint(checkpoint))
+    (checkpoint / "model.safetensors").rename(checkpoint / "model-00001-of-00001.safetensors")
+    seen.add(checkpoint_fingerprint(checkpoint))
+    for folder, name in (("shards", "model-00001-of-00001.safetensors"), (TEMPLATE_FOLDER, "tools.jinja")):
+        (checkpoint / folder).mkdir()
+        (checkpoint / folder / name).write_text("an index may name it")
+        seen.add(checkpoint_fingerprint(checkpoint))
+    assert len(seen) == 10
+
+
+def test_what_is_not_read_does_not_count(checkpoint):
+    before = checkpoint_fingerprint(checkpoint)
+    (checkpoint / "README.md").write_text("a model")
+    (checkpoint / "pytorch_model.bin").write_bytes(b"the same, pickled")
+    (checkpoint / "runs").mkdir()
+    assert checkpoint_fingerprint(checkpoint) == before
+    assert checkpoint_fingerprint(checkpoint.rename(checkpoint.with_name("elsewhere"))) == before
+
+
+def test_pickled_weights_count_where_there_are_no_others(checkpoint):
+    (checkpoint / "model.safetensors").unlink()
+    (checkpoint / "open_clip_pytorch_model.bin").write_bytes(b"a")
+    before = checkpoint_fingerprint(checkpoint)
+    (checkpoint / "open_clip_pytorch_model.bin").write_bytes(b"b")
+    assert checkpoint_fingerprint(checkpoint) != before
+
+
+@pytest.mark.parametrize(
+    "change", [{"image": b"other"}, {"image": None}, {"options": ("a", "c")}, {"answer": "b"}, {"id": "2"}]
+)
+def test_questions_are_others_where_a_reward_or_a_picture_would_be(change):
+    other = dataclasses.replace(QUESTION, **change)
+    assert data_fingerprint([QUESTION]) != data_fingerprint([other])
+    assert data_fingerprint([QUESTION, other]) != data_fingerprint([other, QUESTION])
+
+
+@pytest.mark.parametrize(
+    "key, word", [("data", "data"), ("policy", "policy.path"), ("judge", "judge.path"), ("evaluation", "held-out")]
+)
+def test_what_differs_is_named_and_what_was_not_noted_is_not_compared(tmp_path, key, word):
+    expected = dict.fromkeys(("data", "policy", "judge", "evaluation"), "sha256:1")
+    check_identity(expected, expected, tmp_path)
+    check_identity({key: "sha256:1"}, expected, tmp_path)
+    check_identity({}, expected, tmp_path)
+    check_identity({key: "0123456789abcdef"}, expected, tmp_path)  # an earlier version's
+    with pytest.raises(ConfigError, match=f"cannot be exported: .*{word}") as error:
+        check_identity(expected | {key: "sha256:2"}, expected, tmp_path, purpose="exported")
+    assert "\n" not in str(error.value)
+
+
+def test_processes_with_other_files_are_named(monkeypatch):
+    monkeypatch.setattr(identity, "gather", lambda value: [value, ["process 1 on b", {"judge": "2", "policy": "1"}]])
+    with pytest.raises(ConfigError, match="process 1 on b: its judge is not that of process 0"):
+        check_processes_alike({"judge": "1", "policy": "1"})

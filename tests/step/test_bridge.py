@@ -1,0 +1,175 @@
+"""The seam: strings in, arrays out; what raises there fails its rows and nothing else."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from reflex_jax.data.examples import Example
+from reflex_jax.judge.batch import StatementTokenizer
+from reflex_jax.step import bridge as host_bridge
+from reflex_jax.step.bridge import HostBridge
+from tests.parity.judge_reference import write_judge_directory
+from tests.text.test_sampled_text import QUESTIONS, completions
+
+EXAMPLES = [
+    Example(id="a", image=None, image_id="a", question="is there a nodule?", answer="yes", answer_type="closed"),
+    Example(id="b", image=None, image_id="b", question="where is the cyst?", answer="left lung", answer_type="open"),
+]
+TEXTS = [
+    ["<think></think><answer>yes</answer>", "<answer>no</answer>", "<think></think><answer>boom</answer>", "nothing"],
+    [
+        "<answer>left lung</answer>",
+        "<answer>lung</answer>",
+        "<answer>heart</answer>",
+        "<think></think><answer>left</answer>",
+    ],
+]
+GROUP = 4
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return StatementTokenizer(write_judge_directory(tmp_path_factory.mktemp("judge")))
+
+
+@pytest.fixture
+def bridge(tokenizer):
+    """Reads `TEXTS`, whose rows are their own numbers in the place of tokens."""
+    return HostBridge(
+        decode=lambda ids: TEXTS[ids[0] // GROUP][ids[0] % GROUP], statement_tokenizer=tokenizer,
+        open_answer_parts={"rouge1": 1.0}, max_statement_tokens=16, centered=False,
+    )  # fmt: skip
+
+
+def run(bridge, examples=EXAMPLES):
+    rows = np.arange(len(examples) * GROUP).reshape(len(examples), GROUP, 1)
+    return bridge(examples, rows, np.ones(rows.shape, bool), np.zeros((len(examples), 112, 112, 3), np.uint8))
+
+
+NO_LUCK = ZeroDivisionError("no such luck\nsecond line")
+
+
+def raising_at(function, argument, error=NO_LUCK):
+    """The function, which raises where one of its arguments equals `argument`."""
+
+    def broken(*arguments, **settings):
+        if any(np.array_equal(given, argument) for given in arguments):
+            raise error
+        return function(*arguments, **settings)
+
+    return broken
+
+
+def assert_only_failed(bridged, rows, reason):
+    """The rows failed for a reason; every other number is that of an undisturbed bridge."""
+    valid = np.ones((2, GROUP), bool)
+    for row in rows:
+        valid[row] = False
+    np.testing.assert_array_equal(bridged.scores.is_valid, valid)
+    undisturbed = {
+        "answer": [[1, 0, 0, 0], [1, 2 / 3, 0, 2 / 3]],
+        "format": [[1, 0, 1, 0], [0, 0, 0, 1]],
+    }
+    for name, expected in undisturbed.items():
+        expected = np.where(valid, np.float32(expected), np.nan)
+        np.testing.assert_array_equal(bridged.scores.components[name], expected, err_msg=name)
+    assert not bridged.scores.is_correct[~valid].any()
+    reasons = {str(bridged.failures[p][g]) for p, g in rows}
+    assert all(each.startswith(reason) for each in reasons), reasons
+    assert sum(failure is not None for row in bridged.failures for failure in row) == len(rows)
+
+
+def test_without_failures_every_row_counts(bridge, capsys):
+    bridged = run(bridge)
+    assert_only_failed(bridged, [], "")
+    assert bridged.statements[0] == ["there is a nodule", "there is no nodule", "is there a nodule boom", None]
+    assert bridged.anchors == ["there is a nodule", "the cyst is located in the left lung"]
+    np.testing.assert_array_equal(bridged.judge.has_statement, [[True, True, True, False], [True] * 4])
+    assert bridged.failures == [[None] * 4] * 2 and not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "component"), [("answer_reward", "answer"), ("decl", "statement")])
+def test_what_raises_on_one_answer_fails_that_row(bridge, monkeypatch, name, component):
+    monkeypatch.setattr(host_bridge, name, raising_at(getattr(host_bridge, name), "boom"))
+    bridged = run(bridge)
+    assert_only_failed(bridged, [(0, 2)], f"{component}: ZeroDivisionError at test_bridge.py:")
+    assert bridged.completions == TEXTS  # still there to be read
+    assert bridged.judge.has_statement[0, 2] == (component == "answer")
+
+
+def test_a_reward_that_is_no_number_fails_its_row(bridge, monkeypatch):
+    score = host_bridge.format_reward
+    monkeypatch.setattr(host_bridge, "format_reward", lambda text: np.nan if "heart" in text else score(text))
+    assert_only_failed(run(bridge), [(1, 2)], "format: ValueError")
+
+
+def test_a_completion_that_cannot_be_decoded_or_parsed_fails_its_row(bridge, monkeypatch):
+    monkeypatch.setattr(bridge, "_decode", raising_at(bridge._decode, np.array([3]), UnicodeError()))
+    bridged = run(bridge)
+    assert_only_failed(bridged, [(0, 3)], "completion: UnicodeError")
+    assert bridged.completions[0][3] == ""
+
+
+def test_a_statement_that_the_judge_cannot_read_fails_its_row(bridge, monkeypatch):
+    monkeypatch.setattr(
+        bridge, "_statement_tokenizer", _tokenizer_like(bridge._statement_tokenizer, "the cyst is located in the heart")
+    )
+    bridged = run(bridge)
+    assert_only_failed(bridged, [(1, 2)], "statement: ZeroDivisionError")
+    assert not bridged.judge.has_statement[1, 2]
+
+
+def _tokenizer_like(tokenizer, broken_at):
+    replaced = raising_at(tokenizer, broken_at)
+    replaced.pad_token_id = tokenizer.pad_token_id
+    return replaced
+
+
+@pytest.mark.parametrize("stage", ["decl", "tokenizer"])
+def test_an_anchor_that_cannot_be_made_fails_its_whole_group(bridge, monkeypatch, stage):
+    if stage == "decl":
+        monkeypatch.setattr(host_bridge, "decl", raising_at(host_bridge.decl, "left lung"))
+    else:
+        anchor = "the cyst is located in the left lung"
+        monkeypatch.setattr(bridge, "_statement_tokenizer", _tokenizer_like(bridge._statement_tokenizer, anchor))
+    bridged = run(bridge)
+    np.testing.assert_array_equal(bridged.scores.is_valid, [[True] * 4, [False] * 4])
+    assert np.isnan(bridged.scores.components["answer"][1]).all()
+
+
+def test_each_kind_of_failure_is_told_in_one_line_and_once(bridge, monkeypatch, capsys):
+    monkeypatch.setattr(host_bridge, "answer_reward", raising_at(host_bridge.answer_reward, "left"))
+    run(bridge)
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("1 of 8 completions have no reward") and "ZeroDivisionError" in line
+    assert "no such luck" in line
+    monkeypatch.setattr(host_bridge, "answer_reward", raising_at(host_bridge.answer_reward, "heart"))
+    run(bridge)
+    assert len(capsys.readouterr().err.strip().splitlines()) <= 1
+    run(bridge)
+    assert not capsys.readouterr().err
+
+
+def test_no_row_of_any_characters_fails(tokenizer):
+    texts = list(itertools.islice(completions(20_000, seed=1), 800))
+    examples = [
+        Example(id=str(i), image=None, image_id="", question=q, answer=a, options=o, answer_type=kind)
+        for i, (q, a, o, kind) in enumerate(QUESTIONS[:8])
+    ]
+    bridge = HostBridge(
+        decode=lambda ids: texts[ids[0]], statement_tokenizer=tokenizer, open_answer_parts={"bleu1": 1.0},
+        max_statement_tokens=16, centered=True,
+    )  # fmt: skip
+    rows = np.arange(800).reshape(8, 100, 1)
+    bridged = bridge(examples, rows, np.ones(rows.shape, bool), np.zeros((8, 1, 1, 3), np.uint8))
+    assert bridged.scores.is_valid.all(), {str(f) for row in bridged.failures for f in row if f}
+    assert 0.4 < bridged.judge.has_statement.mean() < 1
+
+
+def test_ctrl_c_is_no_failure_of_a_row(bridge, monkeypatch):
+    monkeypatch.setattr(
+        host_bridge, "answer_reward", raising_at(host_bridge.answer_reward, "boom", KeyboardInterrupt())
+    )
+    with pytest.raises(KeyboardInterrupt):
+        run(bridge)

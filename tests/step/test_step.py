@@ -1,0 +1,191 @@
+"""The training step: what it may depend on, and what gets a gradient."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from reflex_jax.config import MeshConfig
+from reflex_jax.models.partitioning import policy_table
+from reflex_jax.records import TrainBatch
+from reflex_jax.sharding import batch_sharding, make_mesh, parameter_shardings, replicated
+from reflex_jax.step import update as step_module
+from reflex_jax.step.score import score_rollout
+from reflex_jax.step.state import FrozenParams, init_state, make_optimizer, split_trainable
+from reflex_jax.step.update import make_train_step
+from tests.step.conftest import ALLOWED, JUDGE, POLICY, TinyWorld
+
+SMALL_STEP = ("policy.dtype=bfloat16", "optimizer.name=adamw", "optimizer.learning_rate=1e-6")
+
+
+@functools.cache
+def compiled_step(*overrides: str):
+    """One train step per configuration, shared by the tests: compiling is what they cost."""
+    config = TinyWorld.config(*overrides)
+    optimizer = make_optimizer(config.optimizer, 1)
+    return config, optimizer, make_train_step(config, POLICY, JUDGE, optimizer, ALLOWED, POLICY.eos_token_ids)
+
+
+def run(world, batch: TrainBatch, *overrides: str, place=lambda tree, kind: tree):
+    """Runs one step; returns (state, scored, metrics)."""
+    config, optimizer, step = compiled_step(*overrides)
+    trainable, fixed = split_trainable(world.policy_params, config.policy.trainable)
+    state = init_state(place(jax.tree.map(jnp.copy, trainable), "policy"), optimizer)
+    moved = jax.tree.map(lambda x: x * 1.02, world.policy_params)  # a reference that is not the policy
+    frozen = FrozenParams(
+        fixed=place(fixed, "policy"), reference=place(moved, "policy"), judge=place(world.judge_params, "judge")
+    )
+    return step(state, frozen, place(batch, "batch"))
+
+
+def test_rewards_vary_in_the_tiny_world(tiny_world):
+    """Else the equalities below would compare zeros."""
+    _, scored, metrics = run(tiny_world, tiny_world.batch())
+    assert np.std(scored.rewards) > 0.1 and float(metrics["grad_norm"]) > 1e-3
+    assert 0 < float(metrics["reward/visual_fidelity"]) < 1 and 0 < float(metrics["reward/provenance"]) < 1
+
+
+def test_microbatches_remat_and_chunks_change_nothing(tiny_world):
+    batch = tiny_world.batch()
+    whole = run(tiny_world, batch)
+    frugal = run(tiny_world, batch, "grpo.microbatch_prompts=2", "policy.remat=true", "policy.log_prob_chunk=40")
+    chex.assert_trees_all_close(whole[0].params, frugal[0].params, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(whole[2], frugal[2], rtol=1e-4, atol=1e-5)
+
+
+def test_rewards_are_the_same_jitted_and_eager(tiny_world):
+    batch = tiny_world.batch(prompts=2)
+
+    def score(judge):
+        return score_rollout(judge, batch.judge, batch.scores, tiny_world.config(), JUDGE)
+
+    jitted = jax.jit(score)(tiny_world.judge_params)
+    with jax.disable_jit():
+        eager = score(tiny_world.judge_params)
+    chex.assert_trees_all_equal(jitted.components, eager.components)
+    chex.assert_trees_all_close(jitted, eager, rtol=1e-5, atol=1e-6)
+
+
+def test_minibatches_and_epochs_are_updates_in_turn_against_the_old_policy(tiny_world):
+    batch = tiny_world.batch()
+    once = run(tiny_world, batch)
+    state, _, metrics = run(tiny_world, batch, "grpo.minibatches=2", "grpo.epochs=2")
+    assert float(metrics["ratio_max"]) > 1.0  # later updates have moved away from the policy that sampled
+    assert float(once[2]["ratio_max"]) == 1.0
+    np.testing.assert_allclose(
+        metrics["logprob_gap_max"], once[2]["logprob_gap_max"], rtol=1e-5
+    )  # before the first update
+    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), state.params, once[0].params)
+    assert max(jax.tree.leaves(moved)) > 1e-4
+
+
+def test_metrics_of_several_updates_are_means_and_maxima():
+    """A mean of maxima would hide the one update in which a ratio ran away."""
+
+    def update(state, value):
+        return state + 1, {"loss": value, "ratio_max": value, "logprob_gap_max": value + state}
+
+    _, metrics = step_module._repeat_updates(update, jnp.float32(0), jnp.array([1.0, 6.0, 2.0]), epochs=2)
+    assert {name: float(value) for name, value in metrics.items()} == {
+        "loss": 3.0, "ratio_max": 6.0, "logprob_gap_max": 1.0,
+    }  # fmt: skip
+
+
+def test_an_invalid_row_leaves_every_number(tiny_world):
+    batch = tiny_world.batch()
+    is_valid = np.ones((8, 4), bool)
+    is_valid[2, 1] = False
+    batch = batch.replace(scores=batch.scores.replace(is_valid=is_valid))
+    poisoned = batch.scores.components | {"answer": np.where(is_valid, batch.scores.components["answer"], np.nan)}
+    other_tokens = np.where(is_valid[..., None], batch.rollout.tokens, 7).astype(np.int32)
+    changed = batch.replace(
+        scores=batch.scores.replace(components=poisoned), rollout=batch.rollout.replace(tokens=other_tokens)
+    )
+    kept, altered = run(tiny_world, batch), run(tiny_world, changed)
+    chex.assert_tree_all_finite(altered[0].params)
+    chex.assert_trees_all_close(kept[0].params, altered[0].params, rtol=1e-6, atol=1e-7)
+    for name, value in kept[2].items():
+        np.testing.assert_allclose(value, altered[2][name], rtol=1e-6, atol=1e-7, err_msg=name)
+
+
+def test_a_group_without_a_valid_row_leaves_every_number(tiny_world):
+    batch = tiny_world.batch()
+    is_valid = np.ones((8, 4), bool)
+    is_valid[2] = False
+    components = {name: np.where(is_valid, v, np.nan) for name, v in batch.scores.components.items()}
+    batch = batch.replace(scores=batch.scores.replace(is_valid=is_valid, components=components))
+    state, scored, metrics = run(tiny_world, batch)
+    chex.assert_tree_all_finite((state.params, scored.advantages, metrics))
+    assert not np.any(scored.advantages[2]) and np.any(scored.advantages)
+    assert metrics["failed_rows"] == 4 and metrics["skipped"] == 0
+    with_spread = ~np.asarray(scored.is_zero_variance)[np.arange(8) != 2]
+    np.testing.assert_allclose(metrics["frac_zero_std"], 1 - with_spread.mean(), rtol=1e-6)
+
+
+def test_a_step_without_a_valid_row_changes_nothing_and_has_no_reward(tiny_world):
+    batch = tiny_world.batch()
+    components = {name: np.full_like(values, np.nan) for name, values in batch.scores.components.items()}
+    scores = batch.scores.replace(is_valid=np.zeros((8, 4), bool), components=components)
+    state, scored, metrics = run(tiny_world, batch.replace(scores=scores), *SMALL_STEP)
+    chex.assert_trees_all_equal(state.params, tiny_world.policy_params)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(state.optimizer_state))  # Adam has not counted a step
+    assert not np.any(scored.advantages)
+    assert metrics["skipped"] == 1 and metrics["failed_rows"] == 32 and metrics["loss"] == 0
+    for name in ("reward/total", "reward/provenance", "accuracy", "frac_zero_std", "completion_length"):
+        assert np.isnan(metrics[name]), name  # a zero would pass for a reward
+
+
+def test_the_judge_and_the_reference_get_no_gradient(tiny_world):
+    config, batch = tiny_world.config(), tiny_world.batch()
+
+    def total(judge):
+        return score_rollout(judge, batch.judge, batch.scores, config, JUDGE).rewards.sum()
+
+    gradients = jax.grad(total)(tiny_world.judge_params)
+    assert all(not np.any(leaf) for leaf in jax.tree.leaves(gradients))
+
+
+def test_a_frozen_vision_tower_does_not_move(tiny_world):
+    state, _, _ = run(tiny_world, tiny_world.batch(), "policy.trainable=language")
+    assert "vision" not in state.params
+    everything, _, _ = run(tiny_world, tiny_world.batch())
+    moved = jax.tree.map(
+        lambda a, b: float(jnp.abs(a - b).max()), everything.params["vision"], tiny_world.policy_params["vision"]
+    )
+    assert max(jax.tree.leaves(moved)) > 0
+
+
+def test_one_compilation_serves_every_batch(tiny_world):
+    for seed in range(3):
+        run(tiny_world, tiny_world.batch(seed=seed))
+    assert compiled_step()[2]._cache_size() == 1
+
+
+def test_float32_masters_move_under_bfloat16_compute(tiny_world):
+    before = tiny_world.policy_params["layers"]["q"]["kernel"]
+    state, _, metrics = run(tiny_world, tiny_world.batch(), *SMALL_STEP)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(state.params))
+    after = state.params["layers"]["q"]["kernel"]
+    assert float((after != before).mean()) > 0.9  # a bfloat16 parameter would not move by 1e-6
+    np.testing.assert_allclose(metrics["loss"], run(tiny_world, tiny_world.batch())[2]["loss"], atol=0.05)
+
+
+@pytest.mark.parametrize("shape", [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2)])
+def test_every_mesh_gives_the_step_of_one_device(tiny_world, shape):
+    data, fsdp, tensor = shape
+    mesh = make_mesh(MeshConfig(data=data, fsdp=fsdp, tensor=tensor))
+
+    def place(tree, kind):
+        if kind == "policy":
+            return jax.device_put(tree, parameter_shardings(tree, policy_table(POLICY, mesh), mesh))
+        return jax.device_put(tree, batch_sharding(mesh) if kind == "batch" else replicated(mesh))
+
+    batch = tiny_world.batch()
+    alone, spread = run(tiny_world, batch), run(tiny_world, batch, place=place)
+    chex.assert_trees_all_equal(jax.device_get(alone[1].components), jax.device_get(spread[1].components))
+    chex.assert_trees_all_close(jax.device_get(alone[0].params), jax.device_get(spread[0].params), rtol=1e-4, atol=2e-6)
+    for name in ("loss", "grad_norm", "kl", "reward/total"):
+        np.testing.assert_allclose(alone[2][name], spread[2][name], rtol=1e-5, atol=1e-6, err_msg=name)
