@@ -27,7 +27,7 @@ from typing import Any
 
 import yaml
 
-from reflex_jax.config import MESH_PRESETS, Config, ConfigError, config_to_dict, nearest_name, user_path
+from reflex_jax.config import MESH_PRESETS, MOVED_KEYS, Config, ConfigError, config_to_dict, nearest_name, user_path
 
 _YES, _NO = ("true", "yes", "on"), ("false", "no", "off")
 _LARGEST = 2**32 - 1  # a seed may be that large; no step, token or question is counted further
@@ -253,7 +253,9 @@ def _unknown_keys(values: dict[str, Any], cls: Any, prefix: str) -> list[str]:
     hints = _type_hints(cls)
     problems = []
     for key, value in values.items():
-        if key not in hints:
+        if prefix + key in MOVED_KEYS:
+            problems.append(f"{prefix}{key} is now {MOVED_KEYS[prefix + key]}; write it there.")
+        elif key not in hints:
             problems.append(
                 f"unknown key {prefix}{_shown_key(key)}: expected one of {', '.join(hints)}.{nearest_name(key, hints)}"
             )

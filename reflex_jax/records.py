@@ -8,7 +8,7 @@ T statement tokens, D width. What belongs to a prompt has no G axis: a group sha
 from __future__ import annotations
 
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 
 @struct.dataclass
@@ -33,6 +33,14 @@ class PromptInputs:
     positions: Int[Array, "P 3 Lp"]  # M-RoPE: temporal, height, width
     feature_index: Int[Array, "P Lp"]  # merged vision feature this token stands for, -1 for text
     vision: VisionInputs | None  # None: no row of the batch has an image
+
+
+@struct.dataclass
+class Draws:
+    """All the randomness of a rollout: the same draws give a prompt the same completions in any batch."""
+
+    key: Key[Array, ""]  # of the step
+    prompt_ids: Int[Array, "P"]  # global number of each prompt
 
 
 @struct.dataclass

@@ -23,7 +23,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Int
 
-from reflex_jax.config import ConfigError, MeshConfig
+from reflex_jax.config import ConfigError, MemoryConfig, MeshConfig
 
 MESH_AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
@@ -74,15 +74,33 @@ def check_batch(mesh: Mesh, prompts: int, key: str) -> None:
         )
 
 
+def check_batches(mesh: Mesh, prompts: int, memory: MemoryConfig, key: str) -> None:
+    """Refuses an update's prompts, or a microbatch of them, that do not divide.
+
+    Args:
+      mesh: of the run.
+      prompts: of one optimiser update.
+      memory: gives the microbatch.
+      key: the setting that gives `prompts`.
+    """
+    check_batch(mesh, prompts, key)
+    size = memory.microbatch_prompts
+    if size and prompts % size:
+        raise ConfigError(
+            f"memory.microbatch_prompts: expected 0 or a divisor of the {prompts} prompts of an update ({key}); got {size}."
+        )
+    check_batch(mesh, size, "memory.microbatch_prompts")
+
+
 def check_attention(mesh: Mesh, attention: str) -> None:
-    """Refuses `policy.attention=cudnn` on devices that are no GPUs."""
+    """Refuses `memory.attention=cudnn` on devices that are no GPUs."""
     if attention != "cudnn":
         return
     kinds = sorted({device.platform for device in mesh.devices.flat})
     if kinds != ["gpu"]:
         raise ConfigError(
-            f"policy.attention=cudnn: expected NVIDIA GPUs; the devices here are of kind {', '.join(kinds)}. Set "
-            "policy.attention=xla."
+            f"memory.attention=cudnn: expected NVIDIA GPUs; the devices here are of kind {', '.join(kinds)}. Set "
+            "memory.attention=xla."
         )
 
 

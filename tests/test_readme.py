@@ -42,7 +42,7 @@ WALKED = {
     "bash launch/local.sh --processes 2 configs/phantom.yaml training.steps=6": f"{PHANTOM} run.name=two training.steps=6",
     "reflex train configs/vqa_rad_tiny.yaml data.root=/data/vqa-rad training.steps=4": TINY,
     "reflex train configs/slake_tiny.yaml data.root=/data/slake training.steps=4": TINY,
-    "reflex plan configs/reflex_med_7b.yaml grpo.microbatch_prompts=32": "",
+    "reflex plan configs/reflex_med_7b.yaml memory.microbatch_prompts=32": "",
 }  # fmt: skip
 # by another test, which does the same with other paths or a stand-in for the machine
 ELSEWHERE = {

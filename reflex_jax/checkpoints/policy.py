@@ -44,12 +44,14 @@ class Policy:
 
     @property
     def special_ids(self) -> tuple[int, ...]:
-        """Ids a completion may never hold, unless they end it: special tokens, image and video markers."""
-        config = self.config
-        vision = (
-            config.image_token_id, config.video_token_id, config.vision_start_token_id, config.vision_end_token_id,
-        )  # fmt: skip
-        return tuple(sorted({*self.processor.tokenizer.all_special_ids, *vision}))
+        """See the function of that name."""
+        return special_ids(self.config, self.processor.tokenizer)
+
+
+def special_ids(config: QwenVLConfig, tokenizer: Any) -> tuple[int, ...]:
+    """Ids a completion may never hold, unless they end it: special tokens, image and video markers."""
+    vision = (config.image_token_id, config.video_token_id, config.vision_start_token_id, config.vision_end_token_id)
+    return tuple(sorted({*tokenizer.all_special_ids, *vision}))
 
 
 def load_policy(
