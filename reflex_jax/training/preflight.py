@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+import reflex_jax
 from reflex_jax.checkpoints.paths import resolve_checkpoint
 from reflex_jax.config import Config, ConfigError, config_to_dict
 from reflex_jax.data.prompts import PromptSizes
@@ -25,7 +26,7 @@ from reflex_jax.step.abstract_run import abstract_run
 from reflex_jax.step.shapes import named_shapes, smallest_prompt
 from reflex_jax.training.objectives import Objective
 
-_PACKAGES = ("reflex_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 _FREE_KEYS = ("data.root", "data.cache", "logging")  # may differ from host to host
 
 
@@ -132,6 +133,7 @@ def _facts(config: Config) -> dict[str, Any]:
         "name": host_name(),
         "devices": f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}",
         "python": platform.python_version(),
+        "reflex_jax": reflex_jax.__version__,  # of the files that run, installed or not
         **{package: _version(package) for package in _PACKAGES},
         "the configuration": _digest(config),
         "free_memory": free_memory(),
@@ -141,7 +143,7 @@ def _facts(config: Config) -> dict[str, Any]:
 def _version(package: str) -> str:
     try:
         return version(package)
-    except PackageNotFoundError:  # run from a source tree
+    except PackageNotFoundError:  # the package's files without their metadata
         return "unknown"
 
 
