@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import hashlib
 import io
+import json
 import os
 import shutil
 import tempfile
@@ -174,6 +175,7 @@ def _read_prepared(directory: Path, split: str) -> list[Example]:
     for record in builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()}):
         size = tuple(int(side) for side in record["image_size"])
         questions = record["questions"]
+        options = questions.get("options", [b""] * len(questions["id"]))  # earlier preparations lack the field
         for k, position in enumerate(questions["position"]):
             field = {
                 name: questions[name][k].decode()
@@ -187,6 +189,7 @@ def _read_prepared(directory: Path, split: str) -> list[Example]:
                 image_id=record["image_id"].decode(),
                 image=record["image"],
                 image_size=size,
+                options=tuple(json.loads(options[k])) if options[k] else None,
                 modality=field["modality"] or None,
                 organ=field["organ"] or None,
                 paraphrases=(field["paraphrase"],) if field["paraphrase"] else (),
@@ -210,6 +213,7 @@ def _features() -> tfds.features.FeaturesDict:
                     "answer_type": tfds.features.ClassLabel(names=ANSWER_TYPES),
                     "modality": tfds.features.Text(),
                     "organ": tfds.features.Text(),
+                    "options": tfds.features.Text(),  # a JSON list, or empty
                     # One text: a ragged list inside a list needs TensorFlow, and no set gives more than one rewording.
                     "paraphrase": tfds.features.Text(),
                 }
@@ -240,6 +244,7 @@ def _records(examples: Sequence[Example]) -> Iterator[tuple[str, dict[str, Any]]
                         "answer_type": e.answer_type,
                         "modality": e.modality or "",
                         "organ": e.organ or "",
+                        "options": json.dumps(e.options) if e.options else "",
                         "paraphrase": " ".join(e.paraphrases[:1]),
                     }
                     for position, e in questions

@@ -16,7 +16,7 @@ from PIL import Image
 
 from reflex_jax import config as config_module
 from reflex_jax.config import DATA_SETS, ConfigError, DataConfig
-from reflex_jax.data import readers
+from reflex_jax.data import question_sets, readers
 from reflex_jax.data.examples import Example
 from reflex_jax.data.layouts import Layout, Row
 from reflex_jax.data.medical_images import open_image
@@ -239,7 +239,7 @@ def test_a_data_set_is_one_reader_and_its_name(tmp_path, monkeypatch):
             picture = root / "pictures" / f"{number % 2}.png"
             question = Example(
                 id=str(number), question=f"Is it {number}?", answer=f"{split} {number}", answer_type="open",
-                image_id=picture.name, image=None,
+                image_id=picture.name, image=None, options=("3", "größer, als", "1") if number == 3 else None,
             )  # fmt: skip
             return Row(question=question, picture=picture)
 
@@ -259,10 +259,33 @@ def test_a_data_set_is_one_reader_and_its_name(tmp_path, monkeypatch):
     assert [(e.id, e.answer, e.image_size) for e in examples] == [
         ("toy-3", "dev 3", (31, 20)), ("toy-1", "dev 1", (31, 20)), ("toy-2", "dev 2", (30, 20)),
     ]  # fmt: skip
+    assert [e.options for e in examples] == [("3", "größer, als", "1"), None, None]
     assert [e.id for e in load("toy", root, tmp_path / "cache", "test")] == ["toy-4"]
     with pytest.raises(ConfigError, match="toy has dev, test; got 'train'"):
         load("toy", root, tmp_path / "cache")
     assert [path.name for path in (tmp_path / "cache" / "toy").glob("*/toy/*")] == ["0.1.0"]
+
+
+def test_what_was_prepared_without_a_place_for_options_is_still_read(tmp_path, monkeypatch):
+    root = write_vqa_rad(tmp_path / "root", [vqa_rad_row(), vqa_rad_row(qid=2, question="And this?")])
+    features, records = question_sets._features(), question_sets._records
+    earlier = {name: feature for name, feature in features["questions"].feature.items() if name != "options"}
+
+    def records_without_options(examples):
+        for key, record in records(examples):
+            for question in record["questions"]:
+                del question["options"]
+            yield key, record
+
+    with monkeypatch.context() as before:
+        sets = {**features, "questions": question_sets.tfds.features.Sequence(earlier)}
+        before.setattr(question_sets, "_features", lambda: question_sets.tfds.features.FeaturesDict(sets))
+        before.setattr(question_sets, "_records", records_without_options)
+        first = load("vqa_rad", root, tmp_path / "cache")
+    (stored,) = (tmp_path / "cache").glob("vqa_rad/*/vqa_rad/*/features.json")
+    assert "options" not in stored.read_text()
+    assert load("vqa_rad", root, tmp_path / "cache") == first
+    assert [(e.id, e.options) for e in first] == [("vqa_rad-1", None), ("vqa_rad-2", None)]
 
 
 def test_an_unknown_split_is_refused_with_those_there_are(tmp_path):
