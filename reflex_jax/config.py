@@ -16,6 +16,7 @@ from typing import Any
 SALIENCY_METHODS = ("attention_gradient", "gradient_activation", "gradcam")
 TIE_RULES = ("strict", "rank", "paper")
 RESIZE_MODES = ("checkpoint", "crop", "squash", "pad")
+DATA_SETS = ("vqa_rad", "slake")  # each is read by the file of its name in data/readers/
 REWARD_COMPONENTS = ("answer", "format", "visual_fidelity", "provenance")
 OPEN_ANSWER_PARTS = ("bleu1", "rouge1")
 
@@ -142,8 +143,8 @@ class PhaseConfig:
 class DataConfig:
     """Which questions and images, and how they become prompts."""
 
-    source: str = "phantom"  # phantom | vqa_rad | slake
-    root: str | None = None  # the dataset's official files (vqa_rad, slake)
+    source: str = "phantom"  # phantom, or one of DATA_SETS
+    root: str | None = None  # the official files of one of DATA_SETS
     cache: str | None = None  # prepared copies; default ~/.cache/reflex_jax
     split: str = "train"
     evaluation_split: str = "test"
@@ -156,7 +157,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         """Refuses unknown sources and impossible sizes."""
-        _check_choice("data.source", self.source, ("phantom", "vqa_rad", "slake"))
+        _check_choice("data.source", self.source, ("phantom", *DATA_SETS))
         _check(
             self.source == "phantom" or self.root is not None,
             f"data.root: {self.source} needs the directory with its official files; set data.root=DIR.",
