@@ -238,7 +238,7 @@ def test_every_module_function_and_setting_exists(document):
     "text, exists",
     [("`grpo.kl_clamp=5`", True), ("`grpo.kl_clam=5`", False), ("`data.phases[].replay`", True),
      ("`data.phases[0].replays`", False), ("`rewards.components.answer`", True), ("`rewards.components.answers`", False),
-     ("`reflex_jax.step.update.make_train_step`", True), ("`training.step.make_train_step`", False),
+     ("`reflex_jax.step.update.scored_update`", True), ("`training.step.make_train_step`", False),
      ("`step.bridge.HostBridge`", True), ("`config.MESH_PRESETS`", True), ("`phantom.witness`", False)],
 )  # fmt: skip
 def test_a_name_that_is_gone_is_seen(text, exists):
