@@ -26,6 +26,7 @@ from reflex_jax.models.published import published_judge, published_policy
 from reflex_jax.models.qwen_vision import QwenVisionConfig
 from reflex_jax.models.qwen_vl import QwenVLConfig, read_qwen_config
 from reflex_jax.records import HostScores, JudgeInputs, PromptInputs, Rollout, TrainBatch, VisionInputs
+from reflex_jax.rewards.components import is_of_device
 from reflex_jax.sharding import ROLLOUT_RULES, UPDATE_RULES, batch_sharding, check_attention, replicated
 from reflex_jax.step.program import Models, make_generator, make_weight_gatherer
 from reflex_jax.step.score import score_rollout
@@ -71,7 +72,8 @@ class AbstractRun:
         rollout, scores = self.batch.rollout, self.batch.scores
         inputs = UpdateInputs(
             prompts=self.batch.prompts, rollout=rollout, mask=rollout.mask,
-            advantages=scores.components["answer"], old_log_probs=None,
+            advantages=_batched(mesh, config.grpo.prompts_per_step)((config.grpo.group_size,), jnp.float32),
+            old_log_probs=None,
         )  # fmt: skip
         score = jax.jit(lambda judge, inputs, scores: score_rollout(judge, inputs, scores, config, models.judge.config))
         return {
@@ -199,6 +201,7 @@ def _abstract_batch(
     slots = (sizes.windows, vision.patches_per_window)
     side = judge.vision.image_size
     statements = group + 1 + config.judge.centered  # all different, the anchor, the question-only one
+    of_host = [name for name in config.rewards.components if not is_of_device(name)]
     return TrainBatch(
         prompts=PromptInputs(
             tokens=batched((length,), jnp.int32),
@@ -224,7 +227,8 @@ def _abstract_batch(
             has_statement=batched((group,), jnp.bool_),
         ),
         scores=HostScores(
-            components={name: batched((group,), jnp.float32) for name in ("answer", "format")},
+            components={name: batched((group,), jnp.float32) for name in of_host},
+            applies={name: batched((group,), jnp.bool_) for name in of_host},
             is_correct=batched((group,), jnp.bool_),
             is_valid=batched((group,), jnp.bool_),
         ),

@@ -35,6 +35,7 @@ from reflex_jax.sharding import (
 from reflex_jax.step.bridge import HostBridge
 from reflex_jax.step.generate import generate
 from reflex_jax.step.sampling import allowed_tokens
+from reflex_jax.step.score import needs_judge
 from reflex_jax.step.state import (
     FrozenParams,
     TrainState,
@@ -152,12 +153,12 @@ def make_generator(
 
 
 def make_host_bridge(config: Config, models: Models) -> HostBridge:
-    """The seam of this run: the policy's words, the judge's tokenizer, the configured answer reward."""
+    """The seam of this run: the policy's words, the judge's tokenizer, the components of the reward."""
     tokenizer = models.policy.processor.tokenizer
     return HostBridge(
         decode=lambda ids: decode(tokenizer, ids),
-        statement_tokenizer=models.judge.tokenizer,
-        open_answer_parts=config.rewards.open_answer_parts,
+        components=config.rewards.components,
+        statement_tokenizer=models.judge.tokenizer if needs_judge(config) else None,
         max_statement_tokens=config.judge.max_statement_tokens,
         centered=config.judge.centered,
     )

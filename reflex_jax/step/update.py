@@ -22,7 +22,7 @@ from reflex_jax.models.biomedclip import BiomedClipConfig
 from reflex_jax.models.qwen_vl import QwenVLConfig, completion_log_probs
 from reflex_jax.records import PromptInputs, Rollout, TrainBatch
 from reflex_jax.sharding import map_prompts, split_prompts
-from reflex_jax.step.score import ScoredRollout, rollout_metrics, score_rollout
+from reflex_jax.step.score import Scored, rollout_metrics, score_rollout
 from reflex_jax.step.state import FrozenParams, TrainState, compute_params
 
 
@@ -154,17 +154,17 @@ def _accumulate(
 def make_train_step(
     config: Config,
     policy_config: QwenVLConfig,
-    judge_config: BiomedClipConfig,
+    judge_config: BiomedClipConfig | None,
     optimizer: optax.GradientTransformation,
     allowed: Any,
     eos_ids: tuple[int, ...],
     out_shardings: Any = None,
-) -> Callable[[TrainState, FrozenParams, TrainBatch], tuple[TrainState, ScoredRollout, dict[str, Array]]]:
+) -> Callable[[TrainState, FrozenParams, TrainBatch], tuple[TrainState, Scored, dict[str, Array]]]:
     """Builds `train_step(state, frozen, batch) -> (state, scored, metrics)`: pure, jitted, `state` donated.
 
     Args:
       config: the run's configuration; only numbers and choices of it enter the computation.
-      policy_config, judge_config: shapes of the two models.
+      policy_config, judge_config: shapes of the two models; of the judge None where no component asks it.
       optimizer: from `make_optimizer`.
       allowed: bool [V], the vocabulary the sampler and the log-probs share.
       eos_ids: tokens that end a completion.
@@ -174,16 +174,16 @@ def make_train_step(
 
     def train_step(
         state: TrainState, frozen: FrozenParams, batch: TrainBatch
-    ) -> tuple[TrainState, ScoredRollout, dict[str, Array]]:
+    ) -> tuple[TrainState, Scored, dict[str, Array]]:
         scored = score_rollout(frozen.judge, batch.judge, batch.scores, config, judge_config)
         inputs = UpdateInputs(
             prompts=batch.prompts,
             rollout=batch.rollout,
-            mask=batch.rollout.mask & batch.scores.is_valid[..., None],
+            mask=batch.rollout.mask & scored.is_valid[..., None],
             advantages=jax.lax.stop_gradient(scored.advantages),
             old_log_probs=None,
         )
-        state, update_metrics = update(state, frozen, inputs, batch.scores.is_valid)
+        state, update_metrics = update(state, frozen, inputs, scored.is_valid)
         metrics = rollout_metrics(scored, batch.scores, batch.rollout, eos_ids) | update_metrics
         return state.replace(step=state.step + 1), scored, metrics
 

@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from reflex_jax.config import REWARD_COMPONENTS, Config, ConfigError, nearest_name
+from reflex_jax.config import Config, ConfigError, nearest_name
 from reflex_jax.data.examples import Example
 from reflex_jax.evaluation.validation import chosen_questions, question_columns, summarise
-from reflex_jax.records import HostScores, Rollout
-from reflex_jax.step.score import ScoredRollout, rollout_metrics
+from reflex_jax.records import Evidence, HostScores, Rollout
+from reflex_jax.step.score import Scored, needs_judge, rollout_metrics
 from reflex_jax.step.state import FrozenParams, init_state, make_optimizer
 from reflex_jax.step.update import UpdateInputs, policy_update
 
@@ -27,7 +27,7 @@ def metric_names(config: Config, held_out: Sequence[Example]) -> list[str]:
       held_out: the questions it looks at every `training.evaluate_every` steps; none: it does not.
     """
     # one completion of one token: the functions are traced, nothing is computed
-    evaluated = _evaluation_metrics(chosen_questions(config, held_out))
+    evaluated = _evaluation_metrics(config, chosen_questions(config, held_out))
     return sorted(jax.eval_shape(lambda: _training_metrics(config)).keys() | evaluated.keys())
 
 
@@ -54,7 +54,7 @@ def check_best_metric(config: Config, held_out: Sequence[Example]) -> None:
 def _training_metrics(config: Config) -> dict[str, Any]:
     """The metrics of one step, by the step's own functions on a policy of one number."""
     rollout = Rollout(tokens=jnp.zeros((1, 1, 1), int), log_probs=jnp.zeros((1, 1, 1)), mask=jnp.ones((1, 1, 1), bool))
-    scored, scores = _scored(), _host_scores()
+    scored, scores = _scored(config), _host_scores()
     optimizer = make_optimizer(config.optimizer, 1)
     params = {"weight": jnp.zeros(())}
     frozen = FrozenParams(fixed={}, reference=params if config.grpo.needs_reference else None, judge=None)
@@ -70,26 +70,29 @@ def _training_metrics(config: Config) -> dict[str, Any]:
     return rollout_metrics(scored, scores, rollout, (0,)) | update_metrics
 
 
-def _evaluation_metrics(held_out: Sequence[Example]) -> dict[str, float]:
+def _evaluation_metrics(config: Config, held_out: Sequence[Example]) -> dict[str, float]:
     if not held_out:
         return {}
-    columns = jax.eval_shape(lambda: question_columns(_scored(), _host_scores()))
+    columns = jax.eval_shape(lambda: question_columns(_scored(config), _host_scores()))
     is_closed = np.asarray([example.answer_type == "closed" for example in held_out])
     modes = ("sampled", "greedy")
     values = {f"{m}/{name}": np.ones(len(held_out), c.dtype) for m in modes for name, c in columns.items()}
     return summarise(values, is_closed)
 
 
-def _scored() -> ScoredRollout:
+def _scored(config: Config) -> Scored:
+    names = config.rewards.components
     given = {
-        "components": {name: jnp.zeros((1, 1)) for name in REWARD_COMPONENTS},
+        "components": {name: jnp.zeros((1, 1)) for name in names},
+        "applies": {name: jnp.ones((1, 1), bool) for name in names},
         "is_zero_variance": jnp.zeros(1, bool),
+        "evidence": _filled(Evidence, {}) if needs_judge(config) else None,
     }
-    return _filled(ScoredRollout, given)
+    return _filled(Scored, given if "provenance" in names else given | {"loop_tightness": None})
 
 
 def _host_scores() -> HostScores:
-    return _filled(HostScores, {"components": {}})
+    return _filled(HostScores, {"components": {}, "applies": {}})
 
 
 def _filled(record: Any, given: dict[str, Any]) -> Any:

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from reflex_jax.config import Config, ConfigError, config_to_dict
+from reflex_jax.config import Component, Config, ConfigError, config_to_dict
 from reflex_jax.config_reader import load_config
 from reflex_jax.run.directory import FREE_KEYS, load_run_config, open_run_directory
 from reflex_jax.run.ownership import LOCK_FILE, refuse_second_owner, sole_owner
@@ -27,13 +27,13 @@ with sole_owner(Path(sys.argv[1])):
 OTHER = {
     "policy.dtype": "bfloat16", "policy.trainable": "language", "policy.attention": "cudnn", "judge.dtype": "bfloat16",
     "judge.resize": "squash", "judge.saliency": "gradcam", "judge.tie_rule": "paper", "judge.quantile": 0.6,
-    "judge.iou_threshold": 0.6, "judge.text_threshold": 0.6, "judge.image_threshold": 0.6, "data.root": "/elsewhere",
+    "data.root": "/elsewhere",
     "data.cache": "/elsewhere", "rollout.top_p": 0.5, "rollout.eos_ids": [3], "rollout.weights": "sharded",
     "grpo.kl_estimator": "k2", "grpo.ratio": "ref", "grpo.aggregation": "token", "grpo.advantage": "none",
     "grpo.minibatches": 2, "grpo.microbatch_prompts": 8, "optimizer.name": "sgd", "optimizer.schedule": "linear",
     "optimizer.b1": 0.5, "optimizer.b2": 0.5, "training.best_metric": "reward/total", "mesh.preset": "cpu",
     "mesh.data": 2, "sft.noise": 0.5, "training.steps": 7, "data.phases": [{"answer_type": "any"}],
-    "rewards.components": {"format": 1.0}, "rewards.open_answer_parts": {"bleu1": 1.0}, "logging.wandb_project": "p",
+    "rewards.components": {"format": Component()}, "logging.wandb_project": "p",
 }  # fmt: skip
 
 
@@ -43,7 +43,7 @@ def config_in(directory, *overrides: str) -> Config:
 
 def flat(tree, prefix=""):
     for key, value in tree.items():
-        if isinstance(value, dict) and f"{prefix}{key}" not in ("rewards.components", "rewards.open_answer_parts"):
+        if isinstance(value, dict) and f"{prefix}{key}" != "rewards.components":
             yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
