@@ -143,8 +143,8 @@ def make_bridge(config: Any, models: Any) -> Any:
 
     return CountingBridge(
         decode=lambda ids: decode(models.policy.processor.tokenizer, ids),
+        components=config.rewards.components,
         statement_tokenizer=models.judge.tokenizer,
-        open_answer_parts=config.rewards.open_answer_parts,
         max_statement_tokens=config.judge.max_statement_tokens,
         centered=config.judge.centered,
         answer_of=workload.four_words,

@@ -67,8 +67,11 @@ class JudgeInputs:
 class HostScores:
     """Rewards computed from strings, and what the strings say about validity."""
 
-    components: dict[str, Float[Array, "P G"]]  # e.g. answer, format
-    is_correct: Bool[Array, "P G"]  # for metrics only: closed exact match, open R_ans >= 0.5
+    components: dict[
+        str, Float[Array, "P G"]
+    ]  # e.g. answer, format; 0 where one does not apply, NaN where a row failed
+    applies: dict[str, Bool[Array, "P G"]]  # False: nothing was to be scored, so the row is not counted there
+    is_correct: Bool[Array, "P G"]  # closed exact match, open R_ans >= 0.5: for metrics, and for what depends on it
     is_valid: Bool[Array, "P G"]  # False: a reward failed; the row leaves every statistic
 
 
@@ -78,7 +81,7 @@ class TrainBatch:
 
     prompts: PromptInputs
     rollout: Rollout
-    judge: JudgeInputs
+    judge: JudgeInputs | None  # None: no component asks the judge
     scores: HostScores
 
 
@@ -100,8 +103,6 @@ class Evidence:
     chance_corrected_iou: Float[Array, "P G"]
     text_text_similarity: Float[Array, "P G"]
     image_text_similarity: Float[Array, "P G"]
-    visual_fidelity: Float[Array, "P G"]
-    provenance: Float[Array, "P G"]
-    loop_tightness: Float[Array, "P G"]
+    has_statement: Bool[Array, "P G"]  # False: no answer, so everything else of the completion is 0, empty or False
     is_degenerate: Bool[Array, "P G"]  # the statement's or the anchor's map cannot be cut: the mask says nothing
     tied_fraction: Float[Array, "P G"]  # cells of the statement's map that share the value at the cut

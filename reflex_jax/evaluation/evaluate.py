@@ -18,8 +18,9 @@ from reflex_jax.run.identity import check_identity, checkpoint_fingerprint, data
 from reflex_jax.run.weights import restore_policy
 from reflex_jax.sharding import check_batch, make_mesh
 from reflex_jax.step.batch import measure_prompts
-from reflex_jax.step.models import Models, load_models, load_params, needs_judge
+from reflex_jax.step.models import Models, load_models, load_params
 from reflex_jax.step.program import Program, build_program
+from reflex_jax.step.score import needs_judge
 from reflex_jax.step.state import split_trainable
 
 
@@ -37,7 +38,7 @@ def evaluate_run(config: Config, *, blank_image: bool = False, initial: bool = F
     with refused_together():
         mesh = make_mesh(config.mesh)
         check_batch(mesh, config.grpo.prompts_per_step, "grpo.prompts_per_step")
-        with_judge = needs_judge(config.rewards)
+        with_judge = needs_judge(config)
         models = load_models(config, mesh, with_judge=with_judge)
         examples = load_examples(config.data, config.data.evaluation_split, seed=config.run.seed)
         sizes = measure_prompts(config, models.processor, examples, with_judge=with_judge)

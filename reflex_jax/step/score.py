@@ -8,97 +8,109 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float
 
-from reflex_jax.config import Config
+from reflex_jax.config import Config, JudgeConfig
 from reflex_jax.grpo.advantages import group_advantages
-from reflex_jax.judge.evidence import gather_evidence
+from reflex_jax.judge.evidence import EvidenceSettings, gather_evidence
 from reflex_jax.models.biomedclip import BiomedClipConfig
-from reflex_jax.records import HostScores, JudgeInputs, Rollout
+from reflex_jax.records import Evidence, HostScores, JudgeInputs, Rollout
 from reflex_jax.rewards.combine import combine_rewards
+from reflex_jax.rewards.components import REWARDS, is_of_device
+from reflex_jax.rewards.provenance import loop_tightness
 
 
 @struct.dataclass
-class ScoredRollout:
+class Scored:
     """Rewards of P x G completions and what they were made of."""
 
-    components: dict[str, Float[Array, "P G"]]
+    components: dict[str, Float[Array, "P G"]]  # 0 where one does not apply, NaN where the row failed
+    applies: dict[str, Bool[Array, "P G"]]
     rewards: Float[Array, "P G"]
     advantages: Float[Array, "P G"]
     is_zero_variance: Bool[Array, "P"]
-    iou: Float[Array, "P G"]
-    chance_corrected_iou: Float[Array, "P G"]
-    text_text_similarity: Float[Array, "P G"]
-    image_text_similarity: Float[Array, "P G"]
-    loop_tightness: Float[Array, "P G"]
-    is_degenerate: Bool[Array, "P G"]
-    tied_fraction: Float[Array, "P G"]
+    is_valid: Bool[Array, "P G"]  # False: a component failed, on the host or here
+    evidence: Evidence | None  # None: no component asks the judge
+    loop_tightness: Float[Array, "P G"] | None  # reported where provenance is among the components
+
+
+def needs_judge(config: Config) -> bool:
+    """Whether a component of the reward asks the judge, at whatever weight; else it is neither loaded nor run."""
+    return any(is_of_device(name) for name in config.rewards.components)
+
+
+def make_evidence_settings(judge: JudgeConfig) -> EvidenceSettings:
+    """The part of a configuration that the judge's mathematics reads."""
+    return EvidenceSettings(
+        saliency=judge.saliency,
+        saliency_block=judge.saliency_block,
+        quantile=judge.quantile,
+        tie_rule=judge.tie_rule,
+        centered=judge.centered,
+    )
 
 
 def score_rollout(
-    judge_params: Any, judge_inputs: JudgeInputs, scores: HostScores, config: Config, judge_config: BiomedClipConfig
-) -> ScoredRollout:
+    judge_params: Any,
+    judge_inputs: JudgeInputs | None,
+    scores: HostScores,
+    config: Config,
+    judge_config: BiomedClipConfig | None,
+) -> Scored:
     """Rewards (paper Eq. 3-9) and group advantages of a rollout.
 
     Args:
-      judge_params: the frozen judge.
+      judge_params: the frozen judge; None, as are its inputs and its shape, where no component asks it.
       judge_inputs: pixels and the distinct statements of each prompt.
       scores: the rewards computed from strings, and which rows count.
       config: sections `judge`, `rewards` and `grpo` are read.
       judge_config: shape of the judge.
     """
-    judge = config.judge
-    evidence = gather_evidence(
-        judge_params,
-        judge_inputs,
-        judge_config,
-        saliency=judge.saliency,
-        saliency_block=judge.saliency_block,
-        quantile=judge.quantile,
-        tie_rule=judge.tie_rule,
-        iou_threshold=judge.iou_threshold,
-        text_threshold=judge.text_threshold,
-        image_threshold=judge.image_threshold,
-        centered=judge.centered,
-    )
-    components = {
-        **scores.components,
-        "visual_fidelity": evidence.visual_fidelity,
-        "provenance": evidence.provenance,
-    }
-    weights = config.rewards.components
-    rewards = combine_rewards({name: components[name] for name in weights}, weights)
-    advantages, is_zero_variance = group_advantages(rewards, scores.is_valid, normalise=config.grpo.advantage)
-    return ScoredRollout(
+    components, applies = dict(scores.components), dict(scores.applies)
+    is_valid, evidence, tightness = scores.is_valid, None, None
+    if needs_judge(config):
+        evidence = gather_evidence(judge_params, judge_inputs, judge_config, make_evidence_settings(config.judge))
+    for name, component in config.rewards.components.items():
+        if not is_of_device(name):
+            continue
+        values = REWARDS[name].function(evidence, **component.options)
+        applies[name] = _rows_of(component.when, scores.is_correct)
+        # what is no number is a failure, not a row that the component has nothing to say of
+        is_valid = is_valid & (jnp.isfinite(values) | ~applies[name])
+        components[name] = values if component.when == "always" else jnp.where(applies[name], values, 0.0)
+        if name == "provenance":
+            tightness = loop_tightness(evidence, **component.options)
+    rewards = combine_rewards(components, config.rewards.weights)
+    advantages, is_zero_variance = group_advantages(rewards, is_valid, normalise=config.grpo.advantage)
+    return Scored(
         components=components,
+        applies=applies,
         rewards=rewards,
         advantages=advantages,
         is_zero_variance=is_zero_variance,
-        iou=evidence.iou,
-        chance_corrected_iou=evidence.chance_corrected_iou,
-        text_text_similarity=evidence.text_text_similarity,
-        image_text_similarity=evidence.image_text_similarity,
-        loop_tightness=evidence.loop_tightness,
-        is_degenerate=evidence.is_degenerate,
-        tied_fraction=evidence.tied_fraction,
+        is_valid=is_valid,
+        evidence=evidence,
+        loop_tightness=tightness,
     )
 
 
-def rollout_metrics(
-    scored: ScoredRollout, scores: HostScores, rollout: Rollout, eos_ids: tuple[int, ...]
-) -> dict[str, Array]:
+def _rows_of(when: str, is_correct: Bool[Array, "P G"]) -> Bool[Array, "P G"]:
+    return {"always": jnp.ones_like(is_correct), "right": is_correct, "wrong": ~is_correct}[when]
+
+
+def rollout_metrics(scored: Scored, scores: HostScores, rollout: Rollout, eos_ids: tuple[int, ...]) -> dict[str, Array]:
     """Means over the valid completions, and each component apart for correct and for wrong answers.
 
     Where no completion is valid there is no mean: NaN, but for the counts. A group without a valid row is none of those
-    that could have a spread.
+    that could have a spread. A component is averaged over the completions it applies to.
 
     A right closed answer has the anchor's words, so its visual fidelity is 1 by construction: only the wrong rows tell
     whether the judge's rewards carry anything beyond correctness. `pass_rate` of provenance is the share of its two
     indicators that pass.
     """
-    valid = scores.is_valid
+    valid = scored.is_valid
     correct, wrong = valid & scores.is_correct, valid & ~scores.is_correct
 
-    def mean(values: Array, rows: Array) -> Array:
-        return jnp.where(valid.any(), jnp.where(rows, values, 0.0).sum() / jnp.maximum(rows.sum(), 1), jnp.nan)
+    def mean(values: Array, rows: Array, among: Array = valid) -> Array:
+        return jnp.where(among.any(), jnp.where(rows, values, 0.0).sum() / jnp.maximum(rows.sum(), 1), jnp.nan)
 
     lengths = rollout.mask.sum(-1)
     finished = jnp.any(rollout.mask & jnp.isin(rollout.tokens, jnp.asarray(eos_ids)), -1)
@@ -112,16 +124,23 @@ def rollout_metrics(
         "completion_length": mean(lengths.astype(jnp.float32), valid),
         "tokens": lengths.sum().astype(jnp.float32),
         "truncation_rate": mean((~finished).astype(jnp.float32), valid),
-        "judge/iou": mean(scored.iou, valid),
-        "judge/iou_chance_corrected": mean(scored.chance_corrected_iou, valid),
-        "judge/text_text_similarity": mean(scored.text_text_similarity, valid),
-        "judge/image_text_similarity": mean(scored.image_text_similarity, valid),
-        "judge/loop_tightness": mean(scored.loop_tightness, valid),
-        "judge/degenerate_rate": mean(scored.is_degenerate.astype(jnp.float32), valid),
-        "judge/tied_fraction": mean(scored.tied_fraction, valid),
     }
+    if scored.evidence is not None:
+        evidence = scored.evidence
+        measured = {
+            "iou": evidence.iou,
+            "iou_chance_corrected": evidence.chance_corrected_iou,
+            "text_text_similarity": evidence.text_text_similarity,
+            "image_text_similarity": evidence.image_text_similarity,
+            "degenerate_rate": evidence.is_degenerate.astype(jnp.float32),
+            "tied_fraction": evidence.tied_fraction,
+        }
+        metrics |= {f"judge/{name}": mean(values, valid) for name, values in measured.items()}
+    if scored.loop_tightness is not None:
+        metrics["judge/loop_tightness"] = mean(scored.loop_tightness, valid)
     for name, values in scored.components.items():
-        metrics[f"reward/{name}"] = mean(values, valid)
-        metrics[f"pass_rate/{name}/correct"] = mean(values, correct)
-        metrics[f"pass_rate/{name}/wrong"] = mean(values, wrong)
+        rows = scored.applies[name]
+        metrics[f"reward/{name}"] = mean(values, valid & rows, valid & rows)
+        metrics[f"pass_rate/{name}/correct"] = mean(values, correct & rows, valid & rows)
+        metrics[f"pass_rate/{name}/wrong"] = mean(values, wrong & rows, valid & rows)
     return metrics

@@ -19,7 +19,7 @@ from reflex_jax.grpo.objective import Objective, TokenMetrics, loss_denominator,
 from reflex_jax.models.qwen_vl import completion_log_probs
 from reflex_jax.records import PromptInputs, Rollout, TrainBatch
 from reflex_jax.sharding import map_prompts, split_prompts
-from reflex_jax.step.score import ScoredRollout, rollout_metrics
+from reflex_jax.step.score import Scored, rollout_metrics
 from reflex_jax.step.shapes import Shapes
 from reflex_jax.step.state import FrozenParams, TrainState, compute_params
 
@@ -176,7 +176,7 @@ def scored_update(
     state: TrainState,
     frozen: FrozenParams,
     batch: TrainBatch,
-    scored: ScoredRollout,
+    scored: Scored,
     *,
     config: Config,
     log_probs_of: LogProbsOf,
@@ -200,12 +200,12 @@ def scored_update(
     inputs = UpdateInputs(
         prompts=batch.prompts,
         rollout=batch.rollout,
-        mask=batch.rollout.mask & batch.scores.is_valid[..., None],
+        mask=batch.rollout.mask & scored.is_valid[..., None],
         advantages=jax.lax.stop_gradient(scored.advantages),
         old_log_probs=None,
     )
     state, update_metrics = policy_update(
-        state, frozen, inputs, batch.scores.is_valid, config=config, log_probs_of=log_probs_of, optimizer=optimizer
+        state, frozen, inputs, scored.is_valid, config=config, log_probs_of=log_probs_of, optimizer=optimizer
     )
     metrics = rollout_metrics(scored, batch.scores, batch.rollout, eos_ids) | update_metrics
     return state.replace(step=state.step + 1), metrics

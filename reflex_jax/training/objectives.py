@@ -20,8 +20,9 @@ from reflex_jax.processes import is_first
 from reflex_jax.sharding import check_batch, check_batches
 from reflex_jax.step.batch import BatchBuilder
 from reflex_jax.step.imitate import TargetBuilder
-from reflex_jax.step.models import Models, make_host_bridge, needs_judge
+from reflex_jax.step.models import Models, make_host_bridge
 from reflex_jax.step.program import Program
+from reflex_jax.step.score import needs_judge
 from reflex_jax.step.state import FrozenParams, TrainState, compute_params
 from reflex_jax.stops import not_written
 from reflex_jax.training.trainer import GrpoTrainer, SupervisedTrainer, Trainer
@@ -87,7 +88,7 @@ class Grpo:
     @property
     def with_judge(self) -> bool:
         """Whether some reward asks the judge."""
-        return needs_judge(self.config.rewards)
+        return needs_judge(self.config)
 
     @property
     def updates_per_step(self) -> int:
@@ -138,7 +139,7 @@ class Supervised:
     @property
     def with_judge(self) -> bool:
         """The judge is asked of held-out questions alone, where the run looks at them."""
-        return bool(self.config.training.evaluate_every) and needs_judge(self.config.rewards)
+        return bool(self.config.training.evaluate_every) and needs_judge(self.config)
 
     @property
     def update_prompts(self) -> int:

@@ -16,9 +16,9 @@ import pytest
 
 from reflex_jax.cli import main
 from reflex_jax.config import ConfigError
+from reflex_jax.rewards.components import REWARDS, Reward
 from reflex_jax.run.checkpoint import RunCheckpoints
 from reflex_jax.run.ownership import sole_owner
-from reflex_jax.step import bridge as host_bridge
 from reflex_jax.step.bridge import HostBridge
 from reflex_jax.step.state import TrainState
 from reflex_jax.stops import NOT_FINITE, PREEMPTED, SAVE_FAILED, RunStopped
@@ -123,7 +123,7 @@ def test_a_signal_ends_the_step_saves_and_says_how_to_go_on(undisturbed, phantom
 
 
 def test_rows_that_fail_are_left_out_and_steps_that_cannot_be_taken_end_the_run(phantom, tmp_path, monkeypatch, capsys):
-    score, score_answer = HostBridge.__call__, host_bridge.answer_reward
+    score, answer_reward = HostBridge.__call__, REWARDS["answer"]
     now = {"step": 0, "row": 0}
 
     def broken_answer(*arguments, **settings):
@@ -131,7 +131,7 @@ def test_rows_that_fail_are_left_out_and_steps_that_cannot_be_taken_end_the_run(
         now["row"] += 1
         if now == {"step": 1, "row": 6} or now["step"] == 3:
             raise LookupError("no such word")
-        return score_answer(*arguments, **settings)
+        return answer_reward.function(*arguments, **settings)
 
     def broken_bridge(self, *inputs):
         """Its rewards are not numbers in the second step."""
@@ -143,7 +143,7 @@ def test_rows_that_fail_are_left_out_and_steps_that_cannot_be_taken_end_the_run(
         scores = bridged.scores.replace(components=bridged.scores.components | {"answer": answer})
         return dataclasses.replace(bridged, scores=scores)
 
-    monkeypatch.setattr(host_bridge, "answer_reward", broken_answer)
+    monkeypatch.setitem(REWARDS, "answer", Reward("row", broken_answer))
     monkeypatch.setattr(HostBridge, "__call__", broken_bridge)
     directory = tmp_path / "run"
     assert train(phantom, directory, "training.max_skipped_steps=2", "training.save_every=50") == NOT_FINITE
@@ -166,7 +166,7 @@ def test_rows_that_fail_are_left_out_and_steps_that_cannot_be_taken_end_the_run(
         assert np.isnan(arrays["reward_answer"]).all() and arrays["tokens"].shape == (8, 4, 24)
     assert "NaN" not in (directory / "skipped" / "step-000003.process-0.jsonl").read_text()
     monkeypatch.setattr(HostBridge, "__call__", score)
-    monkeypatch.setattr(host_bridge, "answer_reward", score_answer)
+    monkeypatch.setitem(REWARDS, "answer", answer_reward)
     assert train(phantom, directory) == 0  # saved at step 3, so one step is left
     assert [row["step"] for row in metrics(directory)] == [1, 2, 3, 4]
 
