@@ -10,7 +10,7 @@ from reflex_jax.evaluation.validation import Evaluator, chosen_questions
 from reflex_jax.processes import refused_together
 from reflex_jax.run.checkpoint import RunCheckpoints
 from reflex_jax.run.directory import load_run_config
-from reflex_jax.run.identity import check_identity, checkpoint_fingerprint, data_fingerprint
+from reflex_jax.run.identity import check_identity, checkpoint_fingerprint, data_fingerprint, files_fingerprint
 from reflex_jax.sharding import check_batch
 from reflex_jax.step.program import (
     BatchBuilder,
@@ -54,10 +54,12 @@ def evaluate_run(config: Config, *, blank_image: bool = False, initial: bool = F
 
 def _identify(config: Config, examples: list[Example]) -> dict[str, str]:
     """What has to be as the run knew it. Another judge or other questions may be asked for by name; the policy may not."""
-    run = load_run_config(config.run.directory, [])
+    run = load_run_config(config.run.directory, [], runs_rewards=False)
     identity = {"policy": checkpoint_fingerprint(resolve_checkpoint(config.policy.path, "policy"))}
     if config.judge.path == run.judge.path:
         identity["judge"] = checkpoint_fingerprint(resolve_checkpoint(config.judge.path, "judge"))
+    if config.rewards.files and config.rewards.files == run.rewards.files:
+        identity["rewards"] = files_fingerprint(config.rewards.files)
     settings = [(c.data, c.training.evaluation_questions, c.run.seed) for c in (config, run)]
     if settings[0] == settings[1]:
         identity["evaluation"] = data_fingerprint(chosen_questions(config, examples))

@@ -14,6 +14,7 @@ from reflex_jax.config import Config
 from reflex_jax.data.examples import Example
 from reflex_jax.records import HostScores, JudgeInputs
 from reflex_jax.sharding import replicated
+from reflex_jax.step.bridge import HostBridge
 from reflex_jax.step.program import BatchBuilder, Models, make_generator, make_host_bridge
 from reflex_jax.step.score import Scored, score_rollout
 
@@ -27,13 +28,20 @@ class Evaluator:
     policy says more often what it already said most often.
     """
 
-    def __init__(self, config: Config, models: Models, examples: Sequence[Example], builder: BatchBuilder):
-        """Compiles nothing yet; the questions are those of `chosen_questions`."""
+    def __init__(
+        self,
+        config: Config,
+        models: Models,
+        examples: Sequence[Example],
+        builder: BatchBuilder,
+        bridge: HostBridge | None = None,
+    ):
+        """Compiles nothing yet; the questions are those of `chosen_questions`. `bridge`: default, that of `make_host_bridge`."""
         self._examples = chosen_questions(config, examples)
         self._builder = builder
         self._rows = models.rows(config.grpo.prompts_per_step)
         self._key = jax.random.fold_in(jax.random.key(config.run.seed), _STEP)
-        self._bridge = make_host_bridge(config, models)
+        self._bridge = bridge or make_host_bridge(config, models)
         self._sample = make_generator(
             config, models, group_size=config.grpo.group_size, temperature=config.rollout.temperature
         )

@@ -21,6 +21,7 @@ from reflex_jax.judge.batch import judge_pixels
 from reflex_jax.judge.evidence import Judge, load_judge
 from reflex_jax.models.partitioning import policy_table
 from reflex_jax.records import PromptInputs, Rollout
+from reflex_jax.rewards.user_file import UserRewards
 from reflex_jax.sharding import (
     ROLLOUT_RULES,
     UPDATE_RULES,
@@ -154,13 +155,14 @@ def make_generator(
 
 def make_host_bridge(config: Config, models: Models) -> HostBridge:
     """The seam of this run: the policy's words, the judge's tokenizer, the components of the reward."""
-    tokenizer = models.policy.processor.tokenizer
+    tokenizer, rewards = models.policy.processor.tokenizer, config.rewards
     return HostBridge(
         decode=lambda ids: decode(tokenizer, ids),
-        components=config.rewards.components,
+        components=rewards.components,
         statement_tokenizer=models.judge.tokenizer if needs_judge(config) else None,
         max_statement_tokens=config.judge.max_statement_tokens,
         centered=config.judge.centered,
+        user_rewards=UserRewards(rewards.files, timeout=rewards.timeout) if rewards.files else None,
     )
 
 

@@ -22,7 +22,7 @@ from reflex_jax.models.biomedclip import BiomedClipConfig
 from reflex_jax.models.qwen_vl import QwenVLConfig, completion_log_probs
 from reflex_jax.records import PromptInputs, Rollout, TrainBatch
 from reflex_jax.sharding import map_prompts, split_prompts
-from reflex_jax.step.score import Scored, rollout_metrics, score_rollout
+from reflex_jax.step.score import Scored, most_failed_rows, rollout_metrics, score_rollout
 from reflex_jax.step.state import FrozenParams, TrainState, compute_params
 
 
@@ -176,14 +176,17 @@ def make_train_step(
         state: TrainState, frozen: FrozenParams, batch: TrainBatch
     ) -> tuple[TrainState, Scored, dict[str, Array]]:
         scored = score_rollout(frozen.judge, batch.judge, batch.scores, config, judge_config)
+        # counted over the whole batch, so all processes decide alike
+        failed, most_failed = (~scored.is_valid).sum(), most_failed_rows(config.rewards, scored.is_valid.size)
+        is_learned_from = scored.is_valid & (failed <= most_failed)
         inputs = UpdateInputs(
             prompts=batch.prompts,
             rollout=batch.rollout,
-            mask=batch.rollout.mask & scored.is_valid[..., None],
+            mask=batch.rollout.mask & is_learned_from[..., None],
             advantages=jax.lax.stop_gradient(scored.advantages),
             old_log_probs=None,
         )
-        state, update_metrics = update(state, frozen, inputs, scored.is_valid)
+        state, update_metrics = update(state, frozen, inputs, is_learned_from)
         metrics = rollout_metrics(scored, batch.scores, batch.rollout, eos_ids) | update_metrics
         return state.replace(step=state.step + 1), scored, metrics
 

@@ -29,6 +29,7 @@ from reflex_jax.run.identity import (
     check_processes_alike,
     checkpoint_fingerprint,
     data_fingerprint,
+    files_fingerprint,
 )
 from reflex_jax.run.logs import CompilationCounter, RunLogger, SilentLogger, last_metrics, open_logger
 from reflex_jax.run.ownership import refuse_second_owner
@@ -45,7 +46,7 @@ from reflex_jax.step.program import (
     measure_prompts,
     place_state,
 )
-from reflex_jax.step.score import Scored
+from reflex_jax.step.score import Scored, most_failed_rows
 from reflex_jax.step.state import FrozenParams, TrainState
 from reflex_jax.step.update import make_train_step
 from reflex_jax.stops import PROCESS_LOST, RunStopped, StopRequest
@@ -159,8 +160,10 @@ def _open_run(config: Config, mesh: Mesh, held: ExitStack) -> tuple[_Run, TrainS
     if is_first() and batches.repeating:
         print(f"data.phases: {'; '.join(batches.repeating)}: some are in it more than once", flush=True)
     builder = BatchBuilder(models, sizes, models.rows(config.grpo.prompts_per_step), resize=config.judge.resize)
-    trainer = Trainer(config, models, state, frozen, optimizer)
-    evaluator = Evaluator(config, models, held_out, builder) if held_out else None
+    bridge = make_host_bridge(config, models)
+    held.callback(bridge.close)
+    trainer = Trainer(config, models, state, frozen, optimizer, bridge)
+    evaluator = Evaluator(config, models, held_out, builder, bridge) if held_out else None
     # what this command did not look at (held-out questions, say) stays as the run knew it
     identity = {key: value for key, value in facts.items() if key == "evaluation"} | identity
     return _Run(config, batches, builder, trainer, evaluator, checkpoints, identity, start), state
@@ -173,6 +176,8 @@ def _identify(config: Config, examples: list[Example], held_out: list[Example]) 
         "policy": checkpoint_fingerprint(resolve_checkpoint(config.policy.path, "policy")),
         "judge": checkpoint_fingerprint(resolve_checkpoint(config.judge.path, "judge")),
     }
+    if config.rewards.files:
+        identity["rewards"] = files_fingerprint(config.rewards.files)
     if held_out:
         identity["evaluation"] = data_fingerprint(chosen_questions(config, held_out))
     return identity
@@ -252,7 +257,11 @@ def _run_to_the_end(run: _Run, state: TrainState) -> dict[str, Any]:
 
 def _run_steps(run: _Run, state: TrainState, logger: RunLogger | SilentLogger, step_end: StepEnd) -> dict[str, Any]:
     training, total = run.config.training, len(run.batches)
-    skipped = SkippedSteps(run.config.run.directory, limit=training.max_skipped_steps)
+    grpo = run.config.grpo
+    skipped = SkippedSteps(
+        run.config.run.directory, limit=training.max_skipped_steps,
+        most_failed=most_failed_rows(run.config.rewards, grpo.prompts_per_step * grpo.group_size),
+    )  # fmt: skip
     metrics: dict[str, Any] = {}
     if run.evaluator and run.start == 0:
         metrics = run.evaluate(state)
