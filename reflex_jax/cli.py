@@ -179,7 +179,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _export(options: argparse.Namespace) -> int:
     from reflex_jax.run.directory import load_run_config
 
-    config = load_run_config(options.directory, options.overrides)
+    config = load_run_config(options.directory, options.overrides, runs_rewards=False)
     if not options.to:
         raise ConfigError("--to: expected a directory to write; got ''.")
     target = user_path(options.to)

@@ -273,6 +273,9 @@ class RewardsConfig:
     """What a completion is paid for (paper Eq. 9: four components of weight 1); what is not named is not computed."""
 
     components: dict[str, Component] = field(default_factory=_components_of_the_paper)
+    files: tuple[str, ...] = ()  # Python files that define components of your own
+    timeout: float = 10.0  # seconds such a component has for one completion, which then counts as failed
+    max_failure_rate: float = 0.25  # share of a step's completions without a reward, beyond which the run stops
 
     def __post_init__(self) -> None:
         """Refuses values out of range; names and options are checked where they are read, against the table."""
@@ -282,6 +285,14 @@ class RewardsConfig:
             any(self.weights.values()),
             f"rewards.components: expected at least one weight other than 0; got {self.weights}. A mapping names all of its "
             "entries; rewards.components.answer=1 sets one.",
+        )
+        _check(
+            0 < self.timeout <= 86400,
+            f"rewards.timeout: expected a number of seconds in (0, 86400]; got {self.timeout}.",
+        )
+        _check(
+            0 <= self.max_failure_rate <= 1,
+            f"rewards.max_failure_rate: expected a number in [0, 1]; got {self.max_failure_rate}.",
         )
 
     @property

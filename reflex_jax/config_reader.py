@@ -21,6 +21,7 @@ import copy
 import dataclasses
 import functools
 import math
+import os
 import re
 import types
 import typing
@@ -42,6 +43,7 @@ from reflex_jax.config import (
     user_path,
 )
 from reflex_jax.rewards.options import TYPES, Option
+from reflex_jax.rewards.user_file import UserFileError, describe_files
 
 _YES, _NO = ("true", "yes", "on"), ("false", "no", "off")
 _LARGEST = 2**32 - 1  # a seed may be that large; no step, token or question is counted further
@@ -58,11 +60,16 @@ def load_config(path: str | Path | None = None, overrides: list[str] | tuple[str
       ConfigError: missing or broken file, unknown keys (all of them, each with the nearest valid name), wrong types,
         values out of range; one line each.
     """
-    return _resolve(_read_text(path) if path is not None else "", str(path), overrides)
+    text = _read_text(path) if path is not None else ""
+    place = Path.cwd() if path is None else user_path(path).absolute().parent
+    return _resolve(text, str(path), overrides, place=place, is_trusted=True)
 
 
 def load_saved_config(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Config:
     """Reads a file that `save_config` wrote in full: what is not there was cut off, and must not become a default.
+
+    A run directory may come from anywhere, so the `rewards.files` it names are not run: components that they define are
+    taken as they stand, unless an override names the files again.
 
     Raises:
       ConfigError: as `load_config`, or the file is damaged.
@@ -76,7 +83,7 @@ def load_saved_config(path: Path, overrides: list[str] | tuple[str, ...] = ()) -
         raise ConfigError(
             f"{path}: the settings of this run are damaged ({error}). Restore the file from a copy."
         ) from error
-    return _resolve(text, str(path), overrides)
+    return _resolve(text, str(path), overrides, place=path.parent, is_trusted=False)
 
 
 def save_config(config: Config, path: Path) -> None:
@@ -89,15 +96,18 @@ def save_config(config: Config, path: Path) -> None:
     path.write_text(text, encoding="utf-8", newline="\n")
 
 
-def _resolve(text: str, name: str, overrides: list[str] | tuple[str, ...]) -> Config:
+def _resolve(text: str, name: str, overrides: list[str] | tuple[str, ...], *, place: Path, is_trusted: bool) -> Config:
+    """Merges a file that lies in `place` with overrides; only of a trusted file the `rewards.files` are run."""
     problems: list[str] = []
-    layers = [_read_document(text, name), *[_read_override(override, problems) for override in overrides]]
+    layers = [_with_absolute_files(_read_document(text, name), place)]
+    layers += [_with_absolute_files(_read_override(override, problems), Path.cwd()) for override in overrides]
     problems += [problem for layer in layers for problem in _unknown_keys(layer, Config, "")]
     _refuse(problems)
     merged: dict[str, Any] = {}
     for layer in layers:
         _merge(merged, _with_preset(layer))
-    _read_components(merged.get("rewards", {}), problems)
+    named = layers if is_trusted else layers[1:]
+    _read_components(merged.get("rewards", {}), problems, runs_files=any(_files_of(layer) for layer in named))
     config = _build(Config, merged, "", problems)
     _refuse(problems)
     return config
@@ -305,18 +315,48 @@ def _unknown_keys(values: dict[str, Any], cls: Any, prefix: str) -> list[str]:
     return problems
 
 
-def _read_components(rewards: dict[str, Any], problems: list[str]) -> None:
+def _with_absolute_files(layer: dict[str, Any], place: Path) -> dict[str, Any]:
+    """Reads the paths of `rewards.files` as seen from where they are written."""
+    files = [
+        _Scalar(os.path.abspath(place / user_path(value.text)), is_text=True)
+        if isinstance(value, _Scalar) and _read_str(value)
+        else value
+        for value in _files_of(layer)
+    ]
+    return {**layer, "rewards": {**layer["rewards"], "files": files}} if files else layer
+
+
+def _files_of(layer: dict[str, Any]) -> list[Any]:
+    rewards = layer.get("rewards")
+    files = rewards.get("files") if isinstance(rewards, dict) else None
+    return files if isinstance(files, list) else []
+
+
+def _read_components(rewards: dict[str, Any], problems: list[str], *, runs_files: bool) -> None:
     """Puts each component in the place of what was written for it, its options held against its function's signature."""
-    values = rewards.get("components")
-    if not isinstance(values, dict):
-        return
     from reflex_jax.rewards.components import REWARDS  # brings the array library, which only a configuration needs
 
     table = {name: (reward.options, reward.check) for name, reward in REWARDS.items()}
+    files = [value.text for value in _files_of({"rewards": rewards}) if isinstance(value, _Scalar)]
+    if files and runs_files:
+        try:
+            found = describe_files(files)
+        except UserFileError as error:
+            problems.append(f"rewards.files: {error}")
+            return
+        for name in sorted(found.keys() & table.keys()):
+            problems.append(f"rewards.files: {name} is the name of a reward that ships; give yours another.")
+        table |= {name: (options, None) for name, options in found.items()}
+    values = rewards.get("components")
+    if not isinstance(values, dict):
+        return
     for name, value in values.items():
         key = f"rewards.components.{_shown_key(name)}"
-        if name not in table:
-            problems.append(f"{key}: expected one of {', '.join(table)}.{nearest_name(name, table)}")
+        if name not in table and files and not runs_files:
+            values[name] = _read_unknown_component(value, key, problems)
+        elif name not in table:
+            advice = nearest_name(name, table) or " Your own come from rewards.files=[FILE.py]."
+            problems.append(f"{key}: expected one of {', '.join(table)}.{advice}")
             values[name] = Component()
         else:
             values[name] = _read_component(value, *table[name], key, problems)
@@ -355,6 +395,24 @@ def _read_component(
     except ValueError as error:
         problems.append(f"{key}.{error}")
     return Component(weight=weight, when=when, options=given)
+
+
+def _read_unknown_component(value: Any, key: str, problems: list[str]) -> Component:
+    """A component of a file that is not run: its options are what YAML makes of them, which is how they were saved."""
+    options = {} if not isinstance(value, dict) else {k: v for k, v in value.items() if k not in ("weight", "when")}
+    rest = {k: v for k, v in value.items() if k in ("weight", "when")} if isinstance(value, dict) else value
+    component = _read_component(rest, {}, None, key, problems)
+    return dataclasses.replace(component, options={name: _as_yaml_types(entry) for name, entry in options.items()})
+
+
+def _as_yaml_types(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _as_yaml_types(entry) for name, entry in value.items()}
+    if isinstance(value, list):
+        return tuple(_as_yaml_types(entry) for entry in value)
+    if isinstance(value, _Scalar) and value.is_text:
+        return value.text
+    return yaml.safe_load(value.text if isinstance(value, _Scalar) else value) if value is not None else None
 
 
 def _defaults(options: dict[str, Option]) -> dict[str, Any]:

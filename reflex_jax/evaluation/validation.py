@@ -16,7 +16,8 @@ from reflex_jax.data.prompts import PromptSizes
 from reflex_jax.records import Draws, HostScores
 from reflex_jax.sharding import replicated
 from reflex_jax.step.batch import BatchBuilder
-from reflex_jax.step.models import Models, make_host_bridge
+from reflex_jax.step.bridge import HostBridge
+from reflex_jax.step.models import Models
 from reflex_jax.step.program import Program
 from reflex_jax.step.score import Scored
 
@@ -35,6 +36,7 @@ class Evaluator:
         config: Config,
         models: Models,
         program: Program,
+        bridge: HostBridge,
         examples: Sequence[Example],
         sizes: PromptSizes,
         *,
@@ -46,6 +48,7 @@ class Evaluator:
           config: of the run.
           models: of the run.
           program: of the run.
+          bridge: of the run; the caller closes it.
           examples: held-out questions; those of `chosen_questions` are looked at.
           sizes: of the prompts.
           blank_image: the policy sees a grey picture, the judge the real one.
@@ -54,7 +57,7 @@ class Evaluator:
         self._rows = models.shapes.rows(config.grpo.prompts_per_step)
         self._build = BatchBuilder(models, sizes, self._rows, resize=config.judge.resize, blank_image=blank_image)
         self._key = jax.random.fold_in(jax.random.key(config.run.seed), _STEP)
-        self._bridge = make_host_bridge(config, models)
+        self._bridge = bridge
         self._program = program
         # small, and every process needs them all
         self._columns = jax.jit(question_columns, out_shardings=replicated(models.shapes.mesh))

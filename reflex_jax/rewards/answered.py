@@ -66,7 +66,7 @@ HostReward = Callable[..., Sequence[Result]]  # (rows, **options): one result fo
 
 def score_rows(reward: RowReward, rows: Sequence[Answered], options: Mapping[str, Any]) -> list[Result]:
     """One result for each row; whatever a row raises fails that row alone."""
-    return [_attempt(lambda row=row: check_score(reward(row, **options))) for row in rows]
+    return [attempt(lambda row=row: check_score(reward(row, **options))) for row in rows]
 
 
 def score_batch(reward: HostReward, rows: Sequence[Answered], options: Mapping[str, Any]) -> list[Result]:
@@ -78,10 +78,22 @@ def score_batch(reward: HostReward, rows: Sequence[Answered], options: Mapping[s
             raise ValueError(f"expected {len(rows)} scores, one for each row; got {len(results)}.")
         return results
 
-    results = _attempt(score)
+    results = attempt(score)
     if isinstance(results, Failed):
         return [results] * len(rows)
-    return [_attempt(lambda result=result: check_score(result)) for result in results]
+    return [attempt(lambda result=result: check_score(result)) for result in results]
+
+
+def reward(function: RowReward) -> RowReward:
+    """Marks a function of a user's own file as a reward of one completion: `(answered, *, option=default) -> float | None`."""
+    function.reward_kind = "row"
+    return function
+
+
+def batch_reward(function: HostReward) -> HostReward:
+    """Marks a function of a user's own file as a reward of all completions of a step: `(rows, *, ...) -> [score, ...]`."""
+    function.reward_kind = "batch"
+    return function
 
 
 def check_score(value: Any) -> Result:
@@ -101,7 +113,7 @@ def check_score(value: Any) -> Result:
     return number
 
 
-def _attempt(compute: Callable[[], Any]) -> Any:
+def attempt(compute: Callable[[], Any]) -> Any:
     """The result, or what was raised as a `Failed`; only Ctrl-C is no failure of a row."""
     try:
         return compute()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -21,6 +22,7 @@ from reflex_jax.judge.batch import StatementTokenizer, pack_statements
 from reflex_jax.records import HostScores, JudgeInputs
 from reflex_jax.rewards.answered import Answered, Result
 from reflex_jax.rewards.components import REWARDS, is_of_device
+from reflex_jax.rewards.user_file import UserRewards
 from reflex_jax.statements.operator import decl
 from reflex_jax.step.row_failures import Failure, FailureReporter, RowFailures
 from reflex_jax.text.completion import parse_completion
@@ -50,6 +52,7 @@ class HostBridge:
       statement_tokenizer: the judge's; None: nothing is prepared for a judge.
       max_statement_tokens: T, static.
       centered: also encode the question-only statement of each prompt.
+      user_rewards: where components that do not ship are computed.
       answer_of: completion -> its answer, None where there is not exactly one; benchmarks with random weights replace it
         to give the judge a full load.
     """
@@ -62,6 +65,7 @@ class HostBridge:
         statement_tokenizer: StatementTokenizer | None,
         max_statement_tokens: int,
         centered: bool,
+        user_rewards: UserRewards | None = None,
         answer_of: Callable[[str], str | None] = lambda text: parse_completion(text).answer,
     ):
         """See the class."""
@@ -72,6 +76,7 @@ class HostBridge:
         self._statement_tokenizer = statement_tokenizer
         self._max_statement_tokens = max_statement_tokens
         self._centered = centered
+        self._user_rewards = user_rewards
         self._answer_of = answer_of
         self._reporter = FailureReporter()
 
@@ -108,6 +113,11 @@ class HostBridge:
         self._reporter.tell(failures)
         return BridgedRollout(completions, answers, statements, anchors, judge, scores, failures.first)
 
+    def close(self) -> None:
+        """Ends the process of a user's own rewards, where there is one."""
+        if self._user_rewards is not None:
+            self._user_rewards.close()
+
     def _pack(
         self,
         failures: RowFailures,
@@ -133,7 +143,8 @@ class HostBridge:
 
     def _score(self, failures: RowFailures, answered: Callable[[int, int], Answered]) -> HostScores:
         def results_of(name: str, options: Mapping[str, Any]) -> Callable[[list[tuple[int, int]]], Sequence[Result]]:
-            return lambda rows: REWARDS[name].score([answered(p, g) for p, g in rows], options)
+            score = REWARDS[name].score if name in REWARDS else partial(self._user_rewards.score, name)
+            return lambda rows: score([answered(p, g) for p, g in rows], options)
 
         everywhere = np.ones_like(failures.is_valid)
         answer, _ = failures.of_component("answer", results_of("answer", self._answer.options), everywhere)

@@ -14,6 +14,7 @@ from reflex_jax.checkpoints.policy import policy_shardings, special_ids
 from reflex_jax.config import Config, ConfigError
 from reflex_jax.data.prompts import Processor, load_processor
 from reflex_jax.judge.evidence import Judge, load_judge
+from reflex_jax.rewards.user_file import UserRewards
 from reflex_jax.sharding import check_attention
 from reflex_jax.step.bridge import HostBridge
 from reflex_jax.step.sampling import Vocabulary, allowed_tokens
@@ -75,13 +76,14 @@ def load_params(models: Models) -> Any:
 
 def make_host_bridge(config: Config, models: Models) -> HostBridge:
     """The seam of this run: the policy's words, the judge's tokenizer, the components of the reward."""
-    tokenizer = models.processor.tokenizer
+    tokenizer, rewards = models.processor.tokenizer, config.rewards
     return HostBridge(
         decode=lambda ids: decode(tokenizer, ids),
-        components=config.rewards.components,
+        components=rewards.components,
         statement_tokenizer=models.judge.tokenizer if models.judge else None,
         max_statement_tokens=config.judge.max_statement_tokens,
         centered=config.judge.centered,
+        user_rewards=UserRewards(rewards.files, timeout=rewards.timeout) if rewards.files else None,
     )
 
 

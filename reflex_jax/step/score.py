@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float
 
-from reflex_jax.config import Config, JudgeConfig
+from reflex_jax.config import Config, JudgeConfig, RewardsConfig
 from reflex_jax.grpo.advantages import group_advantages
 from reflex_jax.judge.evidence import EvidenceSettings, gather_evidence
 from reflex_jax.models.biomedclip import BiomedClipConfig
@@ -35,6 +36,11 @@ class Scored:
 def needs_judge(config: Config) -> bool:
     """Whether a component of the reward asks the judge, at whatever weight; else it is neither loaded nor run."""
     return any(is_of_device(name) for name in config.rewards.components)
+
+
+def most_failed_rows(rewards: RewardsConfig, rows: int) -> int:
+    """How many of so many rows may fail in a step that is still learned from."""
+    return math.floor(rewards.max_failure_rate * rows + 1e-6)  # 0.29 * 100 is 28.999999999999996
 
 
 def make_evidence_settings(judge: JudgeConfig) -> EvidenceSettings:
