@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Several processes on this machine: each holds a share of the devices, together they train as one.
-#   bash launch/local.sh --processes N [--devices-per-process K] CONFIG [key=value ...]
+#   bash launch/local.sh --processes N [--devices-per-process K] [train|sft] CONFIG [key=value ...]
 # GPUs: those of CUDA_VISIBLE_DEVICES (default: all) are split evenly, or K to each. Without GPUs, or with
 # CUDA_VISIBLE_DEVICES= (empty), each process gets K devices made of CPU threads (default 1).
+# `sft CONFIG` runs the supervised phase.
 # Process 0 writes as it would alone; lines of process i start with [i]. When one fails the others are ended too.
 # SIGTERM and Ctrl-C reach every process, which saves and exits with 75; a second Ctrl-C ends them at once.
 # Exit code: 0 if all ended well, else that of the first that did not.
@@ -25,6 +26,8 @@ while [[ "${1:-}" == --* ]]; do
     shift 2
 done
 [ -n "$processes" ] || refuse "expected --processes N, the number of processes, e.g. --processes 2."
+phase=train
+case "${1:-}" in train | sft) phase=$1; shift ;; esac
 [ $# -ge 1 ] || refuse "expected a configuration, e.g. configs/phantom.yaml."
 
 gpus=()
@@ -61,10 +64,10 @@ for ((i = 0; i < processes; i++)); do
         export JAX_NUM_CPU_DEVICES=${devices:-1}
     fi
     if [ "$i" -eq 0 ]; then
-        "${reflex[@]}" train "$@" &
+        "${reflex[@]}" "$phase" "$@" &
     else
         # the printer outlives Ctrl-C: what is said while saving should be read
-        "${reflex[@]}" train "$@" > >(trap '' INT TERM; exec sed -u "s/^/[$i] /") 2>&1 &
+        "${reflex[@]}" "$phase" "$@" > >(trap '' INT TERM; exec sed -u "s/^/[$i] /") 2>&1 &
     fi
     running+=($!)
 done

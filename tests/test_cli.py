@@ -15,8 +15,12 @@ from reflex_jax.checkpoints.paths import resolve_checkpoint
 from reflex_jax.cli import main
 from reflex_jax.config_reader import load_config, save_config
 from reflex_jax.data.phantom import phantom_examples
+from reflex_jax.data.prompts import PromptSizes
 from reflex_jax.run.directory import load_run_config
+from reflex_jax.sharding import make_mesh
+from reflex_jax.step.shapes import named_shapes
 from reflex_jax.training.metric_names import metric_names
+from reflex_jax.training.objectives import Grpo
 
 QUICK = ["training.steps=2", "training.evaluate_every=0", "grpo.prompts_per_step=8", "grpo.group_size=2",
          "rollout.max_new_tokens=6", "data.size=64", "logging.progress=false"]  # fmt: skip
@@ -191,28 +195,11 @@ def test_evaluate_prints_greedy_and_sampled_scores_also_without_seeing(capsys, p
     seeing = capsys.readouterr().out
     printed = {line.split()[0] for line in seeing.splitlines() if line.startswith("eval/")}
     config = load_run_config("out", ["training.evaluation_questions=8"])
-    names = metric_names(config, phantom_examples("test", 64, 0))
+    shapes = named_shapes(config, make_mesh(config.mesh))
+    names = metric_names(Grpo(config), shapes, PromptSizes(64, 4), phantom_examples("test", 64, 0))
     assert printed == {name for name in names if name.startswith("eval/")}
     assert "eval/greedy/accuracy" in seeing and "eval/sampled/reward/total" in seeing
     assert main(["evaluate", "out", "training.evaluation_questions=8", "--blank-image"]) == 0
-
-
-def test_the_supervised_phase_leaves_a_policy_that_training_accepts(capsys, phantom):
-    assert (
-        main(
-            [
-                "sft",
-                phantom,
-                "run.dir=warm",
-                "training.steps=2",
-                "sft.batch_size=8",
-                "data.size=32",
-                "logging.progress=false",
-            ]
-        )
-        == 0
-    )
-    assert main(["train", phantom, *QUICK, "run.dir=out", "policy.path=warm/policy"]) == 0
 
 
 # --- arguments

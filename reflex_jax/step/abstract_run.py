@@ -117,7 +117,7 @@ def abstract_run(
         weights=placed(params, compute, rollout_rules(config.memory)),
         batch=(_abstract_targets if supervised else _abstract_batch)(config, shapes, sizes),
         draws=Draws(
-            key=jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=replicated(shapes.mesh)),
+            key=jax.ShapeDtypeStruct(key.shape, key.dtype),  # wherever the host made it
             prompt_ids=batched((), jnp.int32),
         ),
     )

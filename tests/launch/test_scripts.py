@@ -269,7 +269,12 @@ WHERE = "--worker=all --zone=us-east5-a --project=lab"
              f"{GCLOUD} ssh pod {WHERE} '--command=mkdir -p reflex_jax && tar -xzf reflex_jax.tar.gz -C reflex_jax && "
              "PYTHON=python3.11 && source reflex_jax/launch/environment.sh tpu'"],
         ),
-        (["--stop"], [rf"{GCLOUD} ssh pod {WHERE} '--command=pkill -TERM -f '\''[r]eflex train'\'''"]),
+        (
+            ["sft", "configs/phantom.yaml"],
+            [f"{GCLOUD} ssh pod {WHERE} '--command=cd reflex_jax && REFLEX_PROCESSES=auto exec .venv/bin/reflex sft "
+             "configs/phantom.yaml'"],
+        ),
+        (["--stop"], [rf"{GCLOUD} ssh pod {WHERE} '--command=pkill -TERM -f '\''[r]eflex (train|sft)'\'''"]),
     ],
     ids=["train", "setup", "stop"],
 )  # fmt: skip

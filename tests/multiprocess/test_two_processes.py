@@ -16,7 +16,8 @@ from reflex_jax.processes import start_processes
 
 SMALL = [
     "training.steps=3", "training.evaluate_every=0", "grpo.prompts_per_step=8",
-    "grpo.group_size=4", "rollout.max_new_tokens=24", "data.size=64", "mesh.data=2", "mesh.fsdp=2", "mesh.tensor=2",
+    "grpo.group_size=4", "sft.batch_size=8", "rollout.max_new_tokens=24", "data.size=64",
+    "mesh.data=2", "mesh.fsdp=2", "mesh.tensor=2",
     "judge.max_statement_tokens=24", "logging.progress=false",
 ]  # fmt: skip
 
@@ -30,7 +31,7 @@ def launch(repository, tmp_path_factory):
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache")), "CUDA_VISIBLE_DEVICES": ""}
     environment["REFLEX_COMMAND"] = " ".join(REFLEX)  # the environment the tests run in, nothing is installed
 
-    def start(directory, processes: int, *overrides: str) -> subprocess.Popen:
+    def start(directory, processes: int, *overrides: str, phase: str = "train") -> subprocess.Popen:
         command = [
             "bash",
             "launch/local.sh",
@@ -40,7 +41,7 @@ def launch(repository, tmp_path_factory):
             str(8 // processes),
         ]
         return subprocess.Popen(
-            [*command, "configs/phantom.yaml", *SMALL, f"run.dir={directory}", *overrides], cwd=repository,
+            [*command, phase, "configs/phantom.yaml", *SMALL, f"run.dir={directory}", *overrides], cwd=repository,
             env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
 
@@ -76,6 +77,23 @@ def test_two_processes_give_the_first_tokens_of_one_and_the_rest_up_to_rounding(
             if isinstance(value, float) and not name.startswith(("time/", "tokens_per")):
                 np.testing.assert_allclose(got[name], value, rtol=1e-5, atol=1e-5, err_msg=name)
     assert {json.loads(p.read_text())["step"] for p in (tmp_path / "2" / "heartbeats").iterdir()} == {3}
+
+
+@pytest.mark.slow
+def test_two_processes_imitate_like_one(launch, tmp_path):
+    """The supervised phase; one process speaks and writes for both."""
+    for processes in (1, 2):
+        process = launch(tmp_path / str(processes), processes, "rollout.max_new_tokens=44", phase="sft")
+        output, _ = process.communicate(timeout=500)
+        assert process.returncode == 0, output
+    assert output.count("Done: 3 steps") == 1
+    one, two = rows(tmp_path / "1", "metrics"), rows(tmp_path / "2", "metrics")
+    assert [row["step"] for row in one] == [row["step"] for row in two] == [1, 2, 3]
+    for got, expected in zip(two, one, strict=True):
+        assert got.keys() == expected.keys()
+        for name in ("loss", "log_prob_per_token", "grad_norm", "tokens"):
+            np.testing.assert_allclose(got[name], expected[name], rtol=1e-4, err_msg=name)
+    assert (tmp_path / "2" / "policy" / "config.json").exists()
 
 
 @pytest.mark.slow

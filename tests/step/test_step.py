@@ -160,6 +160,18 @@ def test_a_frozen_vision_tower_does_not_move(tiny_world):
     assert max(jax.tree.leaves(moved)) > 0
 
 
+def test_the_two_halves_make_the_step(tiny_world):
+    """`score` and `update` apart end like `train_step`, which is their fusion."""
+    batch = tiny_world.batch()
+    state, scored, metrics = run(tiny_world, batch)
+    program, before, frozen = start(tiny_world)
+    apart = program.score(frozen.judge, batch.judge, batch.scores)
+    chex.assert_trees_all_equal(jax.device_get(apart.components), jax.device_get(scored.components))
+    after, metrics_apart = program.update(before, frozen, batch, apart)
+    chex.assert_trees_all_close(state.params, after.params, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(metrics, metrics_apart, rtol=1e-5, atol=1e-6)
+
+
 def test_one_compilation_serves_every_batch(tiny_world):
     for seed in range(3):
         run(tiny_world, tiny_world.batch(seed=seed))

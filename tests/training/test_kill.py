@@ -13,14 +13,17 @@ import pytest
 from safetensors.numpy import load_file
 
 pytestmark = pytest.mark.slow
-KILLS = 8
 SETTINGS = [
     "training.steps=12", "training.save_every=1", "training.evaluate_every=0", "grpo.prompts_per_step=8",
-    "grpo.group_size=4", "rollout.max_new_tokens=24", "data.size=64", "logging.progress=false",
+    "grpo.group_size=4", "sft.batch_size=8", "data.size=64", "logging.progress=false",
 ]  # fmt: skip
 
 
-def test_eight_kills_change_nothing(repository, tmp_path):
+@pytest.mark.parametrize(
+    ("phase", "kills", "overrides"),
+    [("train", 8, ["rollout.max_new_tokens=24"]), ("sft", 4, ["rollout.max_new_tokens=44"])],
+)
+def test_kills_at_random_moments_change_nothing(repository, tmp_path, phase, kills, overrides):
     environment = {
         **os.environ,
         "XDG_CACHE_HOME": str(tmp_path / "cache"),
@@ -33,9 +36,10 @@ def test_eight_kills_change_nothing(repository, tmp_path):
             sys.executable,
             "-m",
             "reflex_jax.cli",
-            "train",
+            phase,
             "configs/phantom.yaml",
             *SETTINGS,
+            *overrides,
             f"run.dir={directory}",
         ]
         return subprocess.Popen(
@@ -47,7 +51,7 @@ def test_eight_kills_change_nothing(repository, tmp_path):
     chance, seconds = random.Random(0), step_seconds(undisturbed)
     killed = tmp_path / "killed"
     moments = []
-    while len(moments) < KILLS:
+    while len(moments) < kills:
         process, before = start(killed), steps(killed)
         # at least one more step, else the run would never get anywhere; then anywhere in the next two steps
         while len(steps(killed)) <= len(before) and process.poll() is None:
@@ -57,7 +61,7 @@ def test_eight_kills_change_nothing(repository, tmp_path):
         if process.wait() != -signal.SIGKILL:
             break  # it was through
         moments.append(len(steps(killed)))
-    assert len(moments) >= 5, "the run ended before it could be killed often enough"
+    assert len(moments) >= min(kills, 5), "the run ended before it could be killed often enough"
     process = start(killed)
     _, errors = process.communicate(timeout=900)
     assert process.returncode == 0, errors.decode()

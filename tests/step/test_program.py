@@ -1,0 +1,99 @@
+"""Every command compiles the same functions: what is planned is what trains, scores and evaluates."""
+
+import dataclasses
+
+import jax
+import pytest
+
+from reflex_jax.config_reader import load_config
+from reflex_jax.data.sources import load_examples
+from reflex_jax.evaluation import validation
+from reflex_jax.evaluation.validation import Evaluator
+from reflex_jax.planning import plan as planning
+from reflex_jax.planning.topology import find_topology
+from reflex_jax.sharding import make_mesh
+from reflex_jax.step.abstract_run import abstract_run
+from reflex_jax.step.batch import BatchBuilder, measure_prompts
+from reflex_jax.step.models import load_models, load_params, make_host_bridge
+from reflex_jax.step.program import Program, build_program
+from reflex_jax.training.trainer import GrpoTrainer
+
+SETTINGS = [
+    "grpo.prompts_per_step=8", "grpo.group_size=2", "rollout.max_new_tokens=8", "data.size=16", "data.max_pixels=12544",
+    "mesh.data=1", "mesh.fsdp=2", "judge.max_statement_tokens=24",
+]  # fmt: skip
+
+
+class Noted:
+    """A jitted function that also keeps the program it was asked for, by the arguments it was called with."""
+
+    def __init__(self, function, texts: dict[str, str], name: str):
+        self._function, self._texts, self._name = function, texts, name
+
+    def __call__(self, *arguments):
+        self._texts[self._name] = self._function.lower(*arguments).as_text()
+        return self._function(*arguments)
+
+
+def noted(program: Program) -> tuple[Program, dict[str, str]]:
+    texts: dict[str, str] = {}
+    names = ("gather", "sample", "greedy", "score", "train_step")
+    return dataclasses.replace(program, **{n: Noted(getattr(program, n), texts, n) for n in names}), texts
+
+
+@pytest.fixture(scope="module")
+def run():
+    """Config, models, sizes and questions of a small phantom run on two devices."""
+    config = load_config("configs/phantom.yaml", SETTINGS)
+    models = load_models(config, make_mesh(config.mesh, jax.devices()[:2]))
+    examples = load_examples(config.data, "train", seed=0)
+    return config, models, measure_prompts(config, models.processor, examples, with_judge=True), examples
+
+
+def test_training_and_evaluation_run_what_is_planned(run, monkeypatch):
+    config, models, sizes, examples = run
+    program, texts = noted(build_program(config, models.shapes))
+    state, frozen = program.start(load_params(models), models.judge.params, with_reference=True)
+    bridge = make_host_bridge(config, models)
+    build = BatchBuilder(models, sizes, models.shapes.rows(8), resize=config.judge.resize)
+    trainer = GrpoTrainer(config, program, frozen, build, bridge)
+    state, _ = trainer.run_step(state, build(examples[:8]), 1)
+    planned = abstract_run(config, models.shapes, sizes)
+    functions = planned.functions()
+    assert texts.keys() == {"gather", "sample", "train_step"}
+    for name, function in (("gather", "gather_weights"), ("sample", "generate")):
+        compiled, arguments = functions[function]
+        assert texts[name] == compiled.lower(*arguments).as_text(), name
+    step = planned.program.train_step.lower(planned.state, planned.frozen, planned.batch)
+    assert texts["train_step"] == step.as_text()
+
+    texts.clear()
+    monkeypatch.setattr(validation, "chosen_questions", lambda config, examples: examples[:8])
+    Evaluator(config, models, program, bridge, examples, sizes).run(
+        program.gather(state.params, frozen.fixed), frozen.judge
+    )
+    assert texts.keys() == {"gather", "sample", "greedy", "score"}
+    for name, function in (("gather", "gather_weights"), ("sample", "generate")):
+        compiled, arguments = functions[function]
+        assert texts[name] == compiled.lower(*arguments).as_text(), name
+
+
+def test_a_plan_compiles_the_functions_of_the_program(run, monkeypatch):
+    """Of the shapes that settings name; nothing is compiled here, only what goes to the compiler is compared."""
+    config, *_ = run
+    texts = {}
+
+    def compile_nothing(name, lowered, arguments, held):
+        texts[name] = lowered.as_text()
+        return planning.FunctionPlan(name, held, 0, 0, 0, None, (), 0.0)
+
+    monkeypatch.setattr(planning, "_compile", compile_nothing)
+    plan = planning.plan_run(config, dataclasses.replace(find_topology(None), devices=jax.devices()[:2]))
+    program = build_program(config, plan.run.shapes)
+    of_program = {
+        "gather_weights": program.gather, "generate": program.sample, "score_rollout": program.score,
+        "update": program.update,
+    }  # fmt: skip
+    assert texts.keys() == of_program.keys()
+    for name, (_, arguments) in plan.run.functions().items():
+        assert texts[name] == of_program[name].lower(*arguments).as_text(), name
