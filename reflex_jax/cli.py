@@ -141,7 +141,8 @@ def _train(options: argparse.Namespace) -> int:
     print(f"\nDone: {outcome}" if result.new_steps else f"\nNothing left to do, the run is complete: {outcome}")
     print(f"  metrics   {result.directory}/metrics.jsonl   (tensorboard --logdir {result.directory})")
     print(f"  samples   {result.directory}/samples.jsonl   question, completion, statements, every score")
-    print(f"  evaluate  reflex evaluate {result.directory}")
+    own = f" 'rewards.files=[{', '.join(config.rewards.files)}]'" if config.rewards.files else ""
+    print(f"  evaluate  reflex evaluate {result.directory}{own}")
     return 0
 
 

@@ -410,9 +410,13 @@ def _as_yaml_types(value: Any) -> Any:
         return {name: _as_yaml_types(entry) for name, entry in value.items()}
     if isinstance(value, list):
         return tuple(_as_yaml_types(entry) for entry in value)
-    if isinstance(value, _Scalar) and value.is_text:
-        return value.text
-    return yaml.safe_load(value.text if isinstance(value, _Scalar) else value) if value is not None else None
+    if value is None or isinstance(value, _Scalar) and value.is_text:
+        return value and value.text
+    text = value.text if isinstance(value, _Scalar) else str(value)
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError):  # a date that is none, say
+        return text
 
 
 def _defaults(options: dict[str, Option]) -> dict[str, Any]:

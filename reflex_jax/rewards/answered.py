@@ -75,7 +75,7 @@ def score_batch(reward: HostReward, rows: Sequence[Answered], options: Mapping[s
     def score() -> list[Any]:
         results = list(reward(rows, **options))
         if len(results) != len(rows):
-            raise ValueError(f"expected {len(rows)} scores, one for each row; got {len(results)}.")
+            raise ValueError(f"expected {len(rows)} scores, one for each row; got {len(results)}")
         return results
 
     results = attempt(score)
@@ -109,7 +109,7 @@ def check_score(value: Any) -> Result:
     except (TypeError, ValueError, OverflowError):
         number = float("nan")
     if not abs(number) <= LARGEST_SCORE:
-        raise ValueError(f"expected a finite reward or None; got {repr(value)[:80]}.")
+        raise ValueError(f"expected a finite reward or None; got {repr(value)[:80]}")
     return number
 
 

@@ -29,10 +29,12 @@ def read_options(function: Callable[..., Any]) -> dict[str, Option]:
     """Name -> option, in the order of the signature.
 
     Raises:
-      ValueError: a parameter behind the first is not keyword-only with a default, has another type than those of `TYPES`,
-        or takes the name of what every component has.
+      ValueError: there is no first parameter, a later one is not keyword-only with a default, has another type than those of
+        `TYPES`, or takes the name of what every component has.
     """
-    _, *parameters = inspect.signature(function).parameters.values()
+    what, *parameters = [*inspect.signature(function).parameters.values()] or [None]
+    if what is None or what.kind not in (what.POSITIONAL_ONLY, what.POSITIONAL_OR_KEYWORD):
+        raise ValueError(f"{function.__name__}: expected what it scores as the first parameter.")
     hints = typing.get_type_hints(function)
     options, problems = {}, []
     for parameter in parameters:

@@ -23,7 +23,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from reflex_jax.rewards.answered import Answered, Failed, Result, check_score
+from reflex_jax.rewards.answered import Answered, Failed, Result, attempt, check_score
 from reflex_jax.rewards.options import Option
 
 MOST_LOSSES = 3
@@ -202,10 +202,9 @@ class _Worker:
         return answer
 
     def _send_image(self, row: Answered) -> None:
-        try:
-            image = row.load_image()
-        except (OSError, ValueError) as error:
-            self._send({"problem": str(error)})
+        image = attempt(row.load_image)
+        if isinstance(image, Failed):
+            self._send({"problem": image.message})
             return
         self._send({"size": image.size})
         self._connection.send_bytes(image.tobytes())

@@ -64,7 +64,7 @@ class RowFailures:
         """
         scores, applies = np.zeros(rows.shape, np.float32), rows & self.is_valid
         asked = [(int(p), int(g)) for p, g in np.argwhere(applies)]
-        for (p, g), result in zip(asked, score(asked), strict=True):
+        for (p, g), result in zip(asked, score(asked) if asked else [], strict=True):
             if isinstance(result, Failed):
                 self.first[p][g] = Failure(component, result)
                 scores[p, g] = np.nan

@@ -228,6 +228,7 @@ def test_the_process_needs_no_array_library():
         ("import os; os._exit(3)", ["ended with exit code 3"]),
         ("{R}@reward\ndef f(a, *, x: list = None): return 1", ["f: x has to be annotated", "dict[str, float]"]),
         ("{R}@reward\ndef f(a, x=1, *, y: int): return 1", ["x has to stand behind a *", "y has to", "a default"]),
+        ("{R}@reward\ndef f(): return 1", ["f: expected what it scores as the first parameter"]),
         ("{R}@reward\ndef f(a, *, weight=1.0): return 1", ["weight is the name"]),
         ("{R}@reward\ndef answer(a): return 1", ["answer is the name of a reward that ships"]),
     ],
