@@ -14,20 +14,22 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Int
 
 from reflex_jax.config import ConfigError, MeshConfig
+from reflex_jax.trees import Shardings
 
 MESH_AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
 
+AnyMesh: TypeAlias = Mesh | AbstractMesh  # abstract: of devices that are not here, for shapes alone
 # logical axis of a parameter -> mesh axis; None: never cut
 Rules = Mapping[str | None, str | None]
 UPDATE_RULES: Rules = {
@@ -64,7 +66,7 @@ def make_mesh(config: MeshConfig, devices: list[Any] | None = None) -> Mesh:
     return Mesh(laid_out, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
 
 
-def check_batch(mesh: Mesh, prompts: int, key: str) -> None:
+def check_batch(mesh: AnyMesh, prompts: int, key: str) -> None:
     """Refuses a number of prompts that the data axes do not divide."""
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
     if prompts % ways:
@@ -74,7 +76,7 @@ def check_batch(mesh: Mesh, prompts: int, key: str) -> None:
         )
 
 
-def check_attention(mesh: Mesh, attention: str) -> None:
+def check_attention(mesh: AnyMesh, attention: str) -> None:
     """Refuses `policy.attention=cudnn` on devices that are no GPUs."""
     if attention != "cudnn":
         return
@@ -86,12 +88,12 @@ def check_attention(mesh: Mesh, attention: str) -> None:
         )
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
+def batch_sharding(mesh: AnyMesh) -> NamedSharding:
     """Sharding of an array whose first axis counts prompts."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: AnyMesh) -> NamedSharding:
     """Sharding of an array every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
 
@@ -221,8 +223,8 @@ def batch_rows(mesh: Mesh, count: int) -> BatchRows:
 
 
 def parameter_shardings(
-    tree: Any, table: list[tuple[str, tuple[str | None, ...]]], mesh: Mesh, rules: Rules = UPDATE_RULES
-) -> Any:
+    tree: Any, table: list[tuple[str, tuple[str | None, ...]]], mesh: AnyMesh, rules: Rules = UPDATE_RULES
+) -> Shardings:
     """Resolves a table (path pattern -> logical axes) to one `NamedSharding` per leaf.
 
     Args:

@@ -28,8 +28,8 @@ from reflex_jax.checkpoints.tensor_fit import check_fit
 from reflex_jax.config import ConfigError
 from reflex_jax.models.qwen_vl import QwenVLConfig
 from reflex_jax.sharding import path_name
+from reflex_jax.trees import Params
 
-Params = dict[str, Any]
 # by bytes: all bits of a float but the sign
 _MAGNITUDE_BITS = {2: np.uint16(2**15 - 1), 4: np.uint32(2**31 - 1), 8: np.uint64(2**63 - 1)}
 

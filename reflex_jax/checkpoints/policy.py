@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from reflex_jax.checkpoints.huggingface import load_policy_params, save_policy_params, tensor_dtypes
 from reflex_jax.checkpoints.paths import resolve_checkpoint
@@ -28,6 +28,7 @@ from reflex_jax.models.partitioning import policy_table
 from reflex_jax.models.qwen_vl import QwenVLConfig, prompt_logits
 from reflex_jax.sharding import parameter_shardings
 from reflex_jax.text.chat_template import TEMPLATE_FOLDER
+from reflex_jax.trees import Array
 
 CONFIG_FILE = "config.json"
 _WEIGHT_SUFFIXES = (".safetensors", ".index.json", ".bin", ".pt", ".pth", ".gguf")
@@ -39,7 +40,7 @@ class Policy:
 
     config: QwenVLConfig
     params: Any
-    processor: Processor
+    processor: Processor | None  # None: sizes alone
     directory: Path  # where it came from
 
     @property

@@ -24,8 +24,9 @@ from typing import Literal
 import chex
 import jax
 import jax.numpy as jnp
-from flax import struct
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Bool, Float
+
+from reflex_jax.trees import Array, pytree_dataclass
 
 KlEstimator = Literal["k1", "k2", "k3", "k3+"]
 LossKlEstimator = Literal["k2", "k3", "k3+"]
@@ -67,7 +68,7 @@ class Objective:
             raise ValueError(f"kl_clamp: expected more than 0, or 0 for none; got {self.kl_clamp}.")
 
 
-@struct.dataclass
+@pytree_dataclass
 class TokenMetrics:
     """What is worth knowing about the tokens of one microbatch; `reduce_metrics` joins many of them."""
 
@@ -133,8 +134,8 @@ def kl_values(
 
 
 def clipped_surrogate(
-    ratios: Float[Array, "*b"],
-    advantages: Float[Array, "*b"],
+    ratios: Float[Array, "*#b"],
+    advantages: Float[Array, "*#b"],
     *,
     clip_low: float,
     clip_high: float,

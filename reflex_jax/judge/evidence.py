@@ -17,14 +17,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 from PIL import Image
 
 from reflex_jax.checkpoints.open_clip import load_judge_params
@@ -43,8 +42,7 @@ from reflex_jax.rewards.visual_fidelity import (
     visual_fidelity_reward,
 )
 from reflex_jax.sharding import replicated, to_global
-
-Params = dict[str, Any]
+from reflex_jax.trees import Array, Params
 
 # Lengths to which statements are padded; the longest statement of the batch picks one at run time.
 TOKEN_BUCKETS = (16, 24, 32, 64, 128, 256, 512)
@@ -56,8 +54,8 @@ class Judge:
     """A frozen judge: static sizes, parameters and its tokenizer."""
 
     config: BiomedClipConfig
-    params: Params
-    tokenizer: StatementTokenizer
+    params: Params | None  # None: sizes alone
+    tokenizer: StatementTokenizer | None
 
 
 def load_judge(path: str | Path, dtype: str = "float32", mesh: Mesh | None = None) -> Judge:

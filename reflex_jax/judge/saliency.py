@@ -16,17 +16,14 @@ The image is encoded once. The score is linear in u, so one vjp of v serves ever
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from reflex_jax.config import SALIENCY_METHODS, ConfigError
 from reflex_jax.models.biomedclip import BiomedClipConfig
 from reflex_jax.models.clip_vision import BlockShifts, BlockTrace, embed_patches, project_cls, run_block
-
-Params = dict[str, Any]
+from reflex_jax.trees import Array, Params
 
 
 def unit(vectors: Float[Array, "*b E"]) -> Float[Array, "*b E"]:

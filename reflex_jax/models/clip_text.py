@@ -7,16 +7,14 @@ Padding is what equals the pad id, wherever it stands, as in the original.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from reflex_jax.models.clip_attention import attention_probabilities, mix_values
-
-Params = dict[str, Any]
+from reflex_jax.trees import Array, Params
 
 
 @dataclass(frozen=True, kw_only=True)

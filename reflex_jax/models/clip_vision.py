@@ -10,17 +10,14 @@ those values: at zero they change nothing, and the gradient of a shift is the gr
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax import struct
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from reflex_jax.models.clip_attention import attention_probabilities, mix_values
-
-Params = dict[str, Any]
+from reflex_jax.trees import Array, Params, pytree_dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +38,7 @@ class VisionTowerConfig:
         return self.image_size // self.patch_size
 
 
-@struct.dataclass
+@pytree_dataclass
 class BlockShifts:
     """What is added inside one block; None: nothing."""
 
@@ -51,7 +48,7 @@ class BlockShifts:
     attention: Float[Array, "B N Q T"] | None = None
 
 
-@struct.dataclass
+@pytree_dataclass
 class BlockTrace:
     """What one block computed on its way."""
 

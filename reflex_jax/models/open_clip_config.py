@@ -217,8 +217,10 @@ def _text_config(bert: dict[str, Any], context_length: int, problems: list[str])
     pad, epsilon = bert["pad_token_id"], bert["layer_norm_eps"]
     if type(pad) is not int or not 0 <= pad < sizes["vocab_size"]:
         problems.append(f"config.json: pad_token_id: expected an id below vocab_size; got {_shown(pad)}")
+        pad = 0
     if not _is_number(epsilon) or not 0 < epsilon < 1:
         problems.append(f"config.json: layer_norm_eps: expected a small number above 0; got {_shown(epsilon)}")
+        epsilon = _BERT_DEFAULTS["layer_norm_eps"]
     if len(problems) == before and (
         sizes["hidden_size"] % sizes["num_attention_heads"] or context_length > sizes["max_position_embeddings"]
     ):

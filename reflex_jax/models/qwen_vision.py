@@ -10,20 +10,19 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from reflex_jax.models import attention
 from reflex_jax.models.layers import RMSNorm, checkpointed, dense, gated_feed_forward, product_precision
 from reflex_jax.models.rope import Rotation, image_rotation, rotate
 from reflex_jax.records import VisionInputs
 from reflex_jax.sharding import constrain_batch
+from reflex_jax.trees import Array, Params
 
-Params = dict[str, Any]
 EPSILON = 1e-6  # of every norm of the tower; not part of the checkpoint's configuration
 ImageAttention = Callable[[Array, Array, Array, Array], Array]
 

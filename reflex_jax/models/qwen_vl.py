@@ -11,8 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import struct
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from reflex_jax.models import attention
 from reflex_jax.models.layers import product_precision, rms_norm
@@ -29,11 +28,10 @@ from reflex_jax.models.qwen_decoder import (
 from reflex_jax.models.qwen_vision import encode_patches, init_vision_params
 from reflex_jax.records import PromptInputs, VisionInputs
 from reflex_jax.sharding import constrain_batch, data_ways
+from reflex_jax.trees import Array, Params, pytree_dataclass, tree_of
 
-Params = dict[str, Any]
 
-
-@struct.dataclass
+@pytree_dataclass
 class Prefill:
     """What decoding needs of the prompts: a cache without a group axis."""
 
@@ -44,7 +42,7 @@ class Prefill:
     next_position: Int[Array, "P"]  # of the first completion token, on all three axes
 
 
-PROMPT_AXES_OF_PREFILL = Prefill(last_hidden=0, keys=1, values=1, is_valid=0, next_position=0)
+PROMPT_AXES_OF_PREFILL = tree_of(Prefill, last_hidden=0, keys=1, values=1, is_valid=0, next_position=0)
 
 
 def init_policy_params(config: QwenVLConfig, key: jax.Array, dtype: Any = jnp.float32) -> Params:
@@ -64,8 +62,8 @@ def init_policy_params(config: QwenVLConfig, key: jax.Array, dtype: Any = jnp.fl
 
 def encode_images(
     params: Params, vision: VisionInputs, config: QwenVLConfig, *, remat: bool = False
-) -> Float[Array, "P W*U/4 D"]:
-    """Merged vision features of every row, in slot order (`PromptInputs.feature_index` points into them)."""
+) -> Float[Array, "P V D"]:
+    """V = W * U / 4 merged vision features of every row, in slot order (`PromptInputs.feature_index` points to them)."""
     return encode_patches(params["vision"], vision, config.vision, remat=remat)
 
 

@@ -14,13 +14,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 from reflex_jax.data.phantom_text import Claim, all_claims, truth_matrix, with_article
 from reflex_jax.data.phantom_world import KINDS, LEVELS, SIDES, Finding, Phantom, make_phantom, mask_cells
 from reflex_jax.judge.saliency import image_evidence, unit
-from reflex_jax.models.biomedclip import BiomedClipConfig, Params, encode_image, encode_text, normalise_pixels
+from reflex_jax.models.biomedclip import BiomedClipConfig, encode_image, encode_text, normalise_pixels
 from reflex_jax.rewards.visual_fidelity import intersection_over_union, quantile_mask
+from reflex_jax.trees import Array, Params
 
 # The judge of three blocks gathers dark lesions into [CLS] one block before the last; the last block alone misses them.
 SALIENCY_BLOCK = -2

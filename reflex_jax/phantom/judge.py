@@ -19,8 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import struct
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from numpy.random import Generator
 
 from reflex_jax.checkpoints.open_clip import save_judge_params
@@ -38,6 +37,7 @@ from reflex_jax.models.biomedclip import (
 from reflex_jax.models.clip_vision import embed_patches, project_cls, run_block
 from reflex_jax.phantom.words import GENERAL_WORDS
 from reflex_jax.text.tokenizer import load_bert_tokenizer
+from reflex_jax.trees import Array, pytree_dataclass
 
 LOGIT_SCALE = 20.0
 IMAGE_THRESHOLD, TEXT_THRESHOLD = 0.5, 0.8
@@ -74,7 +74,7 @@ class JudgeRecipe:
     lesion_shares: tuple[float, float, float] = (0.2, 0.4, 0.4)  # pictures with 0, 1, 2 lesions
 
 
-@struct.dataclass
+@pytree_dataclass
 class JudgeStep:
     """What one step reads: B pictures, C claims in two wordings each, N nonsense statements."""
 

@@ -20,13 +20,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from reflex_jax.data.phantom import phantom_image
 from reflex_jax.data.phantom_world import KINDS, MODALITIES, ORGANS, Phantom, make_phantom, mask_cells
 from reflex_jax.data.prompts import Processor
-from reflex_jax.models.qwen_vl import Params, QwenVLConfig, encode_images
+from reflex_jax.models.qwen_vl import QwenVLConfig, encode_images
 from reflex_jax.records import VisionInputs
+from reflex_jax.trees import Array, Params
 
 _CELLS = 4  # merged features a side of a phantom
 _NOTHING = len(KINDS)  # class of a cell without a lesion

@@ -7,7 +7,9 @@ and never part of the reward, as in the paper.
 from __future__ import annotations
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
+
+from reflex_jax.trees import Array
 
 
 def provenance_reward(

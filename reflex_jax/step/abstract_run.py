@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from reflex_jax.checkpoints.paths import resolve_checkpoint
 from reflex_jax.checkpoints.policy import Policy
@@ -26,7 +25,7 @@ from reflex_jax.models.published import published_judge, published_policy
 from reflex_jax.models.qwen_vision import QwenVisionConfig
 from reflex_jax.models.qwen_vl import QwenVLConfig, read_qwen_config
 from reflex_jax.records import HostScores, JudgeInputs, PromptInputs, Rollout, TrainBatch, VisionInputs
-from reflex_jax.sharding import ROLLOUT_RULES, UPDATE_RULES, batch_sharding, check_attention, replicated
+from reflex_jax.sharding import ROLLOUT_RULES, UPDATE_RULES, AnyMesh, batch_sharding, check_attention, replicated
 from reflex_jax.step.program import Models, make_generator, make_weight_gatherer
 from reflex_jax.step.score import score_rollout
 from reflex_jax.step.state import FrozenParams, TrainState, init_state, make_optimizer, split_trainable
@@ -85,7 +84,7 @@ class AbstractRun:
         }
 
 
-def abstract_run(config: Config, mesh: Mesh, sizes: PromptSizes | None = None) -> AbstractRun:
+def abstract_run(config: Config, mesh: AnyMesh, sizes: PromptSizes | None = None) -> AbstractRun:
     """Derives every shape of a run; statements are as long as `judge` allows.
 
     Args:
@@ -185,14 +184,14 @@ def bytes_on_device(tree: Any) -> int:
     )  # fmt: skip
 
 
-def _batched(mesh: Mesh, prompts: int) -> Callable[[tuple[int, ...], Any], jax.ShapeDtypeStruct]:
+def _batched(mesh: AnyMesh, prompts: int) -> Callable[[tuple[int, ...], Any], jax.ShapeDtypeStruct]:
     """Makes abstract arrays whose first axis counts prompts."""
     sharding = batch_sharding(mesh)
     return lambda shape, dtype: jax.ShapeDtypeStruct((prompts, *shape), dtype, sharding=sharding)
 
 
 def _abstract_batch(
-    config: Config, mesh: Mesh, sizes: PromptSizes, vision: QwenVisionConfig, judge: BiomedClipConfig
+    config: Config, mesh: AnyMesh, sizes: PromptSizes, vision: QwenVisionConfig, judge: BiomedClipConfig
 ) -> TrainBatch:
     batched = _batched(mesh, config.grpo.prompts_per_step)
     group, steps, length = config.grpo.group_size, config.rollout.max_new_tokens, sizes.prompt_tokens

@@ -6,13 +6,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Bool, Float, Int, Key
 
 from reflex_jax.models import qwen_vl
-from reflex_jax.models.qwen_vl import Params, QwenVLConfig
+from reflex_jax.models.qwen_vl import QwenVLConfig
 from reflex_jax.records import PromptInputs, Rollout
 from reflex_jax.sharding import map_prompts
 from reflex_jax.step.sampling import sample_tokens
+from reflex_jax.trees import Array, Params
 
 
 def generate(

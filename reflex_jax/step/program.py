@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Bool, UInt8
 from PIL import Image
 
@@ -24,6 +23,7 @@ from reflex_jax.records import PromptInputs, Rollout
 from reflex_jax.sharding import (
     ROLLOUT_RULES,
     UPDATE_RULES,
+    AnyMesh,
     BatchRows,
     Rules,
     batch_rows,
@@ -50,7 +50,7 @@ from reflex_jax.text.tokenizer import decode
 class Models:
     """Everything about the two models that does not change; the policy's parameters are handed on apart."""
 
-    mesh: Mesh
+    mesh: AnyMesh  # abstract where nothing runs
     policy: Policy  # without its parameters: training takes them over and gives their memory away
     judge: Judge  # on every device
     allowed: Bool[np.ndarray, "V"]  # vocabulary of the sampler and of every log-prob

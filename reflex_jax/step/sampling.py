@@ -11,10 +11,11 @@ from collections.abc import Iterable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from reflex_jax.config import ConfigError
 from reflex_jax.models.attention import MASKED
+from reflex_jax.trees import Array
 
 BLOCK = 128  # tokens of one block of the two-level search
 

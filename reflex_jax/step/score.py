@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax.numpy as jnp
-from flax import struct
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Bool, Float
 
 from reflex_jax.config import Config
 from reflex_jax.grpo.advantages import group_advantages
@@ -14,23 +13,24 @@ from reflex_jax.judge.evidence import gather_evidence
 from reflex_jax.models.biomedclip import BiomedClipConfig
 from reflex_jax.records import HostScores, JudgeInputs, Rollout
 from reflex_jax.rewards.combine import combine_rewards
+from reflex_jax.trees import Array, Leaf, pytree_dataclass
 
 
-@struct.dataclass
+@pytree_dataclass
 class ScoredRollout:
     """Rewards of P x G completions and what they were made of."""
 
-    components: dict[str, Float[Array, "P G"]]
-    rewards: Float[Array, "P G"]
-    advantages: Float[Array, "P G"]
-    is_zero_variance: Bool[Array, "P"]
-    iou: Float[Array, "P G"]
-    chance_corrected_iou: Float[Array, "P G"]
-    text_text_similarity: Float[Array, "P G"]
-    image_text_similarity: Float[Array, "P G"]
-    loop_tightness: Float[Array, "P G"]
-    is_degenerate: Bool[Array, "P G"]
-    tied_fraction: Float[Array, "P G"]
+    components: dict[str, Float[Leaf, "P G"]]
+    rewards: Float[Leaf, "P G"]
+    advantages: Float[Leaf, "P G"]
+    is_zero_variance: Bool[Leaf, "P"]
+    iou: Float[Leaf, "P G"]
+    chance_corrected_iou: Float[Leaf, "P G"]
+    text_text_similarity: Float[Leaf, "P G"]
+    image_text_similarity: Float[Leaf, "P G"]
+    loop_tightness: Float[Leaf, "P G"]
+    is_degenerate: Bool[Leaf, "P G"]
+    tied_fraction: Float[Leaf, "P G"]
 
 
 def score_rollout(

@@ -7,22 +7,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct
-from jaxtyping import Array, Int
+from jaxtyping import Int
 
 from reflex_jax.config import OptimizerConfig
+from reflex_jax.trees import Leaf, pytree_dataclass
 
 
-@struct.dataclass
+@pytree_dataclass
 class TrainState:
     """Everything a step replaces. Trainable parameters are float32 masters, whatever dtype they compute in."""
 
-    step: Int[Array, ""]
+    step: Int[Leaf, ""]
     params: Any
     optimizer_state: Any
 
 
-@struct.dataclass
+@pytree_dataclass
 class FrozenParams:
     """Everything a step only reads; the optimiser never sees it."""
 

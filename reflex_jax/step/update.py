@@ -6,15 +6,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Bool, Float
 
 from reflex_jax.config import Config, GrpoConfig
 from reflex_jax.grpo.objective import Objective, TokenMetrics, loss_denominator, policy_loss_terms, reduce_metrics
@@ -24,6 +24,9 @@ from reflex_jax.records import PromptInputs, Rollout, TrainBatch
 from reflex_jax.sharding import map_prompts, split_prompts
 from reflex_jax.step.score import ScoredRollout, rollout_metrics, score_rollout
 from reflex_jax.step.state import FrozenParams, TrainState, compute_params
+from reflex_jax.trees import Array, Leaf, pytree_dataclass
+
+State = TypeVar("State")  # what is carried from update to update
 
 
 def make_objective(grpo: GrpoConfig) -> Objective:
@@ -40,15 +43,15 @@ def make_objective(grpo: GrpoConfig) -> Objective:
     )
 
 
-@struct.dataclass
+@pytree_dataclass
 class UpdateInputs:
     """What one microbatch of the update reads; every leaf counts prompts first."""
 
     prompts: PromptInputs
     rollout: Rollout
-    mask: Bool[Array, "P G Lc"]
-    advantages: Float[Array, "P G"]
-    old_log_probs: Float[Array, "P G Lc"] | None
+    mask: Bool[Leaf, "P G Lc"]
+    advantages: Float[Leaf, "P G"]
+    old_log_probs: Float[Leaf, "P G Lc"] | None
 
 
 def policy_update(
@@ -87,8 +90,8 @@ def policy_update(
         gap = jnp.where(part.mask, jnp.abs(log_probs - part.rollout.log_probs), 0.0).max()
         entropy_sum = jnp.where(part.mask, entropy, 0.0).sum()
         return loss, jax.lax.stop_gradient(
-            metrics.replace(
-                sums=metrics.sums | {"entropy": entropy_sum}, maxima=metrics.maxima | {"logprob_gap_max": gap}
+            dataclasses.replace(
+                metrics, sums=metrics.sums | {"entropy": entropy_sum}, maxima=metrics.maxima | {"logprob_gap_max": gap}
             )
         )
 
@@ -101,7 +104,9 @@ def policy_update(
         )  # fmt: skip
         grad_norm = optax.global_norm(gradients)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
-        after = state.replace(params=optax.apply_updates(state.params, updates), optimizer_state=optimizer_state)
+        after = dataclasses.replace(
+            state, params=optax.apply_updates(state.params, updates), optimizer_state=optimizer_state
+        )
         # an update that is not a number, or that no row has a say in, is skipped: parameters and moments stay as they were
         is_applied = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.any(valid)
         state = jax.tree.map(lambda new, old: jnp.where(is_applied, new, old), after, state)
@@ -113,16 +118,13 @@ def policy_update(
     whole = compute_params(state.params, frozen.fixed, dtype)
     old = map_prompts(lambda p: log_probs_of(whole, p.prompts, p.rollout.tokens)[0], inputs, grpo.microbatch_prompts)
     old = jax.lax.stop_gradient(old)
-    minibatches = split_prompts((inputs.replace(old_log_probs=old), is_valid), grpo.minibatches)
+    minibatches = split_prompts((dataclasses.replace(inputs, old_log_probs=old), is_valid), grpo.minibatches)
     return _repeat_updates(update, state, minibatches, grpo.epochs)
 
 
 def _repeat_updates(
-    update: Callable[[TrainState, Any], tuple[TrainState, dict[str, Array]]],
-    state: TrainState,
-    minibatches: Any,
-    epochs: int,
-) -> tuple[TrainState, dict[str, Array]]:
+    update: Callable[[State, Any], tuple[State, dict[str, Array]]], state: State, minibatches: Any, epochs: int
+) -> tuple[State, dict[str, Array]]:
     """Runs the minibatches in turn, `epochs` times; the metrics are means over all updates, or maxima where they are one."""
     passes = []
     for _ in range(epochs):
@@ -136,13 +138,13 @@ def _repeat_updates(
 
 def _accumulate(
     gradient_of: Callable[[Any, Any, Array], Any], params: Any, inputs: Any, denominator: Array, parts: int
-) -> tuple[Array, TokenMetrics, Any]:
+) -> tuple[Array, Any, Any]:
     """Adds loss and gradients over microbatches; the metrics of all of them come back stacked."""
     if parts == 1:
         (loss, metrics), gradients = gradient_of(params, inputs, denominator)
         return loss, metrics, gradients
 
-    def add(total: Any, piece: Any) -> tuple[Any, TokenMetrics]:
+    def add(total: Any, piece: Any) -> tuple[Any, Any]:
         (loss, metrics), gradients = gradient_of(params, piece, denominator)
         return jax.tree.map(jnp.add, total, (loss, gradients)), metrics
 
@@ -185,7 +187,7 @@ def make_train_step(
         )
         state, update_metrics = update(state, frozen, inputs, batch.scores.is_valid)
         metrics = rollout_metrics(scored, batch.scores, batch.rollout, eos_ids) | update_metrics
-        return state.replace(step=state.step + 1), scored, metrics
+        return dataclasses.replace(state, step=state.step + 1), scored, metrics
 
     return jax.jit(train_step, donate_argnums=0, out_shardings=out_shardings)
 

@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import struct
 from jaxtyping import Array, Float, Int
 
 from reflex_jax.config import ConfigError
@@ -21,15 +20,16 @@ from reflex_jax.models.qwen_vl import QwenVLConfig, completion_log_probs
 from reflex_jax.records import PromptInputs
 from reflex_jax.step.state import TrainState, compute_params
 from reflex_jax.text.tokenizer import encode_user_text
+from reflex_jax.trees import Leaf, pytree_dataclass
 
 
-@struct.dataclass
+@pytree_dataclass
 class SftBatch:
     """Prompts and the completions to imitate; the group has one member."""
 
     prompts: PromptInputs
-    tokens: Int[Array, "P 1 Lc"]
-    weights: Float[Array, "P 1 Lc"]  # 0: padding
+    tokens: Int[Leaf, "P 1 Lc"]
+    weights: Float[Leaf, "P 1 Lc"]  # 0: padding
 
 
 def encode_targets(

@@ -1,6 +1,7 @@
 """Eq. 6-8: provenance reward and loop tightness."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,7 +36,7 @@ def test_jit_equals_eager_and_batch_equals_loop(text_text, image_text):
         whole = np.asarray(function(text_text, image_text, **THRESHOLDS))
         np.testing.assert_array_equal(whole, compiled(text_text, image_text, **THRESHOLDS))
         for p, g in np.ndindex(2, 3):
-            assert whole[p, g] == function(text_text[p, g], image_text[p, g], **THRESHOLDS)
+            assert whole[p, g] == function(jnp.asarray(text_text[p, g]), jnp.asarray(image_text[p, g]), **THRESHOLDS)
 
 
 _reward = jax.jit(provenance_reward, static_argnames=("text_threshold", "image_threshold"))

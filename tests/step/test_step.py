@@ -1,5 +1,6 @@
 """The training step: what it may depend on, and what gets a gradient."""
 
+import dataclasses
 import functools
 
 import chex
@@ -98,11 +99,13 @@ def test_an_invalid_row_leaves_every_number(tiny_world):
     batch = tiny_world.batch()
     is_valid = np.ones((8, 4), bool)
     is_valid[2, 1] = False
-    batch = batch.replace(scores=batch.scores.replace(is_valid=is_valid))
+    batch = dataclasses.replace(batch, scores=dataclasses.replace(batch.scores, is_valid=is_valid))
     poisoned = batch.scores.components | {"answer": np.where(is_valid, batch.scores.components["answer"], np.nan)}
     other_tokens = np.where(is_valid[..., None], batch.rollout.tokens, 7).astype(np.int32)
-    changed = batch.replace(
-        scores=batch.scores.replace(components=poisoned), rollout=batch.rollout.replace(tokens=other_tokens)
+    changed = dataclasses.replace(
+        batch,
+        scores=dataclasses.replace(batch.scores, components=poisoned),
+        rollout=dataclasses.replace(batch.rollout, tokens=other_tokens),
     )
     kept, altered = run(tiny_world, batch), run(tiny_world, changed)
     chex.assert_tree_all_finite(altered[0].params)
@@ -116,7 +119,9 @@ def test_a_group_without_a_valid_row_leaves_every_number(tiny_world):
     is_valid = np.ones((8, 4), bool)
     is_valid[2] = False
     components = {name: np.where(is_valid, v, np.nan) for name, v in batch.scores.components.items()}
-    batch = batch.replace(scores=batch.scores.replace(is_valid=is_valid, components=components))
+    batch = dataclasses.replace(
+        batch, scores=dataclasses.replace(batch.scores, is_valid=is_valid, components=components)
+    )
     state, scored, metrics = run(tiny_world, batch)
     chex.assert_tree_all_finite((state.params, scored.advantages, metrics))
     assert not np.any(scored.advantages[2]) and np.any(scored.advantages)
@@ -128,8 +133,8 @@ def test_a_group_without_a_valid_row_leaves_every_number(tiny_world):
 def test_a_step_without_a_valid_row_changes_nothing_and_has_no_reward(tiny_world):
     batch = tiny_world.batch()
     components = {name: np.full_like(values, np.nan) for name, values in batch.scores.components.items()}
-    scores = batch.scores.replace(is_valid=np.zeros((8, 4), bool), components=components)
-    state, scored, metrics = run(tiny_world, batch.replace(scores=scores), *SMALL_STEP)
+    scores = dataclasses.replace(batch.scores, is_valid=np.zeros((8, 4), bool), components=components)
+    state, scored, metrics = run(tiny_world, dataclasses.replace(batch, scores=scores), *SMALL_STEP)
     chex.assert_trees_all_equal(state.params, tiny_world.policy_params)
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(state.optimizer_state))  # Adam has not counted a step
     assert not np.any(scored.advantages)
