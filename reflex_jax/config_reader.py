@@ -188,7 +188,8 @@ def _read_override(override: str, problems: list[str]) -> dict[str, Any]:
     if not separator or not all(names):
         problems.append(f"override {_shown(_Scalar(override))}: expected section.key=value, e.g. grpo.group_size=4.")
         return {}
-    hint, layer = Config, {}
+    hint: Any = Config
+    layer: dict[str, Any] = {}
     inner, last = layer, names[-1]
     for depth, name in enumerate(names):
         if dataclasses.is_dataclass(hint):
@@ -237,6 +238,8 @@ def _merge(merged: dict[str, Any], layer: dict[str, Any]) -> None:
 
 def _default_entries(section: str, key: str) -> dict[str, _Scalar]:
     field = {f.name: f for f in dataclasses.fields(_type_hints(Config)[section])}[key]
+    if field.default_factory is dataclasses.MISSING:
+        raise TypeError(f"{section}.{key}: expected a dictionary with a default; this is a bug of the configuration.")
     return {name: _Scalar(repr(number)) for name, number in field.default_factory().items()}
 
 
@@ -327,6 +330,7 @@ def _read_str(value: _Scalar) -> str | None:
 def _read_int(value: _Scalar) -> int | None:
     if value.is_text:
         return None
+    number: int | None
     try:
         number = int(value.text)
     except ValueError:

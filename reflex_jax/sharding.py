@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 from jaxtyping import Int
 
 from reflex_jax.config import ConfigError, MeshConfig
@@ -187,7 +187,9 @@ class BatchRows:
         def place(leaf: Any) -> jax.Array:
             rows = np.asarray(leaf)
             return jax.make_array_from_callback(
-                (self.count, *rows.shape[1:]), self.sharding, lambda index: rows[self._positions(index[0])]
+                (self.count, *rows.shape[1:]),
+                self.sharding,
+                lambda index: rows[self._positions(index[0])],  # type: ignore[index]  # JAX asks for own parts alone
             )
 
         return jax.tree.map(place, tree)
@@ -211,13 +213,19 @@ class BatchRows:
         return np.searchsorted(self.local, np.arange(*index.indices(self.count)))
 
 
+def local_indices(sharding: Sharding, shape: tuple[int, ...]) -> dict[jax.Device, tuple[slice, ...]]:
+    """Which part of an array of this shape each device of this process holds."""
+    indices = sharding.addressable_devices_indices_map(shape)
+    return {device: index for device, index in indices.items() if index is not None}
+
+
 def batch_rows(mesh: Mesh, count: int) -> BatchRows:
     """The rows of a batch of `count` prompts whose devices belong to this process.
 
     Where `tensor` spans processes several of them hold, and score, the same rows.
     """
     sharding = batch_sharding(mesh)
-    parts = sharding.addressable_devices_indices_map((count,)).values()
+    parts = local_indices(sharding, (count,)).values()
     local = sorted({row for (part,) in parts for row in range(*part.indices(count))})
     return BatchRows(sharding, count, np.asarray(local))
 

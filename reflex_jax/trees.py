@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, dataclass_transform
 import jax
 import numpy as np
 
+# What takes an array takes NumPy's too, as all of JAX does. Their stubs have nothing in common, so statically it is JAX's.
 if TYPE_CHECKING:
     Array: TypeAlias = jax.Array
 else:
-    Array = (
-        jax.Array | np.ndarray
-    )  # whatever takes the one takes the other; NumPy's stubs and JAX's have no common name
+    Array = jax.Array | np.ndarray
 
+# What a record is made of: data, or the shapes of data. No static type follows it through `jax.tree.map`.
 if TYPE_CHECKING:
-    Leaf: TypeAlias = Any  # no static type follows a record through jax.tree.map, which turns arrays into anything
+    Leaf: TypeAlias = Any
 else:
-    Leaf = jax.Array | np.ndarray | jax.ShapeDtypeStruct  # what a record may be made of: data, or the shapes of data
+    Leaf = jax.Array | np.ndarray | jax.ShapeDtypeStruct
 
 Params: TypeAlias = dict[str, Any]  # nested dicts of arrays, or of anything that stands for an array, by name
 Shardings: TypeAlias = Any  # a tree with a jax.sharding.Sharding in the place of each array, or one for all of them

@@ -12,6 +12,7 @@ import jax
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_dtype_promotion", "strict")  # two dtypes never meet without a cast that says so
 
 import absl.flags
 import jaxtyping

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
@@ -22,7 +23,7 @@ from reflex_jax.checkpoints.safetensors_writer import SHARD_BYTES
 from reflex_jax.checkpoints.whole_directory import whole_directory
 from reflex_jax.config import DataConfig
 from reflex_jax.data.images import prompt_inputs_from_huggingface
-from reflex_jax.data.prompts import Processor, load_processor
+from reflex_jax.data.prompts import load_processor
 from reflex_jax.json_files import read_json_object
 from reflex_jax.models.partitioning import policy_table
 from reflex_jax.models.qwen_vl import QwenVLConfig, prompt_logits
@@ -40,7 +41,7 @@ class Policy:
 
     config: QwenVLConfig
     params: Any
-    processor: Processor | None  # None: sizes alone
+    processor: Any  # a `Processor`; None where only the sizes count
     directory: Path  # where it came from
 
     @property
@@ -112,7 +113,7 @@ def save_policy(
     """
     dtypes = tensor_dtypes(source)
     if dtype is not None:
-        dtypes = dict.fromkeys(dtypes, dtype)
+        dtypes = dict.fromkeys(dtypes, jnp.dtype(dtype))
     if jax.process_index() == 0:
         with whole_directory(directory, last=CONFIG_FILE) as partial:
             _copy_companions(source, partial, dtype)

@@ -147,7 +147,7 @@ def normalise_images(splits: SplitExamples, paths: Mapping[str, Path]) -> dict[s
                 found[image_id] = image_bytes(paths[image_id])
             except ConfigError as error:
                 refusals.append(str(error))
-    for line in count_remarks([warning.message for warning in caught], pictures=len(used)):
+    for line in count_remarks([w.message for w in caught if isinstance(w.message, PictureWarning)], pictures=len(used)):
         print(line, file=sys.stderr, flush=True)
     if refusals:
         raise ConfigError(f"{len(refusals)} pictures cannot be used: {list_offenders(refusals, separator=' | ')}")
@@ -272,7 +272,7 @@ def read_prepared(directory: Path, split: str) -> list[Example]:
         raise ConfigError(f"data.split: {builder.name} has {', '.join(sorted(builder.info.splits))}; got {split!r}.")
     examples: dict[int, Example] = {}
     for record in builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()}):
-        size = tuple(int(side) for side in record["image_size"])
+        width, height = map(int, record["image_size"])
         questions = record["questions"]
         for k, position in enumerate(questions["position"]):
             field = {
@@ -286,7 +286,7 @@ def read_prepared(directory: Path, split: str) -> list[Example]:
                 answer_type=ANSWER_TYPES[int(questions["answer_type"][k])],
                 image_id=record["image_id"].decode(),
                 image=record["image"],
-                image_size=size,
+                image_size=(width, height),
                 modality=field["modality"] or None,
                 organ=field["organ"] or None,
                 paraphrases=(field["paraphrase"],) if field["paraphrase"] else (),

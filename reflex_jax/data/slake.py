@@ -7,7 +7,9 @@ question without an answer; it is left out by its number, any other such questio
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import tensorflow_datasets as tfds
 
@@ -79,9 +81,9 @@ class Slake(tfds.core.GeneratorBasedBuilder):
             builder=self, features=question_features(), homepage="https://www.med-vqa.com/slake"
         )
 
-    def _split_generators(self, dl_manager):
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[Any, Any]]]:
         splits = read_slake(Path(dl_manager.manual_dir))
         return {split: self._generate_examples(examples) for split, examples in splits.items() if examples}
 
-    def _generate_examples(self, examples):
+    def _generate_examples(self, examples: Any) -> Iterator[tuple[Any, Any]]:
         return question_records(examples)

@@ -9,7 +9,9 @@ always yes/no.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import tensorflow_datasets as tfds
 
@@ -71,9 +73,9 @@ class VqaRad(tfds.core.GeneratorBasedBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(builder=self, features=question_features(), homepage="https://osf.io/89kps")
 
-    def _split_generators(self, dl_manager):
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[Any, Any]]]:
         splits = read_vqa_rad(Path(dl_manager.manual_dir))
         return {split: self._generate_examples(examples) for split, examples in splits.items() if examples}
 
-    def _generate_examples(self, examples):
+    def _generate_examples(self, examples: Any) -> Iterator[tuple[Any, Any]]:
         return question_records(examples)

@@ -87,7 +87,7 @@ def question_columns(scored: ScoredRollout, scores: HostScores) -> dict[str, Arr
         "accuracy": scores.is_correct.astype(jnp.float32),
         "iou": scored.iou,
     }
-    count = jnp.maximum(valid.sum(-1), 1)
+    count = jnp.maximum(valid.sum(-1), 1).astype(jnp.float32)
     means = {key: jnp.where(valid, values, 0.0).sum(-1) / count for key, values in columns.items()}
     return means | {"is_scored": valid.any(-1), "failed_rows": (~valid).sum(-1)}
 

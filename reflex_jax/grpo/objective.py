@@ -55,10 +55,11 @@ class Objective:
 
     def __post_init__(self) -> None:
         """Refuses what has no meaning."""
-        if self.kl_estimator == "k1":
+        estimator: str = self.kl_estimator
+        if estimator == "k1":
             raise ValueError("kl_estimator: k1 has no gradient on average, so it cannot be a loss; use k2, k3 or k3+.")
-        if self.kl_estimator not in ("k2", "k3", "k3+"):
-            raise ValueError(f"kl_estimator: expected k2, k3 or k3+; got {self.kl_estimator!r}.")
+        if estimator not in ("k2", "k3", "k3+"):
+            raise ValueError(f"kl_estimator: expected k2, k3 or k3+; got {estimator!r}.")
         if self.ratio not in ("old", "ref"):
             raise ValueError(f"ratio: expected old or ref; got {self.ratio!r}.")
         _check_aggregation(self.aggregation)
@@ -200,7 +201,7 @@ def policy_loss_terms(
     token_advantages = jax.lax.stop_gradient(advantages.astype(jnp.float32))[..., None]
     clips = {"clip_low": objective.clip_low, "clip_high": objective.clip_high, "dual_clip": objective.dual_clip}
     values = clipped_surrogate(ratios, token_advantages, **clips)
-    sums = {"ratio": ratios, "clip_fraction": _is_clipped(ratios, token_advantages, **clips)}
+    sums = {"ratio": ratios, "clip_fraction": _is_clipped(ratios, token_advantages, **clips).astype(jnp.float32)}
     maxima = {"ratio_max": ratios}
     if reference_log_probs is not None:
         reference = jax.lax.stop_gradient(jnp.where(mask, reference_log_probs.astype(jnp.float32), 0.0))

@@ -14,9 +14,10 @@ alone makes them similar.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import chex
 import jax
@@ -34,6 +35,7 @@ from reflex_jax.models.biomedclip import BiomedClipConfig, encode_text, normalis
 from reflex_jax.records import Evidence, JudgeInputs
 from reflex_jax.rewards.provenance import loop_tightness, provenance_reward
 from reflex_jax.rewards.visual_fidelity import (
+    TieRule,
     chance_corrected_iou,
     intersection_over_union,
     is_degenerate,
@@ -54,8 +56,8 @@ class Judge:
     """A frozen judge: static sizes, parameters and its tokenizer."""
 
     config: BiomedClipConfig
-    params: Params | None  # None: sizes alone
-    tokenizer: StatementTokenizer | None
+    params: Any  # `Params`; None where only the sizes count
+    tokenizer: Any  # `StatementTokenizer`; None likewise
 
 
 def load_judge(path: str | Path, dtype: str = "float32", mesh: Mesh | None = None) -> Judge:
@@ -180,7 +182,7 @@ def gather_evidence(
     images, maps = image_evidence(
         params, normalise_pixels(inputs.pixels, config), embeddings, config, method=saliency, block=saliency_block
     )
-    masks = quantile_mask(maps, quantile=quantile, tie_rule=tie_rule)
+    masks = quantile_mask(maps, quantile=quantile, tie_rule=cast(TieRule, tie_rule))
     degenerate = is_degenerate(masks)
     thresholds = {"text_threshold": text_threshold, "image_threshold": image_threshold}
 
@@ -237,7 +239,7 @@ def encode_statements(params: Params, inputs: JudgeInputs, config: BiomedClipCon
     longest = jnp.max(jnp.where(is_token, jnp.arange(1, tokens + 1), 0))
     used = jnp.max(inputs.statement_count)
 
-    def encode_at(size: int):
+    def encode_at(size: int) -> Callable[[], Array]:
         return lambda: unit(_encode_columns(params, inputs.statements[..., :size], used, config))
 
     return jax.lax.switch(jnp.searchsorted(jnp.asarray(buckets), longest), [encode_at(size) for size in buckets])

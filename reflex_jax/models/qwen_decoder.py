@@ -16,7 +16,7 @@ from flax import linen as nn
 from jaxtyping import Bool, Float, Int
 
 from reflex_jax.models import attention
-from reflex_jax.models.layers import RMSNorm, checkpointed, dense, gated_feed_forward
+from reflex_jax.models.layers import RMSNorm, apply, checkpointed, dense, gated_feed_forward
 from reflex_jax.models.rope import Rotation, multimodal_rotation, rotate
 from reflex_jax.sharding import constrain_batch
 from reflex_jax.trees import Array, Params
@@ -95,7 +95,7 @@ def prompt_stack(
     implementation: str,
     remat: bool,
     keep_cache: bool,
-) -> tuple[Float[Array, "P Lp D"], tuple[Array, Array] | None]:
+) -> tuple[Float[Array, "P Lp D"], Any]:
     """Runs all layers over prompts.
 
     Returns:
@@ -162,6 +162,6 @@ def _scan_layers(
     layers: Params, x: Array, rotation: Rotation, attend: Attend, config: QwenTextConfig, remat: bool
 ) -> tuple[Array, Any]:
     def step(x: Array, layer_params: Params) -> tuple[Array, Any]:
-        return DecoderLayer(config).apply({"params": layer_params}, constrain_batch(x), rotation, attend)
+        return apply(DecoderLayer(config), layer_params, constrain_batch(x), rotation, attend)
 
     return jax.lax.scan(checkpointed(step, remat=remat), x, layers)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 from reflex_jax.models import attention
-from reflex_jax.models.layers import product_precision, rms_norm
+from reflex_jax.models.layers import apply, product_precision, rms_norm
 from reflex_jax.models.qwen_config import QwenVLConfig
 from reflex_jax.models.qwen_config import read_qwen_config as read_qwen_config  # the front door of the family
 from reflex_jax.models.qwen_decoder import (
@@ -97,7 +97,7 @@ def prompt_logits(params: Params, prompts: PromptInputs, config: QwenVLConfig) -
 def head_logits(params: Params, hidden: Float[Array, "*rows D"], config: QwenTextConfig) -> Float[Array, "*rows V"]:
     """Final norm and head, in float32."""
     normed = rms_norm(hidden, params["final_norm"]["scale"], epsilon=config.epsilon)
-    options = {"precision": product_precision(normed.dtype), "preferred_element_type": jnp.float32}
+    options: dict[str, Any] = {"precision": product_precision(normed.dtype), "preferred_element_type": jnp.float32}
     if config.is_tied:
         return jnp.einsum("...d,vd->...v", normed, params["embed"]["embedding"], **options)
     return jnp.einsum("...d,dv->...v", normed, params["head"]["kernel"], **options)
@@ -245,7 +245,10 @@ def decode_step(
     written = []
     for (layer_params, prompt_keys, prompt_values), cache in zip(layers, caches, strict=True):
 
-        def attend(queries: Array, keys: Array, values: Array, *, prompt=(prompt_keys, prompt_values), cache=cache):
+        def attend(
+            queries: Array, keys: Array, values: Array, *,
+            prompt: tuple[Array, Array] = (prompt_keys, prompt_values), cache: tuple[Array, Array] = cache,
+        ) -> tuple[Array, tuple[Array, Array]]:  # fmt: skip
             # [P, G, 1, K, H] -> [P, K, G, H, 1] and [P, K, G, 1, H]
             own_keys = jax.lax.dynamic_update_slice_in_dim(cache[0], keys.transpose(0, 3, 1, 4, 2), step, axis=4)
             own_values = jax.lax.dynamic_update_slice_in_dim(cache[1], values.transpose(0, 3, 1, 2, 4), step, axis=3)
@@ -253,7 +256,7 @@ def decode_step(
             return attention.group_attention(queries, *prompt, *own, prefilled.is_valid, is_written), own
 
         x = constrain_batch(x)
-        x, own = DecoderLayer(config.text).apply({"params": layer_params}, x, rotation, attend)
+        x, own = apply(DecoderLayer(config.text), layer_params, x, rotation, attend)
         written.append(own)
     return head_logits(params, x[:, :, 0], config.text), written
 

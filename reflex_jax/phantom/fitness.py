@@ -97,7 +97,7 @@ def _batches(count: int) -> Iterator[range]:
 
 def _pointing(phantoms: list[Phantom], params: Params, explain: Any, encode: Encoder) -> dict[str, float]:
     """Shares of most salient cells on the lesion named, on another lesion, and the area it covers (chance)."""
-    numbers = {}
+    numbers: dict[str, Any] = {}
     for wording in ("presence", "region"):
         statements = [[_say(finding, wording) for finding in phantom.facts.findings] for phantom in phantoms]
         maps = _maps(phantoms, statements, params, explain, encode)
@@ -155,7 +155,9 @@ def _separation(phantoms: list[Phantom], params: Params, config: BiomedClipConfi
     """AUC of s_it between true and false statements, and both thresholds at work."""
     claims = all_claims()
     truth = truth_matrix(claims, [phantom.facts for phantom in phantoms])
-    first, second = (unit(encode_text(params, encode([claim.wordings[n] for claim in claims]), config)) for n in (0, 1))
+    first, second = (
+        unit(encode_text(params, jnp.asarray(encode([claim.wordings[n] for claim in claims])), config)) for n in (0, 1)
+    )
     images = []
     for rows in _batches(len(phantoms)):
         pixels = np.stack([phantoms[row].image for row in rows])

@@ -50,8 +50,8 @@ def estimate_memory(run: AbstractRun) -> MemoryEstimate:
         "reference": bytes_on_device(run.frozen.reference),
         "judge": bytes_on_device(run.frozen.judge),
     }
-    weights = {"weights to sample with": bytes_on_device(run.weights)}
-    phases = {"gather_weights": weights}
+    weights: dict[str, float] = {"weights to sample with": bytes_on_device(run.weights)}
+    phases: dict[str, Terms] = {"gather_weights": weights}
     phases |= {f"generate: {part}": {**weights, **terms} for part, terms in _generate(shapes).items()}
     phases["score_rollout"] = _score(shapes)
     phases |= {f"update: {part}": terms for part, terms in _update(shapes).items()}
@@ -127,17 +127,17 @@ class _Shapes:
         The attention's probabilities are there all the while; its own backward pass makes their gradients beside them.
         """
         tokens = self.prompt + self.completions
-        rows = {"rows of one layer": 6 * tokens * self.text.width * self.number}
+        rows: dict[str, float] = {"rows of one layer": 6 * tokens * self.text.width * self.number}
         return rows | self._backward(self.text_scores(self.completions), self._text_block(tokens))
 
     def image_backward(self) -> Terms:
         """The same of a vision layer that reads the whole image."""
-        rows = {"rows of one layer": 6 * self.slots * self.vision.width * self.number}
+        rows: dict[str, float] = {"rows of one layer": 6 * self.slots * self.vision.width * self.number}
         return rows | self._backward(
             self.image_scores(), 2 * self.slots * self.vision.hidden / self.tensor * self.number
         )
 
-    def _backward(self, scores: float, block: float) -> Terms:
+    def _backward(self, scores: float, block: float) -> dict[str, float]:
         if not self.config.policy.remat:  # probabilities and block are among what was saved
             return {"gradients of the largest array": max(scores, block / 2)}
         return _largest(
@@ -193,7 +193,7 @@ def _update(shapes: _Shapes) -> dict[str, Terms]:
     by_vision = {"saved by the vision tower": at_once * shapes.saved_by_vision()} if of_vision else {}
     saved = by_vision | {"saved by the decoder": at_once * shapes.saved_by_text()}
     gradients = {"gradients": trained * narrow - of_vision}
-    phases = {
+    phases: dict[str, Terms] = {
         "log-probs": before | saved | {"logits": shapes.logits(at_once)},
         "language model": before | saved | gradients | _times(at_once, shapes.text_backward()),
     }

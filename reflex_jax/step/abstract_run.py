@@ -52,7 +52,7 @@ class AbstractRun:
         """What stays on the devices from the first step to the last."""
         return self.state, self.frozen
 
-    def functions(self) -> dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]:
+    def functions(self) -> dict[str, tuple[jax.stages.Wrapped, tuple[Any, ...]]]:
         """Name of each part of a step -> (jitted function, abstract arguments), as `Trainer` builds them.
 
         `train_step` runs the last two as one: its memory is that of the larger one.

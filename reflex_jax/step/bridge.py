@@ -54,7 +54,7 @@ class HostBridge:
     def __init__(
         self,
         *,
-        decode: Callable[[Sequence[int]], str],
+        decode: Callable[[Int[np.ndarray, "L"]], str],
         statement_tokenizer: StatementTokenizer,
         open_answer_parts: dict[str, float],
         max_statement_tokens: int,

@@ -98,7 +98,9 @@ def rollout_metrics(
     correct, wrong = valid & scores.is_correct, valid & ~scores.is_correct
 
     def mean(values: Array, rows: Array) -> Array:
-        return jnp.where(valid.any(), jnp.where(rows, values, 0.0).sum() / jnp.maximum(rows.sum(), 1), jnp.nan)
+        return jnp.where(
+            valid.any(), jnp.where(rows, values, 0.0).sum() / jnp.maximum(rows.sum(), 1).astype(jnp.float32), jnp.nan
+        )
 
     lengths = rollout.mask.sum(-1)
     finished = jnp.any(rollout.mask & jnp.isin(rollout.tokens, jnp.asarray(eos_ids)), -1)

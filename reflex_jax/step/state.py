@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Int
 
 from reflex_jax.config import OptimizerConfig
-from reflex_jax.trees import Leaf, pytree_dataclass
+from reflex_jax.trees import Leaf, Params, pytree_dataclass
 
 
 @pytree_dataclass
@@ -62,7 +62,17 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
         update = optax.chain(optax.add_decayed_weights(config.weight_decay), optax.sgd(schedule))
     else:
         update = optax.adamw(schedule, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay)
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), update)
+    return mixing_dtypes(optax.chain(optax.clip_by_global_norm(config.clip_norm), update))
+
+
+def mixing_dtypes(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Lets optax mix dtypes by JAX's standard rules: Adam takes a power of an integer count, also where that is forbidden."""
+
+    def update(gradients: Params, state: Any, params: Params | None = None) -> tuple[Params, Any]:
+        with jax.numpy_dtype_promotion("standard"):
+            return optimizer.update(gradients, state, params)
+
+    return optax.GradientTransformation(optimizer.init, update)
 
 
 def init_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:

@@ -17,6 +17,7 @@ from reflex_jax.records import HostScores, Rollout
 from reflex_jax.step.score import ScoredRollout, rollout_metrics
 from reflex_jax.step.state import FrozenParams, init_state, make_optimizer
 from reflex_jax.step.update import UpdateInputs, policy_update
+from reflex_jax.trees import tree_of
 
 
 def metric_names(config: Config, held_out: Sequence[Example]) -> list[str]:
@@ -58,14 +59,14 @@ def _training_metrics(config: Config) -> dict[str, Any]:
     optimizer = make_optimizer(config.optimizer, 1)
     params = {"weight": jnp.zeros(())}
     frozen = FrozenParams(fixed={}, reference=params if config.grpo.needs_reference else None, judge=None)
-    inputs = UpdateInputs(
-        prompts=jnp.zeros(1), rollout=rollout, mask=rollout.mask, advantages=jnp.zeros((1, 1)), old_log_probs=None
-    )
+    inputs = tree_of(  # a policy of one number reads no prompts
+        UpdateInputs, prompts=jnp.zeros(1), rollout=rollout, mask=rollout.mask, advantages=jnp.zeros((1, 1)), old_log_probs=None
+    )  # fmt: skip
     single = dataclasses.replace(config.grpo, prompts_per_step=1, minibatches=1, microbatch_prompts=0)
     _, update_metrics = policy_update(
         init_state(params, optimizer), frozen, inputs, scores.is_valid,
         config=dataclasses.replace(config, grpo=single), optimizer=optimizer,
-        log_probs_of=lambda params, prompts, tokens: (params["weight"] * tokens, jnp.zeros(tokens.shape)),
+        log_probs_of=lambda params, prompts, tokens: (params["weight"] * jnp.ones(tokens.shape), jnp.zeros(tokens.shape)),
     )  # fmt: skip
     return rollout_metrics(scored, scores, rollout, (0,)) | update_metrics
 

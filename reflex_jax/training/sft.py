@@ -98,7 +98,7 @@ def make_sft_step(
         )
         counted = batch.weights > 0
         loss = -jnp.where(counted, batch.weights * log_probs, 0.0).sum() / jnp.maximum(batch.weights.sum(), 1.0)
-        return loss, jnp.where(counted, log_probs, 0.0).sum() / jnp.maximum(counted.sum(), 1)
+        return loss, jnp.where(counted, log_probs, 0.0).sum() / jnp.maximum(counted.sum(), 1).astype(jnp.float32)
 
     def sft_step(state: TrainState, fixed: Any, batch: SftBatch) -> tuple[TrainState, dict[str, Array]]:
         (loss, log_prob), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params, fixed, batch)

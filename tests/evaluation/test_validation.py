@@ -1,17 +1,17 @@
 """Held-out scores: failed rows are counted and stay out of every mean."""
 
-from types import SimpleNamespace
-
 import numpy as np
 
 from reflex_jax.evaluation.validation import question_columns, summarise
 from reflex_jax.records import HostScores
+from reflex_jax.step.score import ScoredRollout
+from reflex_jax.trees import tree_of
 
 
 def summary(is_valid, answers, is_closed):
     """Of one generator, `sampled`, with the answer reward as the only component."""
     answers = np.where(is_valid, np.float32(answers), np.float32(np.nan))
-    scored = SimpleNamespace(components={"answer": answers}, rewards=answers, iou=np.nan_to_num(answers))
+    scored = tree_of(ScoredRollout, components={"answer": answers}, rewards=answers, iou=np.nan_to_num(answers))
     scores = HostScores(components={}, is_correct=answers >= 0.5, is_valid=np.asarray(is_valid))
     columns = {f"sampled/{key}": np.asarray(values) for key, values in question_columns(scored, scores).items()}
     return summarise(columns, np.asarray(is_closed))
