@@ -39,9 +39,9 @@ def make_config(options: argparse.Namespace) -> Config:
     dtype = "float32" if options.policy == "phantom" else "bfloat16"
     settings = {
         "policy.path": POLICIES[options.policy], "policy.dtype": dtype, "policy.trainable": "language",
-        "policy.attention": options.attention, "judge.path": judge, "data.max_pixels": 448 * 448, "data.min_pixels": 3136,
+        "memory.attention": options.attention, "judge.path": judge, "data.max_pixels": 448 * 448, "data.min_pixels": 3136,
         "data.max_prompt_tokens": 384, "rollout.max_new_tokens": options.new_tokens,
-        "grpo.prompts_per_step": options.prompts, "grpo.microbatch_prompts": 1, "mesh.data": 1, "run.name": options.policy,
+        "grpo.prompts_per_step": options.prompts, "memory.microbatch_prompts": 1, "mesh.data": 1, "run.name": options.policy,
     }  # fmt: skip
     return load_config(None, [f"{key}={value}" for key, value in settings.items()])
 
@@ -121,7 +121,7 @@ def parity(run: AbstractRun) -> dict[str, float]:
             policy,
             allowed=run.models.allowed,
             temperature=1.0,
-            attention=config.policy.attention,
+            attention=config.memory.attention,
         )[0]
 
     cpu = jax.devices("cpu")[0]

@@ -38,7 +38,7 @@ def settings(checkpoints: Path, arguments: argparse.Namespace, directory: str) -
     values = {
         "run.dir": directory,
         "policy.path": checkpoints / f"qwen-{arguments.policy}",
-        "policy.remat": "false",
+        "memory.remat": "false",
         "judge.path": checkpoints / "biomedclip",
         "data.prompt": "bare",
         "data.phases": "[{answer_type: any}]",
@@ -219,7 +219,7 @@ def main() -> None:
     """Parses the command line; without `--measure` starts one process per measurement."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoints", type=Path, help="directory written by make_checkpoints.py")
-    parser.add_argument("override", nargs="*", help="configuration overrides for ours, e.g. policy.remat=true")
+    parser.add_argument("override", nargs="*", help="configuration overrides for ours, e.g. memory.remat=true")
     parser.add_argument("--policy", default="tiny", choices=("tiny", "small"))
     parser.add_argument("--steps", type=int, default=4, help="measured steps of each round")
     parser.add_argument("--warmup", type=int, default=2, help="steps before them")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.1.0"  # written here alone: setup.cfg reads this line, a test holds CITATION.cff to it
 
 _PUBLIC = {
     "load_config": "reflex_jax.config_reader",

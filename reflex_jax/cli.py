@@ -43,7 +43,6 @@ class _Parser(argparse.ArgumentParser):
     """Takes no shortened flags, and says what is wrong with the arguments in one line, without the usage."""
 
     def __init__(self, **settings: Any):
-        """As argparse."""
         super().__init__(**settings, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
@@ -112,7 +111,7 @@ def make_parser() -> argparse.ArgumentParser:
     command = commands.add_parser("plan", help="does a run fit a machine, and how long does a step take at least")
     command.add_argument("config", help="YAML file, e.g. configs/reflex_med_7b.yaml; weights and data are not needed")
     command.add_argument(
-        "overrides", nargs="*", default=[], metavar="key=value", help="e.g. grpo.microbatch_prompts=32"
+        "overrides", nargs="*", default=[], metavar="key=value", help="e.g. memory.microbatch_prompts=32"
     )
     command.add_argument("--topology", metavar="NAME", help="TPU slice in chips, e.g. v5p:4x4x4; default: this machine")
     command.set_defaults(run=_plan)
@@ -149,10 +148,14 @@ def _sft(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.overrides)
     refuse_second_owner(config.run.directory)
     _prepare()
-    from reflex_jax.training.sft_loop import run_sft
+    from reflex_jax.processes import is_first
+    from reflex_jax.training.loop import imitate
+    from reflex_jax.training.objectives import supervised_policy
 
-    directory = run_sft(config)
-    print(f"\nDone. Start GRPO from it: reflex train CONFIG policy.path={directory}")
+    result = imitate(config)
+    if is_first():
+        outcome = f"Done: {result.steps} steps." if result.new_steps else "Nothing left to do, the run is complete."
+        print(f"\n{outcome} Start GRPO from it: reflex train CONFIG policy.path={supervised_policy(config)}")
     return 0
 
 

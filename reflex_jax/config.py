@@ -16,6 +16,7 @@ from typing import Any
 SALIENCY_METHODS = ("attention_gradient", "gradient_activation", "gradcam")
 TIE_RULES = ("strict", "rank", "paper")
 RESIZE_MODES = ("checkpoint", "crop", "squash", "pad")
+DATA_SETS = ("vqa_rad", "slake")  # each is read by the file of its name in data/readers/
 REWARD_COMPONENTS = ("answer", "format", "visual_fidelity", "provenance")
 OPEN_ANSWER_PARTS = ("bleu1", "rouge1")
 
@@ -74,21 +75,11 @@ class PolicyConfig:
     # meant for accelerators); norms, softmax and log-probs stay float32
     dtype: str = "float32"
     trainable: str = "all"  # all | language (vision tower frozen)
-    attention: str = "xla"  # xla | cudnn (GPU) for the prompt's self-attention
-    remat: bool = True  # recompute each layer in the backward pass: about 30 % slower, 9x less activation memory
-    log_prob_chunk: int = 512  # completion tokens whose logits exist at one time on a device
 
     def __post_init__(self) -> None:
         """Refuses unknown choices."""
         _check_choice("policy.dtype", self.dtype, ("float32", "bfloat16"))
         _check_choice("policy.trainable", self.trainable, ("all", "language"))
-        _check_choice("policy.attention", self.attention, ("xla", "cudnn"))
-        _check(
-            self.attention != "cudnn" or self.dtype == "bfloat16",
-            "policy.attention=cudnn: its kernel computes in half precision; set policy.dtype=bfloat16 too, or "
-            "policy.attention=xla.",
-        )
-        _check(self.log_prob_chunk >= 1, f"policy.log_prob_chunk: expected >= 1; got {self.log_prob_chunk}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,8 +143,8 @@ class PhaseConfig:
 class DataConfig:
     """Which questions and images, and how they become prompts."""
 
-    source: str = "phantom"  # phantom | vqa_rad | slake
-    root: str | None = None  # the dataset's official files (vqa_rad, slake)
+    source: str = "phantom"  # phantom, or one of DATA_SETS
+    root: str | None = None  # the official files of one of DATA_SETS
     cache: str | None = None  # prepared copies; default ~/.cache/reflex_jax
     split: str = "train"
     evaluation_split: str = "test"
@@ -166,7 +157,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         """Refuses unknown sources and impossible sizes."""
-        _check_choice("data.source", self.source, ("phantom", "vqa_rad", "slake"))
+        _check_choice("data.source", self.source, ("phantom", *DATA_SETS))
         _check(
             self.source == "phantom" or self.root is not None,
             f"data.root: {self.source} needs the directory with its official files; set data.root=DIR.",
@@ -189,14 +180,12 @@ class RolloutConfig:
     top_p: float = 1.0  # 1: off
     max_new_tokens: int = 1024
     eos_ids: tuple[int, ...] = ()  # default: those of the model's generation_config.json
-    weights: str = "gathered"  # gathered: whole over fsdp while sampling | sharded: stay cut; slower, less memory
 
     def __post_init__(self) -> None:
         """Refuses values out of range."""
         _check(self.temperature >= 0, f"rollout.temperature: expected >= 0; got {self.temperature}.")
         _check(self.top_k >= 0, f"rollout.top_k: expected >= 0 (0 is off); got {self.top_k}.")
         _check(0 < self.top_p <= 1, f"rollout.top_p: expected a number in (0, 1]; got {self.top_p}.")
-        _check_choice("rollout.weights", self.weights, ("gathered", "sharded"))
         _check(self.max_new_tokens >= 1, f"rollout.max_new_tokens: expected >= 1; got {self.max_new_tokens}.")
 
 
@@ -206,7 +195,6 @@ class GrpoConfig:
 
     group_size: int = 8  # G
     prompts_per_step: int = 64  # P, over all devices
-    microbatch_prompts: int = 0  # prompts whose activations exist at one time, in prefill and update; 0: all
     minibatches: int = 1  # optimiser updates per pass over the batch
     epochs: int = 1  # mu: passes over the batch
     clip_low: float = 0.2
@@ -218,6 +206,11 @@ class GrpoConfig:
     ratio: str = "old"  # old | ref (Eq. 10 as printed)
     aggregation: str = "sequence"  # sequence: mean over tokens, then over completions | token: mean over all tokens
     advantage: str = "sample_std"  # sample_std (ddof 1) | population_std (ddof 0) | none
+
+    @property
+    def minibatch_prompts(self) -> int:
+        """Prompts of one optimiser update."""
+        return self.prompts_per_step // self.minibatches
 
     @property
     def needs_reference(self) -> bool:
@@ -235,12 +228,6 @@ class GrpoConfig:
         _check(
             self.prompts_per_step % self.minibatches == 0,
             f"grpo.minibatches: expected a divisor of prompts_per_step={self.prompts_per_step}; got {self.minibatches}.",
-        )
-        prompts = self.prompts_per_step // self.minibatches
-        _check(
-            self.microbatch_prompts >= 0 and (self.microbatch_prompts == 0 or prompts % self.microbatch_prompts == 0),
-            f"grpo.microbatch_prompts: expected 0 or a divisor of the {prompts} prompts of a minibatch; "
-            f"got {self.microbatch_prompts}.",
         )
         _check(
             self.clip_low >= 0 and self.clip_high >= 0,
@@ -353,6 +340,32 @@ class SftConfig:
         _check(0 <= self.noise <= 1, f"sft.noise: expected a number in [0, 1]; got {self.noise}.")
 
 
+@dataclass(frozen=True, kw_only=True)
+class MemoryConfig:
+    """What changes how a step is computed and what memory that takes, and its numbers by rounding alone.
+
+    All of it may change when a run is continued, and `reflex plan` advises nothing else but the mesh and the machine.
+    """
+
+    remat: bool = True  # recompute each layer in the backward pass: about 30 % slower, 9x less activation memory
+    log_prob_chunk: int = 512  # completion tokens whose logits exist at one time on a device
+    attention: str = "xla"  # xla | cudnn (GPU) for the prompt's self-attention
+    microbatch_prompts: int = 0  # prompts whose activations exist at one time, in prefill and update; 0: all
+    rollout_weights: str = (
+        "gathered"  # gathered: whole over fsdp while sampling | sharded: stay cut; slower, less memory
+    )
+
+    def __post_init__(self) -> None:
+        """Refuses unknown choices and values out of range."""
+        _check_choice("memory.attention", self.attention, ("xla", "cudnn"))
+        _check_choice("memory.rollout_weights", self.rollout_weights, ("gathered", "sharded"))
+        _check(self.log_prob_chunk >= 1, f"memory.log_prob_chunk: expected >= 1; got {self.log_prob_chunk}.")
+        _check(
+            self.microbatch_prompts >= 0,
+            f"memory.microbatch_prompts: expected a number of prompts, or 0 for all; got {self.microbatch_prompts}.",
+        )
+
+
 # Meshes by machine. `data` absorbs what is there beyond one copy of the weights, so a larger machine of the kind works too.
 # Google counts v5p by TensorCores, two on a chip: a v5p-64 has 32 chips.
 MESH_PRESETS = {
@@ -414,8 +427,27 @@ class Config:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     sft: SftConfig = field(default_factory=SftConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
+
+    def __post_init__(self) -> None:
+        """Refuses sections that do not go together."""
+        _check(
+            self.memory.attention != "cudnn" or self.policy.dtype == "bfloat16",
+            "memory.attention=cudnn: its kernel computes in half precision; set policy.dtype=bfloat16 too, or "
+            "memory.attention=xla.",
+        )
+
+
+# Settings that moved; the old name is refused with the new one.
+MOVED_KEYS = {
+    "policy.remat": "memory.remat",
+    "policy.log_prob_chunk": "memory.log_prob_chunk",
+    "policy.attention": "memory.attention",
+    "grpo.microbatch_prompts": "memory.microbatch_prompts",
+    "rollout.weights": "memory.rollout_weights",
+}
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:

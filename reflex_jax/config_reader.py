@@ -27,7 +27,7 @@ from typing import Any
 
 import yaml
 
-from reflex_jax.config import MESH_PRESETS, Config, ConfigError, config_to_dict, nearest_name, user_path
+from reflex_jax.config import MESH_PRESETS, MOVED_KEYS, Config, ConfigError, config_to_dict, nearest_name, user_path
 
 _YES, _NO = ("true", "yes", "on"), ("false", "no", "off")
 _LARGEST = 2**32 - 1  # a seed may be that large; no step, token or question is counted further
@@ -193,7 +193,8 @@ def _read_override(override: str, problems: list[str]) -> dict[str, Any]:
     inner, last = layer, names[-1]
     for depth, name in enumerate(names):
         if dataclasses.is_dataclass(hint):
-            hint = _type_hints(hint).get(name)
+            section: Any = hint
+            hint = _type_hints(section).get(name)
         elif typing.get_origin(hint) is dict:
             hint = typing.get_args(hint)[1]
         else:
@@ -237,9 +238,7 @@ def _merge(merged: dict[str, Any], layer: dict[str, Any]) -> None:
 
 
 def _default_entries(section: str, key: str) -> dict[str, _Scalar]:
-    field = {f.name: f for f in dataclasses.fields(_type_hints(Config)[section])}[key]
-    if field.default_factory is dataclasses.MISSING:
-        raise TypeError(f"{section}.{key}: expected a dictionary with a default; this is a bug of the configuration.")
+    field: Any = {f.name: f for f in dataclasses.fields(_type_hints(Config)[section])}[key]
     return {name: _Scalar(repr(number)) for name, number in field.default_factory().items()}
 
 
@@ -256,7 +255,9 @@ def _unknown_keys(values: dict[str, Any], cls: Any, prefix: str) -> list[str]:
     hints = _type_hints(cls)
     problems = []
     for key, value in values.items():
-        if key not in hints:
+        if prefix + key in MOVED_KEYS:
+            problems.append(f"{prefix}{key} is now {MOVED_KEYS[prefix + key]}; write it there.")
+        elif key not in hints:
             problems.append(
                 f"unknown key {prefix}{_shown_key(key)}: expected one of {', '.join(hints)}.{nearest_name(key, hints)}"
             )

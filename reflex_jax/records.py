@@ -7,7 +7,7 @@ T statement tokens, D width. What belongs to a prompt has no G axis: a group sha
 
 from __future__ import annotations
 
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, Key, UInt8
 
 from reflex_jax.trees import Leaf, pytree_dataclass
 
@@ -34,6 +34,14 @@ class PromptInputs:
     positions: Int[Leaf, "P 3 Lp"]  # M-RoPE: temporal, height, width
     feature_index: Int[Leaf, "P Lp"]  # merged vision feature this token stands for, -1 for text
     vision: VisionInputs | None  # None: no row of the batch has an image
+
+
+@pytree_dataclass
+class Draws:
+    """All the randomness of a rollout: the same draws give a prompt the same completions in any batch."""
+
+    key: Key[Leaf, ""]  # of the step
+    prompt_ids: Int[Leaf, "P"]  # global number of each prompt
 
 
 @pytree_dataclass
@@ -71,7 +79,7 @@ class TrainBatch:
 
     prompts: PromptInputs
     rollout: Rollout
-    judge: JudgeInputs
+    judge: JudgeInputs | None  # None: no component asks the judge
     scores: HostScores
 
 

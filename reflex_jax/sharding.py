@@ -23,7 +23,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 from jaxtyping import Int
 
-from reflex_jax.config import ConfigError, MeshConfig
+from reflex_jax.config import ConfigError, MemoryConfig, MeshConfig
 from reflex_jax.trees import Shardings
 
 MESH_AXES = ("data", "fsdp", "tensor")
@@ -76,15 +76,33 @@ def check_batch(mesh: AnyMesh, prompts: int, key: str) -> None:
         )
 
 
+def check_batches(mesh: AnyMesh, prompts: int, memory: MemoryConfig, key: str) -> None:
+    """Refuses an update's prompts, or a microbatch of them, that do not divide.
+
+    Args:
+      mesh: of the run.
+      prompts: of one optimiser update.
+      memory: gives the microbatch.
+      key: the setting that gives `prompts`.
+    """
+    check_batch(mesh, prompts, key)
+    size = memory.microbatch_prompts
+    if size and prompts % size:
+        raise ConfigError(
+            f"memory.microbatch_prompts: expected 0 or a divisor of the {prompts} prompts of an update ({key}); got {size}."
+        )
+    check_batch(mesh, size, "memory.microbatch_prompts")
+
+
 def check_attention(mesh: AnyMesh, attention: str) -> None:
-    """Refuses `policy.attention=cudnn` on devices that are no GPUs."""
+    """Refuses `memory.attention=cudnn` on devices that are no GPUs."""
     if attention != "cudnn":
         return
     kinds = sorted({device.platform for device in mesh.devices.flat})
     if kinds != ["gpu"]:
         raise ConfigError(
-            f"policy.attention=cudnn: expected NVIDIA GPUs; the devices here are of kind {', '.join(kinds)}. Set "
-            "policy.attention=xla."
+            f"memory.attention=cudnn: expected NVIDIA GPUs; the devices here are of kind {', '.join(kinds)}. Set "
+            "memory.attention=xla."
         )
 
 
@@ -219,7 +237,7 @@ def local_indices(sharding: Sharding, shape: tuple[int, ...]) -> dict[jax.Device
     return {device: index for device, index in indices.items() if index is not None}
 
 
-def batch_rows(mesh: Mesh, count: int) -> BatchRows:
+def batch_rows(mesh: AnyMesh, count: int) -> BatchRows:
     """The rows of a batch of `count` prompts whose devices belong to this process.
 
     Where `tensor` spans processes several of them hold, and score, the same rows.

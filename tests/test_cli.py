@@ -336,10 +336,10 @@ def test_a_missing_accelerator_and_an_unwritable_cache_take_a_line_each(reposito
 
 
 def test_cudnn_is_refused_where_there_is_no_gpu(capsys, phantom):
-    cudnn = ["policy.attention=cudnn", "policy.dtype=bfloat16"]
+    cudnn = ["memory.attention=cudnn", "policy.dtype=bfloat16"]
     for command in ("train", "plan"):
         message = refused(capsys, command, phantom, *QUICK, *cudnn)
-        assert "policy.attention" in message and "cpu" in message and message.count("\n") == 1
+        assert "memory.attention" in message and "cpu" in message and message.count("\n") == 1
 
 
 def test_a_cache_that_cannot_be_written_is_named(capsys, repository, tmp_path):

@@ -78,7 +78,7 @@ def test_overrides_win_over_the_file_and_the_file_over_the_defaults(tmp_path):
         (["run.name="], ["run.name", "text", "''"]),
         (["run.name=\udcff"], ["run.name", "UTF-8"]),
         (["data.root="], ["data.root", "''", "null for none"]),
-        (["policy.attention=cudnn"], ["policy.attention=cudnn", "policy.dtype=bfloat16"]),
+        (["memory.attention=cudnn"], ["memory.attention=cudnn", "policy.dtype=bfloat16"]),
         (["data.phases.0.fraction=1"], ["data.phases", "as a whole"]),
         (["grpo.group_size.x=1"], ["grpo.group_size", "has no keys"]),
         (["rollout.eos_ids=7"], ["rollout.eos_ids", "a list", "'7'"]),
@@ -226,10 +226,10 @@ def test_true_and_false_have_three_words_each(tmp_path):
     for is_on, words in ((True, "true True YES on"), (False, "false no OFF Off")):
         for word in words.split():
             path.write_text(f"policy: {{remat: {word}}}\n")
-            assert load_config(path).policy.remat is is_on
-            assert load_config(None, [f"policy.remat={word}"]).policy.remat is is_on
+            assert load_config(path).memory.remat is is_on
+            assert load_config(None, [f"memory.remat={word}"]).memory.remat is is_on
     for word in ("1", "0", "y", "t", "null", "", "'true'"):
-        assert "expected true or false" in refusal([f"policy.remat={word}"])
+        assert "expected true or false" in refusal([f"memory.remat={word}"])
 
 
 # --- mappings

@@ -1,28 +1,44 @@
-"""What the README says works is executed: every command, shortened by settings; every path, key and function it names exists.
+"""What the documents say works is executed: every command, shortened by settings; every path, link, setting and function exists.
 
-A command that is new in the README fails here until it is listed with the way it is executed.
+The documents are the README, the manuals under docs/ and CONTRIBUTING.md. A command that is new in one of them fails here
+until it is listed with the way it is executed.
 """
 
 import configparser
-import importlib
+import importlib.util
 import json
 import os
 import re
 import shlex
 import subprocess
 import sys
-from dataclasses import fields
+from collections import Counter
+from dataclasses import fields, is_dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
+import reflex_jax
 from reflex_jax.cli import make_parser
 from reflex_jax.config import Config
 from reflex_jax.config_reader import load_config
+from tests.test_architecture import PATHS, _imported_files, _room
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-PROGRAMS = ("reflex", "bash", "pip", "pytest", "python", "sbatch", "kubectl")
+
+
+def read(*patterns: str) -> dict[str, str]:
+    """Path inside the repository -> text, of all documents that match."""
+    paths = [path for pattern in patterns for path in sorted(REPOSITORY.glob(pattern))]
+    return {path.relative_to(REPOSITORY).as_posix(): path.read_text(encoding="utf-8") for path in paths}
+
+
+DOCUMENTS = read("README.md", "CONTRIBUTING.md", "docs/*.md")
+WITH_LINKS = DOCUMENTS | read("CHANGELOG.md", "benchmarks/*.md")
+README = DOCUMENTS["README.md"]
+PROGRAMS = ("reflex", "bash", "pip", "pytest", "python", "ruff", "sbatch", "kubectl")
 
 TINY = "grpo.prompts_per_step=8 grpo.group_size=2 rollout.max_new_tokens=6 logging.progress=false"
 PHANTOM = f"{TINY} training.steps=2 training.evaluate_every=0 data.size=64"
@@ -42,33 +58,52 @@ WALKED = {
     "bash launch/local.sh --processes 2 configs/phantom.yaml training.steps=6": f"{PHANTOM} run.name=two training.steps=6",
     "reflex train configs/vqa_rad_tiny.yaml data.root=/data/vqa-rad training.steps=4": TINY,
     "reflex train configs/slake_tiny.yaml data.root=/data/slake training.steps=4": TINY,
-    "reflex plan configs/reflex_med_7b.yaml grpo.microbatch_prompts=32": "",
+    "reflex plan configs/reflex_med_7b.yaml memory.microbatch_prompts=32": "",
+    "ruff format .": "--check",
+    "ruff check .": "",
 }  # fmt: skip
-# by another test, which does the same with other paths or a stand-in for the machine
+# by something else, which does the same with other paths or a stand-in for the machine: the file, and what of it stands there
 ELSEWHERE = {
-    "bash launch/test.sh": ".ci/run",  # this is the command that runs the tests
-    "reflex train configs/reflex_med_7b.yaml policy.path=DIR judge.path=DIR data.root=DIR": "tests/test_cli.py",
-    "reflex plan configs/reflex_med_7b.yaml --topology v5p:4x4x4": "tests/planning/test_plan.py",
-    "reflex plan configs/reflex_med_7b.yaml --topology v5e:2x2": "tests/planning/test_plan.py",
-    "reflex plan configs/reflex_med_NAME.yaml --topology SLICE": "tests/planning/test_plan.py",
-    "sbatch --nodes=2 --gpus-per-node=8 launch/slurm.sbatch CONFIG key=value": "tests/launch/test_slurm.py",
-    "bash launch/tpu_pod.sh --name NAME --zone ZONE --dry-run CONFIG key=value": "tests/launch/test_scripts.py",
-    "kubectl apply -f launch/kubernetes.yaml": "tests/launch/test_scripts.py",  # held against its schema
-    "python -m reflex_jax.phantom --judge": "tests/phantom/test_phantom_assets.py",
-    "python benchmarks/phantom_learning.py": "benchmarks/phantom_learning.png",  # its result, with the numbers of the table
-}
+    "bash launch/test.sh": (".ci/run", "exec bash launch/test.sh"),  # this is the command that runs the tests
+    "bash launch/test.sh -k judge": ("launch/test.sh", 'python -m pytest -q "$@"'),
+    "bash launch/test.sh -m slow": ("launch/test.sh", 'python -m pytest -q "$@"'),
+    "reflex train configs/reflex_med_7b.yaml policy.path=DIR judge.path=DIR data.root=DIR": (
+        "tests/run/test_export.py", "policy.path={start}/policy\", f\"judge.path={start}/judge"),
+    "reflex plan configs/reflex_med_7b.yaml --topology v5p:4x4x4": (
+        "tests/planning/test_plan.py", "def test_the_tpu_compiler_plans_a_slice"),
+    "reflex plan configs/reflex_med_7b.yaml --topology v5e:2x2": (
+        "tests/planning/test_plan.py", 'find_topology("v5e:2x2")'),
+    "reflex plan configs/reflex_med_NAME.yaml --topology SLICE": (
+        "tests/planning/test_plan.py", "def test_the_tpu_compiler_plans_a_slice"),
+    "sbatch --nodes=2 --gpus-per-node=8 launch/slurm.sbatch CONFIG key=value": (
+        "tests/launch/test_slurm.py", "def test_two_nodes_train_together"),
+    "bash launch/tpu_pod.sh --name NAME --zone ZONE --dry-run CONFIG key=value": (
+        "tests/launch/test_scripts.py", "def test_tpu_pod_prints_the_commands_it_would_run"),
+    "kubectl apply -f launch/kubernetes.yaml": (
+        "tests/launch/test_scripts.py", "def test_the_manifest_follows_the_schema"),
+    "python -m reflex_jax.phantom --judge": (
+        "tests/phantom/test_phantom_assets.py", "def test_judge_points_at_the_lesion_it_reads_about"),
+    "python benchmarks/phantom_learning.py": (  # its picture, with the numbers of the table
+        "benchmarks/phantom_learning.py", "phantom_learning.png"),
+}  # fmt: skip
+
+
+def without_blocks(text: str) -> str:
+    return re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+
+
+def code_spans(text: str) -> list[str]:
+    """What is set as code in sentences and tables."""
+    return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", without_blocks(text))]
 
 
 def commands(text: str) -> list[str]:
     """Every command of the bash blocks (what stands before the comment), and every one set as code in a sentence."""
     blocks = re.findall(r"```(?:bash)?\n(.*?)```", text, re.DOTALL)
     lines = [line.removeprefix("$ ") for block in blocks for line in block.splitlines()]
-    spans = [
-        " ".join(span.split()) for span in re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
-    ]
-    found = [re.sub(r"\s+#.*", "", text).strip() for text in lines + spans]
+    found = [re.sub(r"\s+#.*", "", text).strip() for text in lines + code_spans(text)]
     # `reflex train` in a sentence is a name, not a command to type
-    return [text for text in dict.fromkeys(found) if re.match(rf"({'|'.join(PROGRAMS)}) \S+", text) and len(text.split()) > 2
+    return [text for text in found if re.match(rf"({'|'.join(PROGRAMS)}) \S+", text) and len(text.split()) > 2
             or text.startswith(("bash ", "pytest ", "python "))]  # fmt: skip
 
 
@@ -80,15 +115,14 @@ def is_check(command: str) -> bool:
     return command.startswith("pytest")
 
 
-COMMANDS = commands(README)
-TEXT_WITHOUT_BLOCKS = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
+COMMANDS = list(dict.fromkeys(command for text in DOCUMENTS.values() for command in commands(text)))
 
 
 def test_every_command_is_executed_somewhere():
     told = {command for command in COMMANDS if not is_installation(command) and not is_check(command)}
     assert told == WALKED.keys() | ELSEWHERE.keys()
-    for place in ELSEWHERE.values():
-        assert (REPOSITORY / place).is_file(), place
+    for place, words in ELSEWHERE.values():
+        assert words in (REPOSITORY / place).read_text(encoding="utf-8"), f"{place} has no more {words}"
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("reflex ")])
@@ -118,31 +152,166 @@ def test_every_check_of_a_guarantee_selects_tests(command):
         assert any("mark.slow" in text for text in texts), f"{command}: nothing there is slow"
 
 
-def test_every_path_exists():
-    spans = re.findall(r"`([\w./*-]+)`", TEXT_WITHOUT_BLOCKS) + re.findall(r"\]\(([\w./-]+)\)", README)
-    tops = {path.name for path in REPOSITORY.iterdir()}
-    for span in spans:
-        if "/" in span and span.split("/")[0] in tops and span.split("/")[0] != "runs":
+# --- what the documents name
+
+
+@pytest.mark.parametrize("document", WITH_LINKS)
+def test_every_path_exists(document):
+    tops = {path.name for path in REPOSITORY.iterdir()} - {"runs"}
+    for span in code_spans(WITH_LINKS[document]):
+        if re.fullmatch(r"[\w./*-]+", span) and "/" in span and span.split("/")[0] in tops:
             assert any(REPOSITORY.glob(span.rstrip("/"))), span
+
+
+def anchors(text: str) -> set[str]:
+    """The headings of a document as links name them."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", WITH_LINKS)
+def test_every_link_leads_somewhere(document):
+    for link in re.findall(r"\]\(([^)\s]+)\)", without_blocks(WITH_LINKS[document])):
+        if link.startswith(("http://", "https://")):
+            continue
+        place, _, heading = link.partition("#")
+        target = (REPOSITORY / document).parent / place if place else REPOSITORY / document
+        assert target.exists(), link
+        assert not heading or heading in anchors(target.read_text(encoding="utf-8")), link
+
+
+def is_setting(parts: list[str]) -> bool:
+    """Whether a configuration has this key; of a list its entries' keys, of a mapping its names."""
+    value: Any = Config()
+    for part in parts:
+        value = value[0] if isinstance(value, tuple) and value else value
+        if isinstance(value, dict) and part in value:
+            value = value[part]
+        elif is_dataclass(value) and part in {f.name for f in fields(value)}:
+            value = getattr(value, part)
+        else:
+            return False
+    return True
+
+
+def is_code(parts: list[str]) -> bool:
+    """Whether the package has this module, class, function or constant."""
+    thing: Any = reflex_jax
+    for part in parts:
+        is_package = isinstance(thing, ModuleType) and hasattr(thing, "__path__")
+        if is_package and importlib.util.find_spec(f"{thing.__name__}.{part}"):
+            thing = importlib.import_module(f"{thing.__name__}.{part}")
+        elif hasattr(thing, part):
+            thing = getattr(thing, part)
+        else:
+            return False
+    return True
+
+
+FILE_ENDINGS = {"py", "json", "jsonl", "yaml", "safetensors"}
+FIRST_WORDS = {f.name for f in fields(Config)} | {_room(name).removesuffix(".py") for name in PATHS}
+
+
+def dotted_names(text: str) -> list[list[str]]:
+    """`judge.evidence.Judge`, `grpo.kl_clamp=5`, `data.phases[].replay` in parts; the first is a room or a section."""
+    found = []
+    for span in code_spans(text):
+        name = re.match(r"(?:reflex_jax\.)?(\w+(?:\.\w+)+)(?=$|[=:(])", re.sub(r"\[\d*\]", "", span))
+        parts = name.group(1).split(".") if name else []
+        if parts and parts[0] in FIRST_WORDS and parts[-1] not in FILE_ENDINGS:
+            found.append(parts)
+    return found
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_module_function_and_setting_exists(document):
+    gone = {
+        ".".join(parts) for parts in dotted_names(DOCUMENTS[document]) if not is_setting(parts) and not is_code(parts)
+    }
+    assert not gone
+    in_blocks = re.findall(r"(?<![\w.])([a-z]+(?:\.[a-z_]+)+)=", DOCUMENTS[document])
+    sections = {f.name for f in fields(Config)}
+    assert not {key for key in in_blocks if key.split(".")[0] in sections and not is_setting(key.split("."))}
+
+
+@pytest.mark.parametrize(
+    "text, exists",
+    [("`grpo.kl_clamp=5`", True), ("`grpo.kl_clam=5`", False), ("`data.phases[].replay`", True),
+     ("`data.phases[0].replays`", False), ("`rewards.components.answer`", True), ("`rewards.components.answers`", False),
+     ("`reflex_jax.step.update.scored_update`", True), ("`training.step.make_train_step`", False),
+     ("`step.bridge.HostBridge`", True), ("`config.MESH_PRESETS`", True), ("`phantom.witness`", False)],
+)  # fmt: skip
+def test_a_name_that_is_gone_is_seen(text, exists):
+    (parts,) = dotted_names(text)
+    assert (is_setting(parts) or is_code(parts)) == exists
 
 
 def test_every_function_of_the_equation_table_exists():
     table = README[README.index("| paper | function | test |") :]
     rows = [row.split("|")[2] for row in table[: table.index("\n\n")].splitlines()[2:]]
-    for name in re.findall(r"`(\w+(?:\.\w+)+)`", "".join(rows)):
-        *module, last = name.split(".")
-        try:
-            importlib.import_module(f"reflex_jax.{name}")
-        except ModuleNotFoundError:
-            assert hasattr(importlib.import_module(f"reflex_jax.{'.'.join(module)}"), last), name
+    assert len(rows) >= 11
+    for row in rows:
+        first, *others = re.findall(r"`([\w.]+)`", row)
+        for name in (first, *others):  # a bare name is of the module before it
+            parts = name.split(".") if "." in name else [*first.split(".")[:-1], name]
+            assert is_code(parts), name
 
 
-def test_every_setting_exists():
-    sections = {f.name: f.default_factory for f in fields(Config)}
-    for section, key in re.findall(r"\b([a-z]+)\.([a-z_]+)\b(?=[=`\[])", README):
-        is_module = any((REPOSITORY / "reflex_jax" / section).glob(f"{key}*"))
-        if section in sections and not is_module:
-            assert key in {f.name for f in fields(sections[section])}, f"{section}.{key}"
+def test_what_moved_is_where_the_changelog_says():
+    text = WITH_LINKS["CHANGELOG.md"]
+    rows = text[text.index("| before | now |") :].partition("\n\n")[0].splitlines()[2:]
+    for row in rows:
+        _, before, now, _ = row.split("|")
+        (old,) = re.findall(r"`([\w.]+)`", before)
+        assert not is_code(old.split(".")), f"{old} is still there"
+        new = [name for name in re.findall(r"`([\w.]+)`", now) if "." in name]
+        assert new and all(is_code(name.split(".")) for name in new), row
+
+
+def test_every_manual_is_in_the_readme_and_no_sentence_stands_twice():
+    assert all(f"]({name})" in README for name in DOCUMENTS if name != "README.md")
+    prose = [line for text in DOCUMENTS.values() for line in without_blocks(text).split("\n\n")]
+    sentences = [s for part in prose for s in re.split(r"(?<=[.;:])\s", " ".join(part.split())) if len(s) > 80]
+    assert not [sentence for sentence, count in Counter(sentences).items() if count > 1]
+
+
+# --- the tree
+
+
+def tree() -> dict[str, list[str]]:
+    """What the README's tree names: at the top (""), as rooms of the package, and as modules of a room."""
+    (block,) = re.findall(r"```\n(reflex_jax/ .*?)```", README, re.DOTALL)
+    named: dict[str, list[str]] = {"": []}
+    above = ["", "", ""]
+    for line in block.splitlines():
+        depth = (len(line) - len(line.lstrip())) // 2
+        for name in re.split(r"\s{2,}", line.strip())[0].split():
+            named.setdefault("".join(above[:depth]), []).append(name)
+            above[depth:] = [name] + [""] * (2 - depth)
+    return named
+
+
+def test_the_tree_names_every_room_and_none_that_is_gone():
+    named = tree()
+    assert sorted(named["reflex_jax/"]) == sorted(
+        {_room(name) + ("/" if "/" in name else "") for name in PATHS} - {"__init__.py"}
+    )
+    listed = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    folders = {name.split("/")[0] + "/" for name in listed.splitlines() if "/" in name and not name.startswith(".")}
+    assert set(named[""]) == folders
+    for place in named.keys() - {"", "reflex_jax/"}:
+        for module in named[place]:
+            assert (REPOSITORY / place / f"{module}.py").is_file(), f"{place}{module}"
+
+
+def test_imports_go_down_the_list_of_the_tree():
+    place = {name.rstrip("/"): number for number, name in enumerate(tree()["reflex_jax/"])}
+    assert not [
+        f"{name} imports {file}, which stands above it"
+        for name in PATHS
+        for file in _imported_files(name)
+        if place.get(_room(name), -1) > place[_room(file)]
+    ]
 
 
 # --- the walk
@@ -173,8 +342,9 @@ def test_the_commands_work_one_after_the_other(clone, data_root, tmp_path):
     for number, (command, settings) in enumerate(WALKED.items()):
         line = command.replace("/data/", f"{data_root}/").replace("DIR", f"exported-{number}")
         words = shlex.split(f"{line} {settings}")
-        if words[0] == "reflex":
-            words = [sys.executable, "-m", "reflex_jax.cli", *words[1:]]
+        modules = {"reflex": "reflex_jax.cli", "ruff": "ruff"}
+        if words[0] in modules:
+            words = [sys.executable, "-m", modules[words[0]], *words[1:]]
         ended = subprocess.run(words, cwd=clone, env=environment, capture_output=True, text=True, check=False)
         # a plan says with 5 that this machine is too small for the 7B recipe
         expected = (0, 5) if command.startswith("reflex plan") else (0,)

@@ -23,13 +23,13 @@ from reflex_jax.checkpoints.safetensors_writer import SHARD_BYTES
 from reflex_jax.checkpoints.whole_directory import whole_directory
 from reflex_jax.config import DataConfig
 from reflex_jax.data.images import prompt_inputs_from_huggingface
-from reflex_jax.data.prompts import load_processor
+from reflex_jax.data.prompts import Processor, load_processor
 from reflex_jax.json_files import read_json_object
 from reflex_jax.models.partitioning import policy_table
 from reflex_jax.models.qwen_vl import QwenVLConfig, prompt_logits
-from reflex_jax.sharding import parameter_shardings
+from reflex_jax.sharding import AnyMesh, parameter_shardings
 from reflex_jax.text.chat_template import TEMPLATE_FOLDER
-from reflex_jax.trees import Array
+from reflex_jax.trees import Array, Shardings
 
 CONFIG_FILE = "config.json"
 _WEIGHT_SUFFIXES = (".safetensors", ".index.json", ".bin", ".pt", ".pth", ".gguf")
@@ -41,17 +41,19 @@ class Policy:
 
     config: QwenVLConfig
     params: Any
-    processor: Any  # a `Processor`; None where only the sizes count
+    processor: Processor
     directory: Path  # where it came from
 
     @property
     def special_ids(self) -> tuple[int, ...]:
-        """Ids a completion may never hold, unless they end it: special tokens, image and video markers."""
-        config = self.config
-        vision = (
-            config.image_token_id, config.video_token_id, config.vision_start_token_id, config.vision_end_token_id,
-        )  # fmt: skip
-        return tuple(sorted({*self.processor.tokenizer.all_special_ids, *vision}))
+        """See the function of that name."""
+        return special_ids(self.config, self.processor.tokenizer)
+
+
+def special_ids(config: QwenVLConfig, tokenizer: Any) -> tuple[int, ...]:
+    """Ids a completion may never hold, unless they end it: special tokens, image and video markers."""
+    vision = (config.image_token_id, config.video_token_id, config.vision_start_token_id, config.vision_end_token_id)
+    return tuple(sorted({*tokenizer.all_special_ids, *vision}))
 
 
 def load_policy(
@@ -83,7 +85,7 @@ def load_policy(
     return Policy(processor.config, params, processor, directory)
 
 
-def policy_shardings(config: QwenVLConfig, mesh: Mesh) -> Any:
+def policy_shardings(config: QwenVLConfig, mesh: AnyMesh) -> Shardings:
     """Returns where each leaf of the policy's parameters lies on a mesh."""
     return parameter_shardings(abstract_policy_params(config), policy_table(config, mesh), mesh)
 

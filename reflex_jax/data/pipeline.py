@@ -7,8 +7,9 @@ lengthen its last phase; no batch before them changes.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grain
 import numpy as np
@@ -21,60 +22,35 @@ from reflex_jax.data.order import ShuffledPasses, stream_generator
 Prepared = TypeVar("Prepared")
 
 
-class TrainingBatches:
-    """Batches of examples by global step."""
+class Batches(ABC):
+    """Batches of examples by global step, in phases laid end to end."""
 
-    def __init__(
-        self,
-        examples: Sequence[Example],
-        phases: Sequence[Sequence[int]],
-        phase_steps: Sequence[int],
-        *,
-        replay: Sequence[float] | None = None,
-        prompts_per_step: int,
-        seed: int,
-    ):
-        """Lays the phases end to end.
-
-        Args:
-          examples: all questions.
-          phases: the questions of each phase, as indices.
-          phase_steps: how many steps each phase takes.
-          replay: for each phase the share of its prompts that come from the phases before it; None: 0.
-          prompts_per_step: P.
-          seed: of the shuffles; each phase draws from a hash of the seed and its number.
-        """
-        self.examples = examples
-        self.phase_steps = tuple(phase_steps)
-        self.repeating: list[str] = []  # phases whose steps cannot do without holding a question twice, in words
-        self._phases = []
-        for k, (questions, share) in enumerate(zip(phases, replay or [0.0] * len(phases), strict=True)):
-            earlier = sorted({i for part in phases[:k] for i in part}) if share else []
-            self._phases.append(_Phase(questions, earlier, share, size=prompts_per_step, seed=seed, number=k))
-            own, again = int(np.ceil(prompts_per_step * (1 - share))), int(np.ceil(prompts_per_step * share))
-            # so many of the earlier ones may be in a batch as its own already
-            shared = min(prompts_per_step - again, len({*questions} & {*earlier}))
-            if len(questions) < own or (share and len(earlier) - shared < again):
-                self.repeating.append(
-                    f"phase {k + 1} has {len(questions)} questions"
-                    + (f" and {len(earlier)} to replay" if share else "")
-                    + f" for the {prompts_per_step} prompts of a step"
-                )
+    phase_names: tuple[str, ...]
+    phase_steps: tuple[int, ...]
+    prompts_per_step: int
+    repeating: Sequence[str] = ()  # phases whose steps cannot do without holding a question twice, in words
 
     def __len__(self) -> int:
         """Number of steps."""
         return sum(self.phase_steps)
 
+    @abstractmethod
     def __getitem__(self, step: int) -> list[Example]:
         """The P examples of a step."""
-        if not 0 <= step < len(self):
-            raise IndexError(f"step {step} of {len(self)}")
-        phase = self.phase_of(step)
-        return [self.examples[i] for i in self._phases[phase].batch(step - sum(self.phase_steps[:phase]))]
 
     def phase_of(self, step: int) -> int:
         """Index of the curriculum phase a step belongs to."""
         return int(np.searchsorted(np.cumsum(self.phase_steps), step, side="right"))
+
+    def phase_name(self, step: int) -> str:
+        """Name of the phase of a step, counted from 0."""
+        return self.phase_names[self.phase_of(step)]
+
+    @property
+    def layout(self) -> dict[str, Any]:
+        """What decides which questions a step sees, beside the questions and the seed; plain values for JSON."""
+        phases = [[name, steps] for name, steps in zip(self.phase_names, self.phase_steps, strict=True)]
+        return {"phases": phases, "prompts_per_step": self.prompts_per_step}
 
     def iterate(
         self, first_step: int, prepare: Callable[[list[Example]], Prepared], *, threads: int = 2
@@ -93,6 +69,101 @@ class TrainingBatches:
         iterator = iter(dataset.to_iter_dataset(options))
         grain.experimental.set_next_index(iterator, first_step)
         yield from iterator
+
+
+class TrainingBatches(Batches):
+    """The curriculum."""
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        phases: Sequence[Sequence[int]],
+        phase_steps: Sequence[int],
+        *,
+        replay: Sequence[float] | None = None,
+        names: Sequence[str] | None = None,
+        prompts_per_step: int,
+        seed: int,
+    ):
+        """Lays the phases end to end.
+
+        Args:
+          examples: all questions.
+          phases: the questions of each phase, as indices.
+          phase_steps: how many steps each phase takes.
+          replay: for each phase the share of its prompts that come from the phases before it; None: 0.
+          names: of the phases; None: their numbers.
+          prompts_per_step: P.
+          seed: of the shuffles; each phase draws from a hash of the seed and its number.
+        """
+        self.examples = examples
+        self.phase_steps, self.prompts_per_step = tuple(phase_steps), prompts_per_step
+        self.phase_names = tuple(names or (str(k + 1) for k in range(len(phases))))
+        self.repeating: list[str] = []
+        self._phases = []
+        for k, (questions, share) in enumerate(zip(phases, replay or [0.0] * len(phases), strict=True)):
+            earlier = sorted({i for part in phases[:k] for i in part}) if share else []
+            self._phases.append(_Phase(questions, earlier, share, size=prompts_per_step, seed=seed, number=k))
+            own, again = int(np.ceil(prompts_per_step * (1 - share))), int(np.ceil(prompts_per_step * share))
+            # so many of the earlier ones may be in a batch as its own already
+            shared = min(prompts_per_step - again, len({*questions} & {*earlier}))
+            if len(questions) < own or (share and len(earlier) - shared < again):
+                self.repeating.append(
+                    f"phase {k + 1} has {len(questions)} questions"
+                    + (f" and {len(earlier)} to replay" if share else "")
+                    + f" for the {prompts_per_step} prompts of a step"
+                )
+
+    def __getitem__(self, step: int) -> list[Example]:
+        """The P examples of a step."""
+        if not 0 <= step < len(self):
+            raise IndexError(f"step {step} of {len(self)}")
+        phase = self.phase_of(step)
+        return [self.examples[i] for i in self._phases[phase].batch(step - sum(self.phase_steps[:phase]))]
+
+
+class SupervisedBatches(Batches):
+    """All questions in every pass, none left out."""
+
+    phase_names = ("supervised",)
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        *,
+        batch_size: int,
+        steps: int | None,
+        seed: int,
+        laid_out: Sequence[int] | None = None,
+    ):
+        """Lays the batches end to end.
+
+        Args:
+          examples: all questions.
+          batch_size: of a step, over all devices.
+          steps: of the run; None: one pass.
+          seed: of the shuffles.
+          laid_out: the steps of the run that is continued; more may follow them.
+        Raises:
+          ConfigError: fewer steps than laid out.
+        """
+        self.examples, self.prompts_per_step = examples, batch_size
+        steps = steps or -(-len(examples) // batch_size)
+        if laid_out is not None and steps < laid_out[0]:
+            raise ConfigError(
+                f"training.steps: this run is laid out for {laid_out[0]} steps, and more may follow; got {steps}. Set "
+                "run.name for a shorter run."
+            )
+        self.phase_steps = (steps,)
+        self._order = ShuffledPasses(
+            len(examples), lambda step: step * batch_size, batch_rate=batch_size, seed=seed, stream="supervised"
+        )
+
+    def __getitem__(self, step: int) -> list[Example]:
+        """The examples of a step."""
+        if not 0 <= step < len(self):
+            raise IndexError(f"step {step} of {len(self)}")
+        return [self.examples[i] for i in self._order.batch(step)]
 
 
 class _Phase:
@@ -185,6 +256,7 @@ def training_batches(
         phases,
         phase_steps if laid_out is None else _lengthen(data.phases, laid_out, sum(phase_steps)),
         replay=[phase.replay for phase in data.phases],
+        names=[phase.answer_type for phase in data.phases],
         prompts_per_step=prompts_per_step,
         seed=seed,
     )

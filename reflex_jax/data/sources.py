@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from pathlib import Path
 
 from reflex_jax.config import ConfigError, DataConfig, user_path
 from reflex_jax.data.examples import Example, check_examples
+from reflex_jax.data.layouts import Layout
 from reflex_jax.data.phantom import phantom_examples
 
 
@@ -23,14 +25,19 @@ def load_examples(
       noise: phantom only, how often the teacher of the supervised phase misperceives a lesion.
 
     Raises:
-      ConfigError: unknown source or split, missing or damaged files, unusable questions; all offenders by name.
+      ConfigError: unknown split, missing or damaged files, unusable questions; all offenders by name.
     """
-    sources = {"phantom": _load_phantom, "vqa_rad": _load_official, "slake": _load_official}
-    if data.source not in sources:
-        raise ConfigError(f"data.source: expected one of {', '.join(sources)}; got {data.source!r}.")
-    examples = sources[data.source](data, split, seed, size, noise)
+    if data.source == "phantom":
+        examples = phantom_examples(split, data.size if size is None else size, seed, noise=noise)
+    else:
+        examples = _load_official(data, split)
     check_examples(examples, source=data.source)
     return examples
+
+
+def find_layout(name: str) -> Layout:
+    """The layout of one of `config.DATA_SETS`; the file of that name in `data/readers/` is imported when it is asked for."""
+    return importlib.import_module(f"reflex_jax.data.readers.{name}").LAYOUT
 
 
 def default_cache() -> Path:
@@ -38,27 +45,13 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reflex_jax" / "data"
 
 
-def _load_phantom(data: DataConfig, split: str, seed: int, size: int | None, noise: float) -> list[Example]:
-    return phantom_examples(split, data.size if size is None else size, seed, noise=noise)
-
-
-def _load_official(data: DataConfig, split: str, seed: int, size: int | None, noise: float) -> list[Example]:
-    # Imported here: phantoms need no TFDS, and its import costs a second.
-    from reflex_jax.data.question_sets import prepare, read_prepared
-    from reflex_jax.data.slake import Slake, slake_files
-    from reflex_jax.data.vqa_rad import VqaRad, vqa_rad_files
-
-    builder_class, official_files = {"vqa_rad": (VqaRad, vqa_rad_files), "slake": (Slake, slake_files)}[data.source]
+def _load_official(data: DataConfig, split: str) -> list[Example]:
+    layout = find_layout(data.source)
     if data.root is None:
         raise ConfigError(f"data.root: {data.source} needs the directory with its official files; set data.root=DIR.")
+    # Imported here: phantoms need no TFDS, and its import costs a second.
+    from reflex_jax.data.question_sets import load_question_set
+
     root = user_path(data.root).resolve()
     cache = user_path(data.cache).resolve() if data.cache else default_cache()
-    files = official_files(root)
-    try:
-        prepared = prepare(builder_class, root, cache, files)
-    except OSError as error:
-        raise ConfigError(
-            f"data.cache: the questions of {data.source} cannot be prepared in {str(cache)!r} ({error}). Set data.cache=DIR "
-            "to a folder that can be written."
-        ) from error
-    return read_prepared(prepared, split)
+    return load_question_set(data.source, layout, root, cache, split)

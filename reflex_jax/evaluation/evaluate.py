@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import jax
+
 from reflex_jax.checkpoints.paths import resolve_checkpoint
 from reflex_jax.config import Config
 from reflex_jax.data.examples import Example
@@ -11,14 +15,12 @@ from reflex_jax.processes import refused_together
 from reflex_jax.run.checkpoint import RunCheckpoints
 from reflex_jax.run.directory import load_run_config
 from reflex_jax.run.identity import check_identity, checkpoint_fingerprint, data_fingerprint
-from reflex_jax.sharding import check_batch
-from reflex_jax.step.program import (
-    BatchBuilder,
-    load_models,
-    make_weight_gatherer,
-    measure_prompts,
-    place_state,
-)
+from reflex_jax.run.weights import restore_policy
+from reflex_jax.sharding import check_batch, make_mesh
+from reflex_jax.step.batch import measure_prompts
+from reflex_jax.step.models import Models, load_models, load_params, needs_judge
+from reflex_jax.step.program import Program, build_program
+from reflex_jax.step.state import split_trainable
 
 
 def evaluate_run(config: Config, *, blank_image: bool = False, initial: bool = False) -> dict[str, float]:
@@ -33,30 +35,45 @@ def evaluate_run(config: Config, *, blank_image: bool = False, initial: bool = F
         a setting that says so.
     """
     with refused_together():
-        models, params = load_models(config)
+        mesh = make_mesh(config.mesh)
+        check_batch(mesh, config.grpo.prompts_per_step, "grpo.prompts_per_step")
+        with_judge = needs_judge(config.rewards)
+        models = load_models(config, mesh, with_judge=with_judge)
         examples = load_examples(config.data, config.data.evaluation_split, seed=config.run.seed)
-        sizes = measure_prompts(config, models.policy.processor, examples)
-        check_batch(models.mesh, config.grpo.prompts_per_step, "grpo.prompts_per_step")
-        identity = _identify(config, examples)
+        sizes = measure_prompts(config, models.processor, examples, with_judge=with_judge)
+        identity = _identify(config, examples, with_judge=with_judge)
     checkpoints = RunCheckpoints(config.run.directory, keep=config.training.keep_checkpoints, is_owner=False)
-    facts = checkpoints.read_facts(checkpoints.find_step()) if checkpoints.steps() else {}
-    with refused_together():
-        check_identity(facts, identity, config.run.directory, purpose="evaluated")
-    rows = models.rows(config.grpo.prompts_per_step)
-    builder = BatchBuilder(models, sizes, rows, resize=config.judge.resize, blank_image=blank_image)
-    state, frozen, _ = place_state(config, models, params, 1)
-    if not initial:
-        state, _ = checkpoints.restore(state)
-    checkpoints.close()
-    weights = make_weight_gatherer(config, models)(state.params, frozen.fixed)
-    return Evaluator(config, models, examples, builder).run(weights, frozen.judge)
+    try:
+        facts = checkpoints.read_facts(checkpoints.find_step()) if checkpoints.steps() else {}
+        with refused_together():
+            check_identity(facts, identity, config.run.directory, purpose="evaluated")
+        program = build_program(config, models.shapes)
+        weights = _weights(config, models, program, None if initial else checkpoints)
+    finally:
+        checkpoints.close()
+    judge = models.judge.params if models.judge else None
+    evaluator = Evaluator(config, models, program, examples, sizes, blank_image=blank_image)
+    return evaluator.run(weights, judge)
 
 
-def _identify(config: Config, examples: list[Example]) -> dict[str, str]:
+def _weights(config: Config, models: Models, program: Program, checkpoints: RunCheckpoints | None) -> Any:
+    """The policy as sampling reads it: of the newest checkpoint, or (None) the one the run started from."""
+    trainable = config.policy.trainable
+    if checkpoints is None:
+        trained, fixed = split_trainable(load_params(models), trainable)
+    else:
+        trained, fixed = restore_policy(
+            checkpoints, checkpoints.find_step(), models.directory, models.shapes.policy, models.shapes.mesh,
+            trainable=trainable,
+        )  # fmt: skip
+    return program.gather(trained, jax.tree.map(lambda x: x.astype(config.policy.dtype), fixed))
+
+
+def _identify(config: Config, examples: list[Example], *, with_judge: bool) -> dict[str, str]:
     """What has to be as the run knew it. Another judge or other questions may be asked for by name; the policy may not."""
     run = load_run_config(config.run.directory, [])
     identity = {"policy": checkpoint_fingerprint(resolve_checkpoint(config.policy.path, "policy"))}
-    if config.judge.path == run.judge.path:
+    if with_judge and config.judge.path == run.judge.path:
         identity["judge"] = checkpoint_fingerprint(resolve_checkpoint(config.judge.path, "judge"))
     settings = [(c.data, c.training.evaluation_questions, c.run.seed) for c in (config, run)]
     if settings[0] == settings[1]:

@@ -12,10 +12,13 @@ from jaxtyping import Array
 
 from reflex_jax.config import Config
 from reflex_jax.data.examples import Example
-from reflex_jax.records import HostScores, JudgeInputs
+from reflex_jax.data.prompts import PromptSizes
+from reflex_jax.records import Draws, HostScores
 from reflex_jax.sharding import replicated
-from reflex_jax.step.program import BatchBuilder, Models, make_generator, make_host_bridge
-from reflex_jax.step.score import ScoredRollout, score_rollout
+from reflex_jax.step.batch import BatchBuilder
+from reflex_jax.step.models import Models, make_host_bridge
+from reflex_jax.step.program import Program
+from reflex_jax.step.score import ScoredRollout
 
 _STEP = 0  # training folds in its steps from 1 on, so no draw is shared with it, nor with another seed's
 
@@ -27,30 +30,40 @@ class Evaluator:
     policy says more often what it already said most often.
     """
 
-    def __init__(self, config: Config, models: Models, examples: Sequence[Example], builder: BatchBuilder):
-        """Compiles nothing yet; the questions are those of `chosen_questions`."""
+    def __init__(
+        self,
+        config: Config,
+        models: Models,
+        program: Program,
+        examples: Sequence[Example],
+        sizes: PromptSizes,
+        *,
+        blank_image: bool = False,
+    ):
+        """Compiles nothing yet.
+
+        Args:
+          config: of the run.
+          models: of the run.
+          program: of the run.
+          examples: held-out questions; those of `chosen_questions` are looked at.
+          sizes: of the prompts.
+          blank_image: the policy sees a grey picture, the judge the real one.
+        """
         self._examples = chosen_questions(config, examples)
-        self._builder = builder
-        self._rows = models.rows(config.grpo.prompts_per_step)
+        self._rows = models.shapes.rows(config.grpo.prompts_per_step)
+        self._build = BatchBuilder(models, sizes, self._rows, resize=config.judge.resize, blank_image=blank_image)
         self._key = jax.random.fold_in(jax.random.key(config.run.seed), _STEP)
         self._bridge = make_host_bridge(config, models)
-        self._sample = make_generator(
-            config, models, group_size=config.grpo.group_size, temperature=config.rollout.temperature
-        )
-        self._greedy = make_generator(config, models, group_size=1, temperature=0.0)
-        judge_config = models.judge.config
-
-        def columns(judge: Any, inputs: JudgeInputs, scores: HostScores) -> dict[str, Array]:
-            return question_columns(score_rollout(judge, inputs, scores, config, judge_config), scores)
-
+        self._program = program
         # small, and every process needs them all
-        self._score = jax.jit(columns, out_shardings=replicated(models.mesh))
+        self._columns = jax.jit(question_columns, out_shardings=replicated(models.shapes.mesh))
 
     def run(self, weights: Any, judge: Any) -> dict[str, float]:
         """Returns `eval/...` metrics of one policy: sampled (T as in training) and greedy, all, closed and open.
 
         Args:
-          weights: of `make_weight_gatherer`.
+          weights: of the program's `gather`.
           judge: its parameters.
         """
         rows: dict[str, list[np.ndarray]] = {}
@@ -58,14 +71,15 @@ class Evaluator:
         for start in range(0, len(self._examples), size):
             chosen = self._examples[start : start + size]
             # the last batch is filled up by its first question: one shape, one program
-            batch = self._builder([*chosen, *[chosen[0]] * (size - len(chosen))])
+            batch = self._build([*chosen, *[chosen[0]] * (size - len(chosen))])
             prompts = self._rows.place(batch.prompts)
-            ids = self._rows.place((start + self._rows.local).astype(np.int32))
-            for name, generator in (("sampled", self._sample), ("greedy", self._greedy)):
-                rollout = generator(weights, prompts, self._key, ids)
+            draws = Draws(self._key, self._rows.place((start + self._rows.local).astype(np.int32)))
+            for name, sample in (("sampled", self._program.sample), ("greedy", self._program.greedy)):
+                rollout = sample(weights, prompts, draws)
                 tokens, mask = self._rows.fetch((rollout.tokens, rollout.mask))
                 bridged = self._bridge(batch.examples, tokens, mask, batch.judge_pixels)
-                columns = jax.device_get(self._score(judge, *self._rows.place((bridged.judge, bridged.scores))))
+                inputs, scores = self._rows.place((bridged.judge, bridged.scores))
+                columns = jax.device_get(self._columns(self._program.score(judge, inputs, scores), scores))
                 for key, values in columns.items():
                     rows.setdefault(f"{name}/{key}", []).append(values[: len(chosen)])
         columns = {key: np.concatenate(parts) for key, parts in rows.items()}

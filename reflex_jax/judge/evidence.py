@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import chex
 import jax
@@ -56,8 +56,8 @@ class Judge:
     """A frozen judge: static sizes, parameters and its tokenizer."""
 
     config: BiomedClipConfig
-    params: Any  # `Params`; None where only the sizes count
-    tokenizer: Any  # `StatementTokenizer`; None likewise
+    params: Params
+    tokenizer: StatementTokenizer
 
 
 def load_judge(path: str | Path, dtype: str = "float32", mesh: Mesh | None = None) -> Judge:

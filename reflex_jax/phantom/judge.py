@@ -252,7 +252,6 @@ class StatementCache:
     """Tokenises statements to one fixed length, each distinct one once."""
 
     def __init__(self, directory: Path):
-        """Reads the judge's tokenizer."""
         self._tokenizer = load_bert_tokenizer(directory)
         self._rows: dict[str, np.ndarray] = {}
 

@@ -23,7 +23,8 @@ from reflex_jax.data.prompts import load_processor
 from reflex_jax.models.qwen_vl import init_policy_params, read_qwen_config
 from reflex_jax.phantom.tokenizer import write_policy_tokenizer
 from reflex_jax.phantom.vision import train_vision
-from reflex_jax.training.sft_loop import run_sft
+from reflex_jax.training.loop import imitate
+from reflex_jax.training.objectives import supervised_policy
 
 VOCABULARY_ROWS = 1024  # of the embedding; like the real model it has more rows than the tokenizer has ids
 
@@ -120,11 +121,13 @@ def warm_start(directory: Path, work: Path, *, seed: int) -> None:
     for number, stage in enumerate(STAGES):
         overrides = {
             "run.dir": work / f"stage{number}", "run.seed": seed + number, "policy.path": current,
-            "policy.remat": False, "data.prompt": "bare", "data.split": "policy_warm_start", "data.size": 40000,
+            "memory.remat": False, "data.prompt": "bare", "data.split": "policy_warm_start", "data.size": 40000,
             "data.max_pixels": _MAX_PIXELS, "rollout.max_new_tokens": 44, "training.steps": stage.steps,
             "sft.noise": stage.noise, "sft.batch_size": _BATCH_SIZE, "optimizer.learning_rate": stage.learning_rate,
             "optimizer.b2": 0.98, "optimizer.schedule": stage.schedule, "optimizer.warmup_steps": stage.warmup_steps,
             "logging.tensorboard": False,
         }  # fmt: skip
-        current = run_sft(load_config(None, [f"{key}={value}" for key, value in overrides.items()]))
+        config_of_stage = load_config(None, [f"{key}={value}" for key, value in overrides.items()])
+        imitate(config_of_stage)
+        current = supervised_policy(config_of_stage)
     save_policy_params(load_policy_params(current, config, "bfloat16"), config, directory)

@@ -30,7 +30,12 @@ class MemoryEstimate:
         """The phase of a function (default: of the whole step) that needs most, and the bytes in use while it lasts."""
         names = [name for name in self.phases if not function or name.partition(":")[0] == function]
         worst = max(names, key=lambda name: sum(self.phases[name].values()))
-        return worst, sum(self.resident.values()) + sum(self.phases[worst].values())
+        return worst, self.resident_bytes + sum(self.phases[worst].values())
+
+    @property
+    def resident_bytes(self) -> float:
+        """What one device holds for the whole run."""
+        return sum(self.resident.values())
 
     def terms(self, phase: str) -> str:
         """What a phase needs as "name GiB, ...", the largest first, what is below a hundredth of it left out."""
@@ -50,11 +55,13 @@ def estimate_memory(run: AbstractRun) -> MemoryEstimate:
         "reference": bytes_on_device(run.frozen.reference),
         "judge": bytes_on_device(run.frozen.judge),
     }
-    weights: dict[str, float] = {"weights to sample with": bytes_on_device(run.weights)}
-    phases: dict[str, Terms] = {"gather_weights": weights}
-    phases |= {f"generate: {part}": {**weights, **terms} for part, terms in _generate(shapes).items()}
-    phases["score_rollout"] = _score(shapes)
-    phases |= {f"update: {part}": terms for part, terms in _update(shapes).items()}
+    phases = {f"update: {part}": terms for part, terms in _update(shapes).items()}
+    if not run.is_supervised:
+        weights = {"weights to sample with": bytes_on_device(run.weights)}
+        phases["gather_weights"] = weights
+        phases |= {f"generate: {part}": {**weights, **terms} for part, terms in _generate(shapes).items()}
+    if run.shapes.judge is not None and not run.is_supervised:
+        phases["score_rollout"] = _score(shapes)
     return MemoryEstimate(resident, phases)
 
 
@@ -63,25 +70,27 @@ class _Shapes:
 
     def __init__(self, run: AbstractRun):
         self.run, self.config = run, run.config
-        self.text, self.vision = run.models.policy.config.text, run.models.policy.config.vision
-        mesh = run.models.mesh.shape
+        self.text, self.vision = run.shapes.policy.text, run.shapes.policy.vision
+        mesh = run.shapes.mesh.shape
         self.ways, self.tensor = mesh["data"] * mesh["fsdp"], mesh["tensor"]
         self.number = jnp.dtype(self.config.policy.dtype).itemsize  # bytes, in the compute dtype
-        self.prompts = self.config.grpo.prompts_per_step / self.ways
+        prompts, group, self.steps = run.completions
+        self.minibatch = prompts if run.is_supervised else self.config.grpo.minibatch_prompts
+        self.prompts = prompts / self.ways
         self.prompt = run.sizes.prompt_tokens
-        self.steps = self.config.rollout.max_new_tokens
-        self.completions = self.config.grpo.group_size * self.steps  # tokens of a group
+        self.group = group
+        self.completions = group * self.steps  # tokens of a group
         self.slots = run.sizes.windows * self.vision.patches_per_window
         cut = self.tensor if self.text.key_heads % self.tensor == 0 else 1
         self.key_width = self.text.key_heads * self.text.head_width / cut  # of the keys, and of the values
 
     def at_once(self, prompts: int) -> float:
         """How many of so many prompts have activations at one time."""
-        return (self.config.grpo.microbatch_prompts or prompts) / self.ways
+        return (self.config.memory.microbatch_prompts or prompts) / self.ways
 
     def text_scores(self, completions: int) -> float:
         """Float32 attention scores of one decoder layer, held whole."""
-        of_prompt = 0 if self.config.policy.attention == "cudnn" else self.prompt**2
+        of_prompt = 0 if self.config.memory.attention == "cudnn" else self.prompt**2
         return 4 * self.text.heads / self.tensor * (of_prompt + completions * (self.prompt + self.steps))
 
     def image_scores(self) -> float:
@@ -94,7 +103,7 @@ class _Shapes:
     def saved_by_text(self) -> float:
         """What the backward pass of the language model reads of the forward pass."""
         text, tokens = self.text, self.prompt + self.completions
-        if self.config.policy.remat:  # each layer's input
+        if self.config.memory.remat:  # each layer's input
             return text.layers * tokens * text.width * self.number
         # the results of matrix products; queries, mixed values and the feed-forward block are cut over `tensor`
         rows = 2 * text.width + 2 * self.key_width + (text.width + 2 * text.hidden) / self.tensor
@@ -104,7 +113,7 @@ class _Shapes:
     def saved_by_vision(self) -> float:
         """What the backward pass of the vision tower reads of the forward pass."""
         vision = self.vision
-        if self.config.policy.remat:
+        if self.config.memory.remat:
             return vision.depth * self.slots * vision.width * self.number
         full = len(vision.full_attention_layers)
         windowed = 4 * vision.heads / self.tensor * self.slots * vision.patches_per_window
@@ -113,8 +122,8 @@ class _Shapes:
 
     def logits(self, prompts: float) -> float:
         """Logits of one chunk of completion tokens of so many prompts, and their gradients."""
-        rows = self.config.grpo.group_size * max(1, int(prompts))
-        width = min(self.steps, max(1, self.config.policy.log_prob_chunk // rows))
+        rows = self.group * max(1, int(prompts))
+        width = min(self.steps, max(1, self.config.memory.log_prob_chunk // rows))
         return 2 * width * rows * self.text.vocabulary / self.tensor * 4
 
     def text_reading(self) -> Terms:
@@ -138,7 +147,7 @@ class _Shapes:
         )
 
     def _backward(self, scores: float, block: float) -> dict[str, float]:
-        if not self.config.policy.remat:  # probabilities and block are among what was saved
+        if not self.config.memory.remat:  # probabilities and block are among what was saved
             return {"gradients of the largest array": max(scores, block / 2)}
         return _largest(
             {"attention scores": 2 * scores, "attention scores and feed-forward block": scores + 1.5 * block}
@@ -164,13 +173,16 @@ def _generate(shapes: _Shapes) -> dict[str, Terms]:
         | {
             "keys and values of the completions": shapes.prompts * shapes.completions * token,
             "decoder layers apart": bytes_on_device(shapes.run.weights["layers"]),  # or every token would copy them
-            "logits": shapes.prompts * config.grpo.group_size * text.vocabulary * 4 / shapes.tensor,
+            "logits": shapes.prompts * shapes.group * text.vocabulary * 4 / shapes.tensor,
         },
     }
 
 
 def _score(shapes: _Shapes) -> Terms:
-    vision, batch = shapes.run.models.judge.config.vision, shapes.run.batch.judge
+    judge, batch = shapes.run.shapes.judge, shapes.run.inputs_of_judge
+    if judge is None or batch is None:
+        return {}
+    vision = judge.vision
     rows = 1 + vision.grid_size**2
     number = jnp.dtype(shapes.config.judge.dtype).itemsize
     block = shapes.prompts * rows * (vision.width + vision.hidden) * number
@@ -180,14 +192,14 @@ def _score(shapes: _Shapes) -> Terms:
 
 def _update(shapes: _Shapes) -> dict[str, Terms]:
     config, state = shapes.config, shapes.run.state
-    prompts = config.grpo.prompts_per_step // config.grpo.minibatches
+    prompts = shapes.minibatch
     at_once = shapes.at_once(prompts)
     masters = {name: bytes_on_device(part) for name, part in state.params.items()}  # float32
     trained, narrow = sum(masters.values()), shapes.number / 4
     before: dict[str, float] = {"batch": bytes_on_device(shapes.run.batch)}
     if narrow != 1:
         before[f"weights in {config.policy.dtype}"] = trained * narrow
-    if config.grpo.microbatch_prompts not in (0, prompts):
+    if config.memory.microbatch_prompts not in (0, prompts):
         before["gradients so far"] = trained
     of_vision = masters.get("vision", 0) * narrow
     by_vision = {"saved by the vision tower": at_once * shapes.saved_by_vision()} if of_vision else {}

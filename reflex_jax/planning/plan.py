@@ -19,7 +19,8 @@ from reflex_jax.planning.hlo_costs import Costs, count_costs, largest_arrays
 from reflex_jax.planning.memory import MemoryEstimate, estimate_memory
 from reflex_jax.planning.topology import Topology, find_topology
 from reflex_jax.sharding import check_batch, make_mesh
-from reflex_jax.step.abstract_run import AbstractRun, abstract_run, bytes_on_device, policy_sizes
+from reflex_jax.step.abstract_run import AbstractRun, abstract_run, bytes_on_device
+from reflex_jax.step.shapes import named_shapes, policy_sizes
 
 UPDATE = "update"
 # a third of the time; on TPU v5p the same FLOPs and collectives, 1 % of the memory and 6 % of the bytes moved apart
@@ -109,12 +110,17 @@ def plan_run(config: Config, topology: Topology, *, only: Sequence[str] = ()) ->
       ConfigError: the model does not divide over any mesh of this machine, or its sizes are not known.
     """
     config, changes = adapt(config, topology)
-    run = abstract_run(config, make_mesh(config.mesh, topology.devices))
-    resident = bytes_on_device(run.resident)
+    run = _run_on(config, topology)
+    estimate = estimate_memory(run)
+    resident = int(estimate.resident_bytes)
     functions: tuple[FunctionPlan, ...] = ()
     if resident <= topology.chip.memory_bytes:
         functions = _compile_all(run, topology, resident, only)
-    return Plan(config, changes, topology, run, resident, estimate_memory(run), functions)
+    return Plan(config, changes, topology, run, resident, estimate, functions)
+
+
+def _run_on(config: Config, topology: Topology) -> AbstractRun:
+    return abstract_run(config, named_shapes(config, make_mesh(config.mesh, topology.devices)))
 
 
 def largest_microbatch(plan: Plan) -> int:
@@ -122,10 +128,10 @@ def largest_microbatch(plan: Plan) -> int:
 
     Compiles the update again for some of the sizes, halving the range.
     """
-    sizes = _microbatches(plan.config, plan.run.models.mesh)
-    if plan.config.grpo.microbatch_prompts in (0, sizes[-1]) and plan.fits:
+    sizes = _microbatches(plan.config, plan.run.shapes.mesh)
+    if plan.config.memory.microbatch_prompts in (0, sizes[-1]) and plan.fits:
         return sizes[-1]
-    known = plan.config.grpo.microbatch_prompts or sizes[-1]
+    known = plan.config.memory.microbatch_prompts or sizes[-1]
     fitting = [size for size in sizes if size <= known and UPDATE not in plan.too_large()]
     unknown = [size for size in sizes if size > known] if fitting else [size for size in sizes if size < known]
     best = fitting[-1] if fitting else 0
@@ -172,7 +178,7 @@ def _frugal_settings(config: Config, topology: Topology) -> list[Config]:
     shape = make_mesh(config.mesh, topology.devices).shape
     mesh = MeshConfig(data=1, fsdp=shape["data"] * shape["fsdp"], tensor=shape["tensor"])  # one copy of the weights
     config = replace(
-        config, policy=replace(config.policy, remat=True), mesh=mesh if shape["data"] > 1 else config.mesh
+        config, memory=replace(config.memory, remat=True), mesh=mesh if shape["data"] > 1 else config.mesh
     )  # fmt: skip
     heads = policy_sizes(config).text.heads
     settings = [config]
@@ -180,12 +186,12 @@ def _frugal_settings(config: Config, topology: Topology) -> list[Config]:
         settings.append(replace(config, mesh=replace(mesh, fsdp=mesh.fsdp // 2, tensor=2 * mesh.tensor)))
     settings = [_with_microbatch(c, _microbatches(c, make_mesh(c.mesh, topology.devices))[0]) for c in settings]
     whole = [c for c in settings if _may_fit(c, topology, "generate")]
-    return whole + [replace(c, rollout=replace(c.rollout, weights="sharded")) for c in settings if c not in whole]
+    return whole + [replace(c, memory=replace(c.memory, rollout_weights="sharded")) for c in settings if c not in whole]
 
 
 def _may_fit(config: Config, topology: Topology, function: str) -> bool:
     """Whether a function is worth compiling: by the estimate, with what the compiler usually takes beyond it."""
-    run = abstract_run(config, make_mesh(config.mesh, topology.devices))
+    run = _run_on(config, topology)
     return _COMPILERS_SHARE[function] * estimate_memory(run).of(function)[1] <= topology.chip.memory_bytes
 
 
@@ -196,7 +202,7 @@ def adapt(config: Config, topology: Topology) -> tuple[Config, tuple[str, ...]]:
       ConfigError: no mesh of this many devices divides the heads and the prompts.
     """
     count, changes = len(topology.devices), []
-    prompts = config.grpo.prompts_per_step // config.grpo.minibatches
+    prompts = config.grpo.minibatch_prompts
     try:
         check_batch(make_mesh(config.mesh, topology.devices), prompts, "grpo.prompts_per_step")
     except ConfigError:
@@ -204,11 +210,11 @@ def adapt(config: Config, topology: Topology) -> tuple[Config, tuple[str, ...]]:
         mesh = config.mesh
         changes.append(f"mesh.data={mesh.data} mesh.fsdp={mesh.fsdp} mesh.tensor={mesh.tensor}")
     sizes = _microbatches(config, make_mesh(config.mesh, topology.devices))
-    asked = config.grpo.microbatch_prompts
+    asked = config.memory.microbatch_prompts
     if asked and asked not in sizes:
         nearest = next((size for size in sizes if size >= asked), sizes[-1])
         config = _with_microbatch(config, nearest)
-        changes.append(f"grpo.microbatch_prompts={nearest}")
+        changes.append(f"memory.microbatch_prompts={nearest}")
     return config, tuple(changes)
 
 
@@ -226,21 +232,23 @@ def _mesh_of(config: Config, devices: int, prompts: int) -> MeshConfig:
 
 def _microbatches(config: Config, mesh: Any) -> list[int]:
     """Microbatches that divide a minibatch and give every data-parallel device the same, ascending; the last is all."""
-    prompts = config.grpo.prompts_per_step // config.grpo.minibatches
+    prompts = config.grpo.minibatch_prompts
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
     return [size for size in range(ways, prompts + 1, ways) if prompts % size == 0]
 
 
 def _with_microbatch(config: Config, size: int) -> Config:
-    prompts = config.grpo.prompts_per_step // config.grpo.minibatches
-    return replace(config, grpo=replace(config.grpo, microbatch_prompts=0 if size == prompts else size))
+    prompts = config.grpo.minibatch_prompts
+    return replace(config, memory=replace(config.memory, microbatch_prompts=0 if size == prompts else size))
 
 
 def _differences(before: Config, after: Config) -> tuple[str, ...]:
     """Overrides that make one configuration of the other."""
-    sections = (("mesh", ("data", "fsdp", "tensor")), ("policy", ("remat",)), ("rollout", ("weights",)))
     overrides = []
-    for section, keys in (*sections, ("grpo", ("microbatch_prompts",))):
+    for section, keys in (
+        ("mesh", ("data", "fsdp", "tensor")),
+        ("memory", ("remat", "rollout_weights", "microbatch_prompts")),
+    ):
         for key in keys:
             old, new = getattr(getattr(before, section), key), getattr(getattr(after, section), key)
             overrides += [f"{section}.{key}={new}".replace("=True", "=true")] if new != old else []
@@ -258,7 +266,7 @@ def _compile_all(run: AbstractRun, topology: Topology, resident: int, only: Sequ
             for name in sorted(lowered, key=lambda name: name != UPDATE)  # the longest first
         }
         results = tuple(plans[name].result() for name in functions)
-    mesh = run.models.mesh.shape
+    mesh = run.shapes.mesh.shape
     needs = ", ".join(f"{f.name} {f.total / GIB:.2g} GiB ({f.compile_seconds:.0f} s)" for f in results)
     place = f"{topology.name} as fsdp {mesh['fsdp']} x tensor {mesh['tensor']}"
     print(f"compiled for {place}: {needs}", file=sys.stderr, flush=True)

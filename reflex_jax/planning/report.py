@@ -10,14 +10,14 @@ from reflex_jax.planning.plan import Plan, Remedy
 def describe_plan(plan: Plan) -> str:
     """The setting, memory by function, work by function, and the verdict."""
     chip, config, sizes = plan.topology.chip, plan.config, plan.run.sizes
-    mesh = plan.run.models.mesh.shape
+    mesh = plan.run.shapes.mesh.shape
     lines = [
         f"{config.run.name} on {plan.topology.name}: {len(plan.topology.devices)} devices of {chip.name}, "
         f"{gib(chip.memory_bytes)} GiB and {chip.flops / 1e12:g} TFLOP/s each; mesh data={mesh['data']} "
         f"fsdp={mesh['fsdp']} tensor={mesh['tensor']}",
         f"{config.grpo.prompts_per_step} prompts x {config.grpo.group_size} completions of up to "
         f"{config.rollout.max_new_tokens} tokens; prompts of up to {sizes.prompt_tokens} tokens and {sizes.windows} windows of "
-        f"image; {config.grpo.microbatch_prompts or config.grpo.prompts_per_step} prompts at a time in the update",
+        f"image; {config.memory.microbatch_prompts or config.grpo.prompts_per_step} prompts at a time in the update",
     ]
     if plan.changes:
         changes = " ".join(plan.changes)
@@ -32,7 +32,7 @@ def describe_verdict(plan: Plan, *, microbatch: int = 0, remedy: Remedy | None =
     """One sentence: fits, or not and what would."""
     chip, name = plan.topology.chip, plan.topology.name
     if plan.fits:
-        return f"fits: {name}; the largest microbatch that fits is {microbatch} prompts (grpo.microbatch_prompts)."
+        return f"fits: {name}; the largest microbatch that fits is {microbatch} prompts (memory.microbatch_prompts)."
     reason = f"{', '.join(plan.too_large())}: more than {gib(chip.memory_bytes)} GiB"
     if plan.resident > chip.memory_bytes:
         reason = f"weights, optimiser and frozen models alone need {gib(plan.resident)} of {gib(chip.memory_bytes)} GiB"

@@ -19,6 +19,8 @@ _PART = ".part"
 # What may change between a run and its continuation; every other setting is refused, also one that is new. Three kinds:
 # what decides where, how often and how long; what changes numbers by rounding alone; and what is compared by content.
 FREE_KEYS = {
+    "policy.path": "by content: another policy is refused (identity.py)",
+    "judge.path": "by content, as well",
     "run.name": "where it lies",
     "run.dir": "where it lies",
     "training.steps": "more steps lengthen the last phase, fewer are refused (data/pipeline.py); not with a schedule, below",
@@ -33,11 +35,11 @@ FREE_KEYS = {
     "data.evaluation_split": "by content, as well",
     "data.root": "by content: training questions or pictures other than before are refused (identity.py)",
     "data.cache": "where prepared copies lie; they carry the hash of the official files",
-    "policy.attention": "rounding",
-    "policy.remat": "rounding",
-    "policy.log_prob_chunk": "rounding",
-    "rollout.weights": "rounding",
-    "grpo.microbatch_prompts": "rounding",
+    "memory.attention": "rounding",
+    "memory.remat": "rounding",
+    "memory.log_prob_chunk": "rounding",
+    "memory.rollout_weights": "rounding",
+    "memory.microbatch_prompts": "rounding",
     "mesh.preset": "rounding",
     "mesh.data": "rounding",
     "mesh.fsdp": "rounding",
@@ -124,6 +126,17 @@ def _write_config(config: Config, path: Path) -> None:
         os.replace(part, path)  # whole or not at all
     except OSError as error:
         raise ConfigError(f"run.dir: {path} cannot be written ({error.strerror}).") from error
+
+
+def update_run_config(config: Config) -> None:
+    """Writes down with which settings a run goes on, where free ones changed; called once its identity is checked.
+
+    Raises:
+      ConfigError: it cannot be written.
+    """
+    path = config.run.directory / CONFIG_FILE
+    if load_saved_config(path) != config:
+        _write_config(config, path)
 
 
 def _check_settings(directory: Path, run: Config, now: Config) -> None:

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import jax
-import jax.numpy as jnp
-
-from reflex_jax.checkpoints.huggingface import load_policy_params
 from reflex_jax.checkpoints.paths import resolve_checkpoint
-from reflex_jax.checkpoints.policy import policy_shardings, save_policy
-from reflex_jax.checkpoints.qwen_tensors import abstract_policy_params
+from reflex_jax.checkpoints.policy import save_policy
 from reflex_jax.checkpoints.safetensors_writer import SHARD_BYTES
 from reflex_jax.checkpoints.whole_directory import check_place
 from reflex_jax.config import Config, ConfigError
-from reflex_jax.models.qwen_vl import QwenVLConfig, read_qwen_config
+from reflex_jax.models.qwen_vl import read_qwen_config
 from reflex_jax.processes import is_first, refused_together
 from reflex_jax.run.checkpoint import RunCheckpoints
 from reflex_jax.run.identity import check_identity, checkpoint_fingerprint
+from reflex_jax.run.weights import restore_policy
 from reflex_jax.sharding import make_mesh
-from reflex_jax.step.state import split_trainable
 
 DTYPES = ("bfloat16", "float32")
 
@@ -63,26 +57,13 @@ def export_run(
         policy_now = {"policy": checkpoint_fingerprint(source)}
         check_identity(checkpoints.read_facts(step), policy_now, config.run.directory, purpose="exported")
         policy = read_qwen_config(source)
-        params = _restore(config, policy, source, checkpoints, step)
+        trained, fixed = restore_policy(
+            checkpoints, step, source, policy, make_mesh(config.mesh), trainable=config.policy.trainable
+        )
     finally:
         checkpoints.close()
     try:
-        save_policy(source, policy, params, directory, dtype=dtype, shard_bytes=shard_bytes)
+        save_policy(source, policy, {**trained, **fixed}, directory, dtype=dtype, shard_bytes=shard_bytes)
     except OSError as error:
         raise ConfigError(f"--to: {directory} could not be written ({error}); nothing was left there.") from error
     return step
-
-
-def _restore(config: Config, policy: QwenVLConfig, source: Path, checkpoints: RunCheckpoints, step: int) -> Any:
-    """The whole policy after a step: what was trained, and what was fixed as it was."""
-    shardings = policy_shardings(policy, make_mesh(config.mesh))
-    masters = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, jnp.float32, sharding=sharding),
-        abstract_policy_params(policy),
-        shardings,
-    )
-    trained, fixed = split_trainable(masters, config.policy.trainable)
-    params = checkpoints.restore_params(trained, step)
-    if fixed:
-        _, fixed = split_trainable(load_policy_params(source, policy, jnp.float32, shardings), config.policy.trainable)
-    return {**params, **fixed}

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from reflex_jax.config import ConfigError
 from reflex_jax.data.examples import Example
@@ -79,6 +80,25 @@ def check_identity(
     if differences:
         raise ConfigError(
             f"{directory} cannot be {purpose}: {'; '.join(differences)} than when it was saved. Put them back, or set "
+            "run.name for a new run."
+        )
+
+
+def check_objective(found: dict[str, Any], name: str, directory: Path) -> None:
+    """Refuses to go on with a run of the other phase.
+
+    Args:
+      found: facts of the run's checkpoint; those of older versions are of GRPO.
+      name: of the objective now.
+      directory: the run.
+    Raises:
+      ConfigError: it is one.
+    """
+    before = found.get("objective", "grpo")
+    if before != name:
+        commands = {"grpo": "reflex train", "supervised": "reflex sft"}
+        raise ConfigError(
+            f"{directory} is a run of `{commands.get(before, before)}`, which `{commands[name]}` does not continue; set "
             "run.name for a new run."
         )
 

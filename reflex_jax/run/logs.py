@@ -154,7 +154,6 @@ class CompilationCounter:
     """
 
     def __init__(self) -> None:
-        """Starts counting."""
         self._lock = threading.Lock()  # programs may compile in several threads
         self._total = self._read = 0
         jax.monitoring.register_event_duration_secs_listener(self._count)

@@ -6,6 +6,7 @@ import re
 
 from reflex_jax.statements import grammar
 from reflex_jax.statements.polar import polar_clauses
+from reflex_jax.statements.question import ASKING, Question
 from reflex_jax.text.normalise import normalise_answer
 
 # The last word of "cystic or solid mass" belongs to both sides of the "or".
@@ -13,6 +14,11 @@ _SHARED_HEADS = frozenset(
     "side sides kidney lobe lung matter film image scan scanner plane view lesion mass ct mri cxr x-ray section "
     "process part region hemisphere area quadrant position weighting".split()
 )
+
+
+def declare_alternative(question: Question, answer: str) -> str | None:
+    """`is the cyst on the left or the right side`; where no question word stands first."""
+    return None if ASKING.match(question.text) else choose_alternative(question.text, answer)
 
 
 def choose_alternative(text: str, answer: str) -> str | None:

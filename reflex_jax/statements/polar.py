@@ -6,6 +6,30 @@ import functools
 import re
 
 from reflex_jax.statements import grammar
+from reflex_jax.statements.question import Question
+from reflex_jax.text.normalise import normalise_answer, trim_answer
+
+
+def declare_polar(question: Question, answer: str) -> str | None:
+    """A yes/no question that is answered by yes or no, with whatever else is said."""
+    polarity, clauses = _polarity(answer), polar_clauses(question.text)
+    if polarity is None or clauses is None:
+        return None
+    return clauses[0 if polarity[0] else 1] + polarity[1]
+
+
+def declare_state(question: Question, answer: str) -> str | None:
+    """A yes/no question answered by a place: `is the spleen present` + on the left -> the spleen is on the left."""
+    words = question.words
+    if (
+        len(words) < 3
+        or words[0] not in grammar.BE
+        or words[1] == "there"
+        or not grammar.begins_with_preposition(answer)
+    ):
+        return None
+    border = grammar.subject_length(words[1:])
+    return f"{' '.join(words[1 : border + 1])} {words[0]} {answer}" if border else None
 
 
 @functools.lru_cache(maxsize=4096)  # the G answers to a question ask for the same clauses
@@ -17,10 +41,19 @@ def polar_clauses(text: str) -> tuple[str, str] | None:
     """
     questions = re.split(r" and (?=(?:is|are) .)", text)
     if len(questions) > 1 and re.match(r"(?:is|are) .", text):
-        clauses = [_single_clauses(question) for question in questions]
-        both = " and ".join(affirmed for affirmed, _ in clauses) if all(clauses) else None
-        return both and (both, f"it is not so that {both}")
+        clauses = [found for question in questions if (found := _single_clauses(question))]
+        both = " and ".join(affirmed for affirmed, _ in clauses)
+        return (both, f"it is not so that {both}") if len(clauses) == len(questions) else None
     return _single_clauses(text)
+
+
+def _polarity(answer: str) -> tuple[bool, str] | None:
+    """(is it affirmed?, what to add to the bare statement), or None where the answer says neither yes nor no."""
+    bare = re.fullmatch(r"(yes|no)(?:\s*[.,;:!-]\s*(.+))?", answer)
+    if bare:
+        return bare[1] == "yes", f", {trim_answer(bare[2])}" if bare[2] else ""
+    said = next((word for word in normalise_answer(answer).split() if word in {"yes", "no"}), None)
+    return None if said is None else (said == "yes", f": {answer}")
 
 
 def _single_clauses(text: str) -> tuple[str, str] | None:
@@ -122,8 +155,9 @@ def _perfect(have: str, words: list[str]) -> tuple[str, str] | None:
 def _modal(modal: str, words: list[str]) -> tuple[str, str] | None:
     negated_modal = "cannot" if modal == "can" else f"{modal} not"
     if words[0] == "you" and len(words) > 2:
-        match = re.match(r"^(.+?)( (?:as|from|anywhere|in this)\b.*)?$", " ".join(words[2:]))
-        thing, rest = match[1], f"{grammar.participle(words[1])}{match[2] or ''}"
+        found = re.match(r"^(.+?)( (?:as|from|anywhere|in this)\b.*)?$", " ".join(words[2:]))
+        thing, more = found.groups(default="") if found else ("", "")
+        rest = f"{grammar.participle(words[1])}{more}"
         return f"{thing} {modal} be {rest}", f"{thing} {negated_modal} be {rest}"
     position = grammar.verb_position(words)
     if position is None:

@@ -61,7 +61,6 @@ class HostBridge:
         centered: bool,
         answer_of: Callable[[str], str | None] = lambda text: parse_completion(text).answer,
     ):
-        """See the class."""
         self._decode = decode
         self._statement_tokenizer = statement_tokenizer
         self._open_answer_parts = open_answer_parts
@@ -75,7 +74,7 @@ class HostBridge:
         examples: Sequence[Example],
         tokens: Int[np.ndarray, "P G Lc"],
         mask: Bool[np.ndarray, "P G Lc"],
-        judge_pixels: UInt8[np.ndarray, "P H W 3"],
+        judge_pixels: UInt8[np.ndarray, "P H W 3"] | None,
     ) -> BridgedRollout:
         """Scores the strings of P groups and prepares what the judge reads."""
         lengths = mask.sum(-1)
@@ -101,8 +100,11 @@ class HostBridge:
         examples: Sequence[Example],
         statements: list[list[str | None]],
         anchors: list[str],
-        judge_pixels: UInt8[np.ndarray, "P H W 3"],
+        judge_pixels: UInt8[np.ndarray, "P H W 3"] | None,
     ) -> JudgeInputs:
+        if judge_pixels is None:
+            raise ValueError("judge_pixels: expected the pictures as the judge sees them; got None.")
+
         def encode(text: str | None) -> tuple[int, ...] | None:
             return None if text is None else self._statement_tokenizer(text, self._max_statement_tokens)
 
@@ -140,7 +142,8 @@ class HostBridge:
         is_valid = np.array([[failure is None for failure in row] for row in failures.first], bool)
         # a failed row has no reward: NaN would be seen where a zero would pass for one
         components = {
-            name: np.where(is_valid, np.float32(values), np.float32(np.nan)) for name, values in scores.items()
+            name: np.where(is_valid, np.asarray(values, np.float32), np.float32(np.nan))
+            for name, values in scores.items()
         }
         is_correct = is_valid & (components["answer"] >= OPEN_CORRECT_AT)
         return HostScores(components=components, is_correct=is_correct, is_valid=is_valid)

@@ -10,9 +10,9 @@ from PIL import Image
 
 from reflex_jax.checkpoints.policy import Policy
 from reflex_jax.data.images import count_windows
-from reflex_jax.records import Rollout
+from reflex_jax.records import Draws, Rollout
 from reflex_jax.step import generate as sampler
-from reflex_jax.step.sampling import allowed_tokens
+from reflex_jax.step.sampling import Sampling, Vocabulary, allowed_tokens
 from reflex_jax.text.tokenizer import decode
 
 
@@ -53,13 +53,14 @@ def generate(
         banned_ids=policy.special_ids,
         eos_ids=config.eos_token_ids,
     )
+    vocabulary = Vocabulary(allowed, config.eos_token_ids, processor.pad_id)
+    sampling = Sampling(
+        group_size=group_size, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p
+    )
     sample = jax.jit(
-        lambda params, inputs, key, ids: sampler.generate(
-            params, inputs, key, ids, config, group_size=group_size, max_new_tokens=max_new_tokens, temperature=temperature,
-            top_k=top_k, top_p=top_p, eos_ids=config.eos_token_ids, pad_id=processor.pad_id, allowed=allowed,
-        )
-    )  # fmt: skip
-    return sample(policy.params, inputs, key, np.arange(len(encoded), dtype=np.int32))
+        lambda params, inputs, draws: sampler.generate(params, inputs, draws, config, vocabulary, sampling)
+    )
+    return sample(policy.params, inputs, Draws(key, np.arange(len(encoded), dtype=np.int32)))
 
 
 def completion_texts(policy: Policy, rollout: Rollout) -> list[list[str]]:

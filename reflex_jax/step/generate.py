@@ -6,68 +6,61 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Int, Key
+from jaxtyping import Float
 
 from reflex_jax.models import qwen_vl
 from reflex_jax.models.qwen_vl import QwenVLConfig
-from reflex_jax.records import PromptInputs, Rollout
+from reflex_jax.records import Draws, PromptInputs, Rollout
 from reflex_jax.sharding import map_prompts
-from reflex_jax.step.sampling import sample_tokens
+from reflex_jax.step.sampling import Sampling, Vocabulary, sample_tokens
 from reflex_jax.trees import Array, Params
 
 
 def generate(
     params: Params,
     prompts: PromptInputs,
-    key: Key[Array, ""],
-    prompt_ids: Int[Array, "P"],
+    draws: Draws,
     config: QwenVLConfig,
+    vocabulary: Vocabulary,
+    sampling: Sampling,
     *,
-    group_size: int,
-    max_new_tokens: int,
-    temperature: float,
-    eos_ids: tuple[int, ...],
-    pad_id: int,
-    allowed: Bool[Array, "V"],
-    top_k: int = 0,
-    top_p: float = 1.0,
     attention: str = "xla",
     prefill_prompts: int = 0,
 ) -> Rollout:
-    """Samples `group_size` completions of every prompt; stops early when all have ended.
+    """Samples a group of completions of every prompt; stops early when all have ended.
 
     A completion depends on the key, on its prompt's global number and on its place in the group only, not on the batch
-    it was sampled in. Pure and jittable: `config` and the keyword arguments but `allowed` are static.
+    it was sampled in. Pure and jittable: all but the first three arguments are static.
 
     Args:
       params: of the policy.
       prompts: P prompts.
-      key: of this step.
-      prompt_ids: global number of each prompt.
+      draws: the key of this step and the numbers of the prompts.
       config: of the model.
-      group_size: G.
-      max_new_tokens: Lc.
-      temperature: 0 is greedy.
-      eos_ids: any of them ends a completion; it belongs to the completion.
-      pad_id: stands behind the end.
-      allowed: ids that may be sampled.
-      top_k: 0 is off.
-      top_p: 1 is off.
+      vocabulary: what may be sampled, what ends a completion and what stands behind its end.
+      sampling: G, Lc and the distribution.
       attention: of the prompts, see `prompt_attention`.
       prefill_prompts: how many prompts are read at one time, which bounds the memory that takes; 0: all.
     """
-    uniforms = _uniforms(key, prompt_ids, group_size, max_new_tokens)
+    group_size, max_new_tokens = sampling.group_size, sampling.max_new_tokens
+    pad_id = vocabulary.pad_id
+    uniforms = _uniforms(draws, group_size, max_new_tokens)
     prefilled = map_prompts(
         lambda part: qwen_vl.prefill(params, part, config, attention=attention),
         prompts, prefill_prompts, qwen_vl.PROMPT_AXES_OF_PREFILL,
     )  # fmt: skip
     layers = qwen_vl.decode_layers(params, prefilled)
-    is_eos = jnp.zeros(config.text.vocabulary, bool).at[jnp.asarray(eos_ids)].set(True)
+    is_eos = jnp.zeros(config.text.vocabulary, bool).at[jnp.asarray(vocabulary.eos_ids)].set(True)
 
     def sample(logits: Array, step: Array, state: dict[str, Array]) -> dict[str, Array]:
         draw = jax.lax.dynamic_index_in_dim(uniforms, step, axis=2, keepdims=False)
         tokens, log_probs = sample_tokens(
-            logits, draw, allowed=allowed, temperature=temperature, top_k=top_k, top_p=top_p
+            logits,
+            draw,
+            allowed=jnp.asarray(vocabulary.allowed),
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
         )
         is_open = ~state["is_done"]
         return {
@@ -87,7 +80,7 @@ def generate(
         logits, caches = qwen_vl.decode_step(params, layers, previous, step - 1, caches, prefilled, config)
         return step + 1, sample(logits, step, state), caches
 
-    shape = (prompt_ids.shape[0], group_size, max_new_tokens)
+    shape = (draws.prompt_ids.shape[0], group_size, max_new_tokens)
     empty = {
         "tokens": jnp.full(shape, pad_id, jnp.int32),
         "log_probs": jnp.zeros(shape, jnp.float32),
@@ -101,10 +94,12 @@ def generate(
     return Rollout(tokens=state["tokens"], log_probs=state["log_probs"], mask=state["mask"])
 
 
-def _uniforms(key: Key[Array, ""], prompt_ids: Int[Array, "P"], group_size: int, steps: int) -> Float[Array, "P G Lc"]:
+def _uniforms(draws: Draws, group_size: int, steps: int) -> Float[Array, "P G Lc"]:
     """One number in [0, 1) for each token, drawn from (key, prompt, place in the group)."""
 
     def of_row(prompt_id: Array, place: Array) -> Array:
-        return jax.random.uniform(jax.random.fold_in(jax.random.fold_in(key, prompt_id), place), (steps,))
+        return jax.random.uniform(jax.random.fold_in(jax.random.fold_in(draws.key, prompt_id), place), (steps,))
 
-    return jax.vmap(lambda prompt_id: jax.vmap(lambda g: of_row(prompt_id, g))(jnp.arange(group_size)))(prompt_ids)
+    return jax.vmap(lambda prompt_id: jax.vmap(lambda g: of_row(prompt_id, g))(jnp.arange(group_size)))(
+        draws.prompt_ids
+    )

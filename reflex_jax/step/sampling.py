@@ -7,6 +7,7 @@ that they mean the same as the trainer's.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,27 @@ from jaxtyping import Bool, Float, Int
 from reflex_jax.config import ConfigError
 from reflex_jax.models.attention import MASKED
 from reflex_jax.trees import Array
+
+
+@dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """The tokens completions are made of; the sampler and every log-prob share it."""
+
+    allowed: Bool[np.ndarray, "V"]  # ids that may be sampled
+    eos_ids: tuple[int, ...]  # any of them ends a completion, and belongs to it
+    pad_id: int  # stands behind the end
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How completions are drawn."""
+
+    group_size: int  # G
+    max_new_tokens: int  # Lc
+    temperature: float  # 0 is greedy
+    top_k: int = 0  # 0 is off
+    top_p: float = 1.0  # 1 is off
+
 
 BLOCK = 128  # tokens of one block of the two-level search
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from reflex_jax.config import Config
-from reflex_jax.grpo.advantages import group_advantages
+from reflex_jax.grpo.advantages import AdvantageRule, group_advantages
 from reflex_jax.judge.evidence import gather_evidence
 from reflex_jax.models.biomedclip import BiomedClipConfig
 from reflex_jax.records import HostScores, JudgeInputs, Rollout
@@ -34,7 +34,11 @@ class ScoredRollout:
 
 
 def score_rollout(
-    judge_params: Any, judge_inputs: JudgeInputs, scores: HostScores, config: Config, judge_config: BiomedClipConfig
+    judge_params: Any,
+    judge_inputs: JudgeInputs | None,
+    scores: HostScores,
+    config: Config,
+    judge_config: BiomedClipConfig | None,
 ) -> ScoredRollout:
     """Rewards (paper Eq. 3-9) and group advantages of a rollout.
 
@@ -45,6 +49,8 @@ def score_rollout(
       config: sections `judge`, `rewards` and `grpo` are read.
       judge_config: shape of the judge.
     """
+    if judge_inputs is None or judge_config is None:
+        raise ValueError("score_rollout: expected what the judge reads, and its shape; got None.")
     judge = config.judge
     evidence = gather_evidence(
         judge_params,
@@ -66,7 +72,9 @@ def score_rollout(
     }
     weights = config.rewards.components
     rewards = combine_rewards({name: components[name] for name in weights}, weights)
-    advantages, is_zero_variance = group_advantages(rewards, scores.is_valid, normalise=config.grpo.advantage)
+    advantages, is_zero_variance = group_advantages(
+        rewards, scores.is_valid, normalise=cast(AdvantageRule, config.grpo.advantage)
+    )
     return ScoredRollout(
         components=components,
         rewards=rewards,

@@ -1,15 +1,13 @@
-"""The training step: judge evidence -> rewards -> advantages -> clipped objective -> optimiser, in one jitted function.
+"""A scored rollout becomes new parameters: log-probs -> clipped objective -> optimiser, `epochs` x `minibatches` times.
 
-`score_rollout` turns a rollout into rewards and advantages, `policy_update` turns those into new parameters, and
-`make_train_step` joins them. The judge and the reference policy come in as arguments and get no gradient.
+The reference policy comes in as an argument and gets no gradient.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +15,21 @@ import optax
 from jaxtyping import Bool, Float
 
 from reflex_jax.config import Config, GrpoConfig
-from reflex_jax.grpo.objective import Objective, TokenMetrics, loss_denominator, policy_loss_terms, reduce_metrics
-from reflex_jax.models.biomedclip import BiomedClipConfig
-from reflex_jax.models.qwen_vl import QwenVLConfig, completion_log_probs
+from reflex_jax.grpo.objective import (
+    Aggregation,
+    LossKlEstimator,
+    Objective,
+    Ratio,
+    TokenMetrics,
+    loss_denominator,
+    policy_loss_terms,
+    reduce_metrics,
+)
+from reflex_jax.models.qwen_vl import completion_log_probs
 from reflex_jax.records import PromptInputs, Rollout, TrainBatch
 from reflex_jax.sharding import map_prompts, split_prompts
-from reflex_jax.step.score import ScoredRollout, rollout_metrics, score_rollout
+from reflex_jax.step.score import ScoredRollout, rollout_metrics
+from reflex_jax.step.shapes import Shapes
 from reflex_jax.step.state import FrozenParams, TrainState, compute_params
 from reflex_jax.trees import Array, Leaf, pytree_dataclass
 
@@ -36,11 +43,16 @@ def make_objective(grpo: GrpoConfig) -> Objective:
         clip_high=grpo.clip_high,
         dual_clip=grpo.dual_clip,
         kl_coefficient=grpo.kl_coefficient,
-        kl_estimator=grpo.kl_estimator,
+        kl_estimator=cast(LossKlEstimator, grpo.kl_estimator),
         kl_clamp=grpo.kl_clamp,
-        ratio=grpo.ratio,
-        aggregation=grpo.aggregation,
+        ratio=cast(Ratio, grpo.ratio),
+        aggregation=cast(Aggregation, grpo.aggregation),
     )
+
+
+LogProbsOf = Callable[
+    [Any, PromptInputs, Array], tuple[Array, Array]
+]  # (params, prompts, [P, G, Lc]) -> both [P, G, Lc]
 
 
 @pytree_dataclass
@@ -61,7 +73,7 @@ def policy_update(
     is_valid: Bool[Array, "P G"],
     *,
     config: Config,
-    log_probs_of: Callable[[Any, PromptInputs, Array], tuple[Array, Array]],
+    log_probs_of: LogProbsOf,
     optimizer: optax.GradientTransformation,
 ) -> tuple[TrainState, dict[str, Array]]:
     """`epochs` passes over the batch in `minibatches` optimiser updates of whole groups (paper Eq. 10).
@@ -69,7 +81,8 @@ def policy_update(
     Denominators are those of the whole optimiser minibatch, so the result does not depend on the microbatch size or on
     the mesh.
     """
-    grpo, dtype, objective = config.grpo, jnp.dtype(config.policy.dtype), make_objective(config.grpo)
+    grpo, memory = config.grpo, config.memory
+    dtype, objective = jnp.dtype(config.policy.dtype), make_objective(grpo)
 
     def microbatch_loss(params: Any, part: UpdateInputs, denominator: Array) -> tuple[Array, TokenMetrics]:
         log_probs, entropy = log_probs_of(
@@ -97,26 +110,18 @@ def policy_update(
 
     def update(state: TrainState, part_and_valid: tuple[UpdateInputs, Array]) -> tuple[TrainState, dict[str, Array]]:
         part, valid = part_and_valid
-        denominator = loss_denominator(part.mask, valid, aggregation=grpo.aggregation)
-        loss, token_metrics, gradients = _accumulate(
+        denominator = loss_denominator(part.mask, valid, aggregation=objective.aggregation)
+        loss, token_metrics, gradients = accumulate(
             jax.value_and_grad(microbatch_loss, has_aux=True),
-            state.params, part, denominator, valid.shape[0] // (grpo.microbatch_prompts or valid.shape[0]),
+            state.params, part, denominator, valid.shape[0] // (memory.microbatch_prompts or valid.shape[0]),
         )  # fmt: skip
-        grad_norm = optax.global_norm(gradients)
-        updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
-        after = dataclasses.replace(
-            state, params=optax.apply_updates(state.params, updates), optimizer_state=optimizer_state
-        )
-        # an update that is not a number, or that no row has a say in, is skipped: parameters and moments stay as they were
-        is_applied = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.any(valid)
-        state = jax.tree.map(lambda new, old: jnp.where(is_applied, new, old), after, state)
-        summary = {"loss": loss, "grad_norm": grad_norm, "skipped": 1.0 - is_applied.astype(jnp.float32)}
+        state, summary = apply_update(state, gradients, loss, optimizer, is_wanted=jnp.any(valid))
         return state, reduce_metrics(token_metrics) | summary
 
     if grpo.minibatches == grpo.epochs == 1:
         return update(state, (inputs, is_valid))
     whole = compute_params(state.params, frozen.fixed, dtype)
-    old = map_prompts(lambda p: log_probs_of(whole, p.prompts, p.rollout.tokens)[0], inputs, grpo.microbatch_prompts)
+    old = map_prompts(lambda p: log_probs_of(whole, p.prompts, p.rollout.tokens)[0], inputs, memory.microbatch_prompts)
     old = jax.lax.stop_gradient(old)
     minibatches = split_prompts((dataclasses.replace(inputs, old_log_probs=old), is_valid), grpo.minibatches)
     return _repeat_updates(update, state, minibatches, grpo.epochs)
@@ -136,7 +141,7 @@ def _repeat_updates(
     return state, joined | {"logprob_gap_max": values["logprob_gap_max"][0]}
 
 
-def _accumulate(
+def accumulate(
     gradient_of: Callable[[Any, Any, Array], Any], params: Any, inputs: Any, denominator: Array, parts: int
 ) -> tuple[Array, Any, Any]:
     """Adds loss and gradients over microbatches; the metrics of all of them come back stacked."""
@@ -153,62 +158,78 @@ def _accumulate(
     return loss, metrics, gradients
 
 
-def make_train_step(
-    config: Config,
-    policy_config: QwenVLConfig,
-    judge_config: BiomedClipConfig,
+def apply_update(
+    state: TrainState,
+    gradients: Any,
+    loss: Array,
     optimizer: optax.GradientTransformation,
-    allowed: Any,
+    *,
+    is_wanted: Bool[Array, ""],
+) -> tuple[TrainState, dict[str, Array]]:
+    """One optimiser update; the state's step is left to the caller.
+
+    An update that is not a number, or that is not wanted, is skipped: parameters and moments stay as they were.
+
+    Returns:
+      The state, and loss, grad_norm and skipped (0 or 1).
+    """
+    grad_norm = optax.global_norm(gradients)
+    updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
+    after = dataclasses.replace(
+        state, params=optax.apply_updates(state.params, updates), optimizer_state=optimizer_state
+    )
+    is_applied = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & is_wanted
+    state = jax.tree.map(lambda new, old: jnp.where(is_applied, new, old), after, state)
+    return state, {"loss": loss, "grad_norm": grad_norm, "skipped": 1.0 - is_applied.astype(jnp.float32)}
+
+
+def scored_update(
+    state: TrainState,
+    frozen: FrozenParams,
+    batch: TrainBatch,
+    scored: ScoredRollout,
+    *,
+    config: Config,
+    log_probs_of: LogProbsOf,
+    optimizer: optax.GradientTransformation,
     eos_ids: tuple[int, ...],
-    out_shardings: Any = None,
-) -> Callable[[TrainState, FrozenParams, TrainBatch], tuple[TrainState, ScoredRollout, dict[str, Array]]]:
-    """Builds `train_step(state, frozen, batch) -> (state, scored, metrics)`: pure, jitted, `state` donated.
+) -> tuple[TrainState, dict[str, Array]]:
+    """The second half of a training step: a scored rollout becomes new parameters.
 
     Args:
-      config: the run's configuration; only numbers and choices of it enter the computation.
-      policy_config, judge_config: shapes of the two models.
-      optimizer: from `make_optimizer`.
-      allowed: bool [V], the vocabulary the sampler and the log-probs share.
+      state: before the step.
+      frozen: what the step only reads.
+      batch: prompts, rollout and what the host said of it.
+      scored: of `score_rollout`; nothing is differentiated through it.
+      config: sections `grpo`, `memory` and `policy` are read.
+      log_probs_of: of `log_probs_function`.
+      optimizer: of `make_optimizer`.
       eos_ids: tokens that end a completion.
-      out_shardings: of (state, scored, metrics); None: where the compiler puts them.
+    Returns:
+      The state after the step, and the metrics of rollout and update.
     """
-    update = make_policy_update(config, policy_config, optimizer, allowed)
-
-    def train_step(
-        state: TrainState, frozen: FrozenParams, batch: TrainBatch
-    ) -> tuple[TrainState, ScoredRollout, dict[str, Array]]:
-        scored = score_rollout(frozen.judge, batch.judge, batch.scores, config, judge_config)
-        inputs = UpdateInputs(
-            prompts=batch.prompts,
-            rollout=batch.rollout,
-            mask=batch.rollout.mask & batch.scores.is_valid[..., None],
-            advantages=jax.lax.stop_gradient(scored.advantages),
-            old_log_probs=None,
-        )
-        state, update_metrics = update(state, frozen, inputs, batch.scores.is_valid)
-        metrics = rollout_metrics(scored, batch.scores, batch.rollout, eos_ids) | update_metrics
-        return dataclasses.replace(state, step=state.step + 1), scored, metrics
-
-    return jax.jit(train_step, donate_argnums=0, out_shardings=out_shardings)
-
-
-def make_policy_update(
-    config: Config, policy_config: QwenVLConfig, optimizer: optax.GradientTransformation, allowed: Any
-) -> Callable[[TrainState, FrozenParams, UpdateInputs, Array], tuple[TrainState, dict[str, Array]]]:
-    """Builds `policy_update(state, frozen, inputs, is_valid)` of one run: pure, not yet jitted."""
-    log_probs_of = partial(
-        _log_probs_of,
-        policy_config=policy_config,
-        allowed=allowed,
-        temperature=config.rollout.temperature,
-        chunk=config.policy.log_prob_chunk,
-        remat=config.policy.remat,
-        attention=config.policy.attention,
+    inputs = UpdateInputs(
+        prompts=batch.prompts,
+        rollout=batch.rollout,
+        mask=batch.rollout.mask & batch.scores.is_valid[..., None],
+        advantages=jax.lax.stop_gradient(scored.advantages),
+        old_log_probs=None,
     )
-    return partial(policy_update, config=config, log_probs_of=log_probs_of, optimizer=optimizer)
+    state, update_metrics = policy_update(
+        state, frozen, inputs, batch.scores.is_valid, config=config, log_probs_of=log_probs_of, optimizer=optimizer
+    )
+    metrics = rollout_metrics(scored, batch.scores, batch.rollout, eos_ids) | update_metrics
+    return dataclasses.replace(state, step=state.step + 1), metrics
 
 
-def _log_probs_of(
-    params: Any, prompts: PromptInputs, tokens: Array, *, policy_config: QwenVLConfig, **settings: Any
-) -> tuple[Array, Array]:
-    return completion_log_probs(params, prompts, tokens, policy_config, **settings)
+def log_probs_function(config: Config, shapes: Shapes, *, temperature: float) -> LogProbsOf:
+    """Log-probs and entropies of whole groups under a policy of these shapes, computed as `memory` says."""
+    memory = config.memory
+
+    def log_probs_of(params: Any, prompts: PromptInputs, tokens: Array) -> tuple[Array, Array]:
+        return completion_log_probs(
+            params, prompts, tokens, shapes.policy, allowed=jnp.asarray(shapes.vocabulary.allowed), temperature=temperature,
+            chunk=memory.log_prob_chunk, remat=memory.remat, attention=memory.attention,
+        )  # fmt: skip
+
+    return log_probs_of

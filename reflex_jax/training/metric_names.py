@@ -2,46 +2,49 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from reflex_jax.config import REWARD_COMPONENTS, Config, ConfigError, nearest_name
+from reflex_jax.config import ConfigError, nearest_name
 from reflex_jax.data.examples import Example
+from reflex_jax.data.prompts import PromptSizes
 from reflex_jax.evaluation.validation import chosen_questions, question_columns, summarise
-from reflex_jax.records import HostScores, Rollout
-from reflex_jax.step.score import ScoredRollout, rollout_metrics
-from reflex_jax.step.state import FrozenParams, init_state, make_optimizer
-from reflex_jax.step.update import UpdateInputs, policy_update
-from reflex_jax.trees import tree_of
+from reflex_jax.step.abstract_run import AbstractRun, abstract_run
+from reflex_jax.step.imitate import SftBatch
+from reflex_jax.step.shapes import Shapes
+from reflex_jax.training.objectives import Objective
 
 
-def metric_names(config: Config, held_out: Sequence[Example]) -> list[str]:
-    """What a run with this configuration writes of its policy at some step, timings aside.
+def metric_names(objective: Objective, shapes: Shapes, sizes: PromptSizes, held_out: Sequence[Example]) -> list[str]:
+    """What a run writes of its policy at some step, timings aside; its functions are traced, nothing is computed.
 
     Args:
-      config: the run's.
+      objective: of the run.
+      shapes: of the run.
+      sizes: of its prompts.
       held_out: the questions it looks at every `training.evaluate_every` steps; none: it does not.
     """
-    # one completion of one token: the functions are traced, nothing is computed
-    evaluated = _evaluation_metrics(chosen_questions(config, held_out))
-    return sorted(jax.eval_shape(lambda: _training_metrics(config)).keys() | evaluated.keys())
+    run = abstract_run(objective.config, shapes, sizes, supervised=objective.is_supervised)
+    function, arguments = run.functions()["update"]
+    names = {*jax.eval_shape(function, *arguments)[1]}
+    if held_out:
+        grpo = abstract_run(objective.config, shapes, sizes)
+        names |= _evaluation_names(grpo, chosen_questions(objective.config, held_out))
+    return sorted(names)
 
 
-def check_best_metric(config: Config, held_out: Sequence[Example]) -> None:
+def check_best_metric(objective: Objective, shapes: Shapes, sizes: PromptSizes, held_out: Sequence[Example]) -> None:
     """Refuses a `training.best_metric` that no step would compute.
 
     Raises:
       ConfigError: with the names there are.
     """
-    wanted = config.training.best_metric
+    wanted = objective.config.training.best_metric
     if wanted is None:
         return
-    names = metric_names(config, held_out)
+    names = metric_names(objective, shapes, sizes, held_out)
     if wanted in names:
         return
     advice = nearest_name(wanted, names)
@@ -52,48 +55,14 @@ def check_best_metric(config: Config, held_out: Sequence[Example]) -> None:
     )
 
 
-def _training_metrics(config: Config) -> dict[str, Any]:
-    """The metrics of one step, by the step's own functions on a policy of one number."""
-    rollout = Rollout(tokens=jnp.zeros((1, 1, 1), int), log_probs=jnp.zeros((1, 1, 1)), mask=jnp.ones((1, 1, 1), bool))
-    scored, scores = _scored(), _host_scores()
-    optimizer = make_optimizer(config.optimizer, 1)
-    params = {"weight": jnp.zeros(())}
-    frozen = FrozenParams(fixed={}, reference=params if config.grpo.needs_reference else None, judge=None)
-    inputs = tree_of(  # a policy of one number reads no prompts
-        UpdateInputs, prompts=jnp.zeros(1), rollout=rollout, mask=rollout.mask, advantages=jnp.zeros((1, 1)), old_log_probs=None
-    )  # fmt: skip
-    single = dataclasses.replace(config.grpo, prompts_per_step=1, minibatches=1, microbatch_prompts=0)
-    _, update_metrics = policy_update(
-        init_state(params, optimizer), frozen, inputs, scores.is_valid,
-        config=dataclasses.replace(config, grpo=single), optimizer=optimizer,
-        log_probs_of=lambda params, prompts, tokens: (params["weight"] * jnp.ones(tokens.shape), jnp.zeros(tokens.shape)),
-    )  # fmt: skip
-    return rollout_metrics(scored, scores, rollout, (0,)) | update_metrics
-
-
-def _evaluation_metrics(held_out: Sequence[Example]) -> dict[str, float]:
-    if not held_out:
-        return {}
-    columns = jax.eval_shape(lambda: question_columns(_scored(), _host_scores()))
+def _evaluation_names(run: AbstractRun, held_out: Sequence[Example]) -> set[str]:
+    batch = run.batch
+    if isinstance(batch, SftBatch):
+        raise TypeError("held-out questions are scored as GRPO's: expected an abstract run of it.")
+    scores = batch.scores
+    scored = jax.eval_shape(run.program.score, run.frozen.judge, batch.judge, scores)
+    columns = jax.eval_shape(question_columns, scored, scores)
     is_closed = np.asarray([example.answer_type == "closed" for example in held_out])
     modes = ("sampled", "greedy")
-    values = {f"{m}/{name}": np.ones(len(held_out), c.dtype) for m in modes for name, c in columns.items()}
-    return summarise(values, is_closed)
-
-
-def _scored() -> ScoredRollout:
-    given = {
-        "components": {name: jnp.zeros((1, 1)) for name in REWARD_COMPONENTS},
-        "is_zero_variance": jnp.zeros(1, bool),
-    }
-    return _filled(ScoredRollout, given)
-
-
-def _host_scores() -> HostScores:
-    return _filled(HostScores, {"components": {}})
-
-
-def _filled(record: Any, given: dict[str, Any]) -> Any:
-    """A record whose other fields are [1, 1]."""
-    fields = [field.name for field in dataclasses.fields(record)]
-    return record(**{f: jnp.zeros((1, 1), bool if f.startswith("is_") else float) for f in fields} | given)
+    values = {f"{mode}/{name}": np.ones(len(held_out), c.dtype) for mode in modes for name, c in columns.items()}
+    return {*summarise(values, is_closed)}

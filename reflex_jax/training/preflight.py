@@ -7,23 +7,26 @@ import json
 import platform
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+import reflex_jax
 from reflex_jax.checkpoints.paths import resolve_checkpoint
 from reflex_jax.config import Config, ConfigError, config_to_dict
 from reflex_jax.data.prompts import PromptSizes
 from reflex_jax.planning.device_memory import GIB, device_memory, free_memory
-from reflex_jax.planning.memory import estimate_memory
+from reflex_jax.planning.memory import MemoryEstimate, estimate_memory
 from reflex_jax.processes import gather, host_name
 from reflex_jax.sharding import batch_sharding, replicated
-from reflex_jax.step.abstract_run import AbstractRun, abstract_run, policy_sizes, smallest_prompt
+from reflex_jax.step.abstract_run import abstract_run
+from reflex_jax.step.shapes import named_shapes, smallest_prompt
+from reflex_jax.training.objectives import Objective
 
-_PACKAGES = ("reflex_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 _FREE_KEYS = ("data.root", "data.cache", "logging")  # may differ from host to host
 
 
@@ -60,45 +63,51 @@ def check_processes(config: Config, mesh: Mesh) -> None:
         )
 
 
-def check_memory(config: Config, mesh: Mesh, sizes: PromptSizes | None = None) -> None:
-    """Refuses a run whose step the devices of this process cannot hold, by `training.memory`.
+def check_memory(objective: Objective, mesh: Mesh, sizes: PromptSizes | None = None) -> None:
+    """Refuses a run whose step the devices of this process cannot hold, by `planning.memory`.
 
     Args:
-      config: of the run.
+      objective: of the run.
       mesh: of the run.
       sizes: of its prompts; None: not known yet, the smallest that its settings allow.
     Raises:
       ConfigError: the mesh does not fit the model, or a device has less memory than the worst moment of a step needs.
     """
     # a missing directory is said first: the sizes of published models are known without one
-    for name in ("policy", "judge"):
-        resolve_checkpoint(getattr(config, name).path, name)
-    run = _abstract_run(config, mesh, sizes)
-    estimate = estimate_memory(run)
+    for name in ("policy", "judge") if objective.with_judge else ("policy",):
+        resolve_checkpoint(getattr(objective.config, name).path, name)
+    estimate = _estimate(objective, mesh, sizes)
     phase, needed = estimate.of()
-    limits = [device_memory(device) for device in jax.local_devices()]
-    if not all(limits) or needed <= min(limits):
+    devices = jax.local_devices()
+    limits = [limit for device in devices if (limit := device_memory(device))]
+    if len(limits) < len(devices) or needed <= min(limits):
         return
     raise ConfigError(
         f"{host_name()}: a step needs at least {needed / GIB:.2f} GiB of each device, and JAX may take {min(limits) / GIB:.2f}. "
-        f"In {phase} (GiB): {estimate.terms(phase)}. {_advice(config, mesh, sizes, min(limits))}"
+        f"In {phase} (GiB): {estimate.terms(phase)}. {_advice(objective, mesh, sizes, min(limits))}"
     )
 
 
-def _abstract_run(config: Config, mesh: Mesh, sizes: PromptSizes | None) -> AbstractRun:
-    return abstract_run(config, mesh, sizes or smallest_prompt(config, policy_sizes(config).vision))
+def _estimate(objective: Objective, mesh: Mesh, sizes: PromptSizes | None) -> MemoryEstimate:
+    config = objective.config
+    shapes = named_shapes(config, mesh, with_judge=objective.with_judge)
+    sizes = sizes or smallest_prompt(config.data, shapes.policy.vision)
+    return estimate_memory(abstract_run(config, shapes, sizes, supervised=objective.is_supervised))
 
 
-def _advice(config: Config, mesh: Mesh, sizes: PromptSizes | None, room: float) -> str:
+def _advice(objective: Objective, mesh: Mesh, sizes: PromptSizes | None, room: float) -> str:
     """Settings that change how a step is computed, not what: as few as make it fit, each with the GiB it leads to."""
     said = []
-    for section, key, values in _frugal_values(config, mesh):
+    for key, values in _frugal_values(objective, mesh):
         for value in values:
-            config = replace(config, **{section: replace(getattr(config, section), **{key: value})})
-            _, needed = estimate_memory(_abstract_run(config, mesh, sizes)).of()
+            config = objective.config
+            objective = replace(
+                cast(Any, objective), config=replace(config, memory=replace(config.memory, **{key: value}))
+            )
+            _, needed = _estimate(objective, mesh, sizes).of()
             if needed <= room:
                 break
-        said.append(f"{section}.{key}={str(value).lower()} ({needed / GIB:.2f})")
+        said.append(f"memory.{key}={str(value).lower()} ({needed / GIB:.2f})")
         if needed <= room:
             return f"Set {' and '.join(said)}."
     tried = f"Not enough: {', '.join(said)}. " if said else ""
@@ -108,17 +117,17 @@ def _advice(config: Config, mesh: Mesh, sizes: PromptSizes | None, room: float) 
     )
 
 
-def _frugal_values(config: Config, mesh: Mesh) -> list[tuple[str, str, list[Any]]]:
-    """(section, key, values that need less and less memory), without what is set already."""
+def _frugal_values(objective: Objective, mesh: Mesh) -> list[tuple[str, list[Any]]]:
+    """(key of section `memory`, values that need less and less memory), without what is set already."""
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
-    prompts = config.grpo.prompts_per_step // config.grpo.minibatches
-    below = config.grpo.microbatch_prompts or prompts
+    memory, prompts = objective.config.memory, objective.update_prompts
+    below = memory.microbatch_prompts or prompts
     microbatches = [size for size in range(below - 1, 0, -1) if prompts % size == 0 and size % ways == 0]
-    frugal = [("grpo", "microbatch_prompts", microbatches)] if microbatches else []
-    if not config.policy.remat:
-        frugal.append(("policy", "remat", [True]))
-    if config.rollout.weights == "gathered" and mesh.shape["fsdp"] > 1:
-        frugal.append(("rollout", "weights", ["sharded"]))
+    frugal: list[tuple[str, list[Any]]] = [("microbatch_prompts", microbatches)] if microbatches else []
+    if not memory.remat:
+        frugal.append(("remat", [True]))
+    if not objective.is_supervised and memory.rollout_weights == "gathered" and mesh.shape["fsdp"] > 1:
+        frugal.append(("rollout_weights", ["sharded"]))
     return frugal
 
 
@@ -127,6 +136,7 @@ def _facts(config: Config) -> dict[str, Any]:
         "name": host_name(),
         "devices": f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}",
         "python": platform.python_version(),
+        "reflex_jax": reflex_jax.__version__,  # of the files that run, installed or not
         **{package: _version(package) for package in _PACKAGES},
         "the configuration": _digest(config),
         "free_memory": free_memory(),
@@ -136,7 +146,7 @@ def _facts(config: Config) -> dict[str, Any]:
 def _version(package: str) -> str:
     try:
         return version(package)
-    except PackageNotFoundError:  # run from a source tree
+    except PackageNotFoundError:  # the package's files without their metadata
         return "unknown"
 
 

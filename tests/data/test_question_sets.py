@@ -1,4 +1,4 @@
-"""VQA-RAD and SLAKE through their TFDS builders: official splits, odd fields, pictures, preparation by content."""
+"""VQA-RAD, SLAKE and any other layout through the one builder: official splits, odd fields, pictures, preparation by content."""
 
 import dataclasses
 import io
@@ -7,15 +7,22 @@ import os
 import re
 import shutil
 import sys
+import types
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from reflex_jax.config import ConfigError, DataConfig
+from reflex_jax import config as config_module
+from reflex_jax.config import DATA_SETS, ConfigError, DataConfig
+from reflex_jax.data import question_sets, readers
+from reflex_jax.data.examples import Example
+from reflex_jax.data.layouts import Layout, Row
 from reflex_jax.data.medical_images import open_image
-from reflex_jax.data.question_sets import content_hash, image_bytes
-from reflex_jax.data.sources import load_examples
+from reflex_jax.data.question_sets import content_hash
+from reflex_jax.data.sources import find_layout, load_examples
+from reflex_jax.data.stored_pictures import image_bytes
 
 VQA_RAD_ANNOTATIONS = "VQA_RAD Dataset Public.json"
 VQA_RAD_IMAGES = "VQA_RAD Image Folder"
@@ -197,6 +204,90 @@ def test_missing_and_damaged_files_are_refused_by_name(tmp_path):
         load("vqa_rad", root, cache)
 
 
+def test_a_folder_that_cannot_be_listed_is_refused_by_name(tmp_path, monkeypatch):
+    """Its pictures would not be part of the hash, so that changed ones would be taken for the old."""
+    root = write_vqa_rad(tmp_path / "root", [vqa_rad_row()])
+    list_folder = os.listdir
+
+    def refuse(folder):
+        if Path(folder).name == VQA_RAD_IMAGES:
+            raise PermissionError(13, "Permission denied", str(folder))
+        return list_folder(folder)
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    with pytest.raises(ConfigError, match=rf"vqa_rad cannot be listed: .*{VQA_RAD_IMAGES} \(Permission denied"):
+        load("vqa_rad", root, tmp_path / "cache")
+
+
+def test_a_file_in_the_place_of_the_picture_folder_holds_no_pictures(tmp_path):
+    root = write_vqa_rad(tmp_path / "root", [vqa_rad_row()], images=())
+    (root / VQA_RAD_IMAGES).rmdir()
+    (root / VQA_RAD_IMAGES).write_text("")
+    with pytest.raises(ConfigError, match=r"1 image files are missing: .*a\.png"):
+        load("vqa_rad", root, tmp_path / "cache")
+
+
+def test_every_data_set_is_the_file_of_its_name():
+    files = {path.stem for path in Path(readers.__file__).parent.glob("*.py")} - {"__init__"}
+    assert files == set(DATA_SETS)
+    assert all(isinstance(find_layout(name), Layout) for name in DATA_SETS)
+
+
+def test_a_data_set_is_one_reader_and_its_name(tmp_path, monkeypatch):
+    def read_toy(root):
+        def row(number, split):
+            picture = root / "pictures" / f"{number % 2}.png"
+            question = Example(
+                id=str(number), question=f"Is it {number}?", answer=f"{split} {number}", answer_type="open",
+                image_id=picture.name, image=None, options=("3", "größer, als", "1") if number == 3 else None,
+            )  # fmt: skip
+            return Row(question=question, picture=picture)
+
+        return {"dev": [row(number, "dev") for number in (3, 1, 2)], "test": [row(4, "test")], "train": []}
+
+    toy = types.ModuleType("reflex_jax.data.readers.toy")
+    toy.LAYOUT = Layout(files=("pictures/*.png",), read=read_toy, version="0.1.0", homepage="https://example.org")
+    monkeypatch.setitem(sys.modules, toy.__name__, toy)
+    monkeypatch.setattr(config_module, "DATA_SETS", ("toy",))
+    root = tmp_path / "root"
+    with pytest.raises(ConfigError, match="data.root: toy expects its official files .*; missing: pictures"):
+        load("toy", root, tmp_path / "cache", "dev")
+    (root / "pictures").mkdir(parents=True)
+    for number in range(2):
+        Image.effect_noise((30 + number, 20), 80).convert("RGB").save(root / "pictures" / f"{number}.png")
+    examples = load("toy", root, tmp_path / "cache", "dev")
+    assert [(e.id, e.answer, e.image_size) for e in examples] == [
+        ("toy-3", "dev 3", (31, 20)), ("toy-1", "dev 1", (31, 20)), ("toy-2", "dev 2", (30, 20)),
+    ]  # fmt: skip
+    assert [e.options for e in examples] == [("3", "größer, als", "1"), None, None]
+    assert [e.id for e in load("toy", root, tmp_path / "cache", "test")] == ["toy-4"]
+    with pytest.raises(ConfigError, match="toy has dev, test; got 'train'"):
+        load("toy", root, tmp_path / "cache")
+    assert [path.name for path in (tmp_path / "cache" / "toy").glob("*/toy/*")] == ["0.1.0"]
+
+
+def test_what_was_prepared_without_a_place_for_options_is_still_read(tmp_path, monkeypatch):
+    root = write_vqa_rad(tmp_path / "root", [vqa_rad_row(), vqa_rad_row(qid=2, question="And this?")])
+    features, records = question_sets._features(), question_sets._records
+    earlier = {name: feature for name, feature in features["questions"].feature.items() if name != "options"}
+
+    def records_without_options(examples):
+        for key, record in records(examples):
+            for question in record["questions"]:
+                del question["options"]
+            yield key, record
+
+    with monkeypatch.context() as before:
+        sets = {**features, "questions": question_sets.tfds.features.Sequence(earlier)}
+        before.setattr(question_sets, "_features", lambda: question_sets.tfds.features.FeaturesDict(sets))
+        before.setattr(question_sets, "_records", records_without_options)
+        first = load("vqa_rad", root, tmp_path / "cache")
+    (stored,) = (tmp_path / "cache").glob("vqa_rad/*/vqa_rad/*/features.json")
+    assert "options" not in stored.read_text()
+    assert load("vqa_rad", root, tmp_path / "cache") == first
+    assert [(e.id, e.options) for e in first] == [("vqa_rad-1", None), ("vqa_rad-2", None)]
+
+
 def test_an_unknown_split_is_refused_with_those_there_are(tmp_path):
     root = write_vqa_rad(tmp_path / "root", [vqa_rad_row(), vqa_rad_row(qid=2, phrase_type="test_para")])
     with pytest.raises(ConfigError, match="test, train; got 'validation'"):
@@ -311,6 +402,11 @@ def test_phantoms_are_a_source_too():
     assert train[0].load_image().mode == "RGB" and train[0].load_image().size == train[0].image_size
     with pytest.raises(ConfigError, match="data.split"):
         load_examples(data, "nowhere", seed=0)
+
+
+def test_a_source_that_there_is_not_is_refused_with_those_there_are():
+    with pytest.raises(ConfigError, match="one of phantom, vqa_rad, slake; got 'slak'. Did you mean 'slake'"):
+        DataConfig(source="slak", root="somewhere")
 
 
 def test_a_set_without_a_root_is_refused():

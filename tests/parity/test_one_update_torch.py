@@ -18,8 +18,11 @@ from reflex_jax.data.images import prompt_inputs_from_huggingface
 from reflex_jax.models.biomedclip import init_judge_params
 from reflex_jax.models.qwen_vl import read_qwen_config
 from reflex_jax.records import HostScores, JudgeInputs, Rollout, TrainBatch
-from reflex_jax.step.state import FrozenParams, init_state, make_optimizer
-from reflex_jax.step.update import make_train_step
+from reflex_jax.sharding import make_mesh
+from reflex_jax.step.program import build_program
+from reflex_jax.step.sampling import Vocabulary
+from reflex_jax.step.shapes import Shapes
+from reflex_jax.step.state import FrozenParams, init_state
 from tests.parity import qwen_reference as reference
 from tests.step.conftest import JUDGE
 
@@ -84,20 +87,22 @@ def jax_update(directory: Any, case: Case, inputs: dict[str, np.ndarray]) -> tup
         f"grpo.kl_estimator={case.kl_estimator}", f"grpo.aggregation={case.aggregation}",
         f"grpo.advantage={case.advantage}", f"grpo.epochs={case.epochs}", f"grpo.kl_coefficient={KL}",
         f"grpo.clip_low={CLIP_LOW}", f"grpo.clip_high={CLIP_HIGH}", f"rollout.temperature={TEMPERATURE}",
-        "policy.remat=false", "optimizer.name=sgd", "optimizer.weight_decay=0", "optimizer.clip_norm=1e9",
+        "memory.remat=false", "optimizer.name=sgd", "optimizer.weight_decay=0", "optimizer.clip_norm=1e9",
         f"optimizer.learning_rate={case.learning_rate}",
     ])  # fmt: skip
     policy = read_qwen_config(directory)
     before = load_policy_params(directory, policy)
-    optimizer = make_optimizer(config.optimizer, case.epochs)
-    step = make_train_step(config, policy, JUDGE, optimizer, ALLOWED, policy.eos_token_ids)
+    mesh = make_mesh(config.mesh, jax.devices()[:1])
+    vocabulary = Vocabulary(ALLOWED, policy.eos_token_ids, policy.pad_token_id)
+    program = build_program(config, Shapes(mesh, policy, JUDGE, vocabulary), updates=case.epochs)
     frozen = FrozenParams(
         fixed={},
         reference=jax.tree.map(lambda x: x * REFERENCE_SCALE, before),
         judge=jax.jit(init_judge_params, static_argnums=0)(JUDGE, jax.random.key(1)),
     )
     batch = train_batch(prompt_inputs_from_huggingface(**inputs, config=policy))
-    state, scored, metrics = step(init_state(jax.tree.map(jnp.copy, before), optimizer), frozen, batch)
+    state = init_state(jax.tree.map(jnp.copy, before), program.optimizer)
+    state, scored, metrics = program.train_step(state, frozen, batch)
     return before, state.params, (scored, metrics), batch
 
 

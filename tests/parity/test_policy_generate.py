@@ -9,7 +9,9 @@ import pytest
 from reflex_jax.checkpoints.huggingface import load_policy_params
 from reflex_jax.data.images import prompt_inputs_from_huggingface
 from reflex_jax.models.qwen_vl import read_qwen_config
+from reflex_jax.records import Draws
 from reflex_jax.step.generate import generate
+from reflex_jax.step.sampling import Sampling, Vocabulary
 from tests.parity import qwen_reference as reference
 
 STEPS = 24
@@ -27,19 +29,14 @@ def test_greedy_tokens_are_those_of_transformers(tmp_path, is_tied):
         partial(
             generate,
             config=config,
-            group_size=2,
-            max_new_tokens=STEPS,
-            temperature=0.0,
-            eos_ids=eos_ids,
-            pad_id=reference.PAD,
-            allowed=np.ones(config.text.vocabulary, bool),
+            vocabulary=Vocabulary(np.ones(config.text.vocabulary, bool), eos_ids, reference.PAD),
+            sampling=Sampling(group_size=2, max_new_tokens=STEPS, temperature=0.0),
         )
     )
     rollout = sample(
         load_policy_params(directory, config),
         prompt_inputs_from_huggingface(**inputs, config=config),
-        jax.random.key(0),
-        np.arange(3),
+        Draws(jax.random.key(0), np.arange(3)),
     )
     assert (expected == reference.PAD).any()  # some row did end early
     for place in range(2):

@@ -15,11 +15,12 @@ from reflex_jax.models.clip_text import TextTowerConfig
 from reflex_jax.models.clip_vision import VisionTowerConfig
 from reflex_jax.models.qwen_vl import QwenVLConfig, completion_log_probs, init_policy_params
 from reflex_jax.planning.hlo_costs import count_costs
-from reflex_jax.records import HostScores, JudgeInputs, PromptInputs, VisionInputs
+from reflex_jax.records import Draws, HostScores, JudgeInputs, PromptInputs, VisionInputs
 from reflex_jax.sharding import make_mesh
 from reflex_jax.step.generate import generate
+from reflex_jax.step.sampling import Sampling, Vocabulary
 from reflex_jax.step.score import score_rollout
-from reflex_jax.step.update import _accumulate
+from reflex_jax.step.update import accumulate
 from tests.tiny_policy import CONFIG
 
 PROMPTS, GROUP, PROMPT_TOKENS, STEPS, WINDOWS = 2, 4, 24, 16, 3
@@ -181,7 +182,7 @@ def test_the_update_costs_what_a_hand_count_says(kind):
 
     def accumulated(params, batch):  # one prompt at a time, its logits in four chunks
         gradient_of = jax.value_and_grad(partial(total, chunk=GROUP * STEPS // 4), has_aux=True)
-        return _accumulate(gradient_of, params, batch, jnp.float32(1), PROMPTS)
+        return accumulate(gradient_of, params, batch, jnp.float32(1), PROMPTS)
 
     functions = {"forward": total, "gradient": jax.grad(total, has_aux=True), "microbatches and chunks": accumulated}
     costs = _costs(functions[kind], params, (_inputs(CONFIG), tokens))
@@ -201,15 +202,15 @@ def test_the_update_costs_what_a_hand_count_says(kind):
     assert costs.bounded_loops == costs.unknown_loops == ()
 
 
+def _sample(steps, params, key):
+    vocabulary = Vocabulary(np.ones(CONFIG.text.vocabulary, bool), eos_ids=(1,), pad_id=0)
+    sampling = Sampling(group_size=GROUP, max_new_tokens=steps, temperature=1.0)
+    return generate(params, _inputs(CONFIG), Draws(key, jnp.arange(PROMPTS)), CONFIG, vocabulary, sampling)
+
+
 def test_generation_costs_what_a_hand_count_says():
     params = jax.eval_shape(lambda: init_policy_params(CONFIG, jax.random.key(0)))
-    sample = partial(
-        generate, config=CONFIG, group_size=GROUP, max_new_tokens=STEPS, temperature=1.0, eos_ids=(1,), pad_id=0,
-        allowed=np.ones(CONFIG.text.vocabulary, bool),
-    )  # fmt: skip
-    costs = _costs(
-        lambda params, key: sample(params, _inputs(CONFIG), key, jnp.arange(PROMPTS)), params, jax.random.key(0)
-    )
+    costs = _costs(partial(_sample, STEPS), params, jax.random.key(0))
     text = CONFIG.text
     prompt = _layer_flops(CONFIG, PROMPT_TOKENS) + 4 * PROMPT_TOKENS**2 * text.width
     token = _layer_flops(CONFIG, 1) + 4 * (PROMPT_TOKENS + STEPS) * text.width
@@ -226,13 +227,7 @@ def test_every_token_reads_the_weights_and_the_caches():
     params = jax.eval_shape(lambda: init_policy_params(CONFIG, jax.random.key(0)))
 
     def moved(steps: int) -> float:
-        sample = partial(
-            generate, config=CONFIG, group_size=GROUP, max_new_tokens=steps, temperature=1.0, eos_ids=(1,), pad_id=0,
-            allowed=np.ones(CONFIG.text.vocabulary, bool),
-        )  # fmt: skip
-        return _costs(
-            lambda params, key: sample(params, _inputs(CONFIG), key, jnp.arange(PROMPTS)), params, jax.random.key(0)
-        ).bytes
+        return _costs(partial(_sample, steps), params, jax.random.key(0)).bytes
 
     language = 4 * sum(leaf.size for name, part in params.items() if name != "vision" for leaf in jax.tree.leaves(part))
     assert moved(9) - moved(8) > language

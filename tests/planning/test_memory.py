@@ -13,26 +13,28 @@ from reflex_jax.planning.plan import plan_run
 from reflex_jax.planning.topology import Topology, find_topology
 from reflex_jax.sharding import MESH_AXES
 from reflex_jax.step.abstract_run import abstract_run
+from reflex_jax.step.shapes import named_shapes
 
 SHORT = ["data.max_prompt_tokens=512", "rollout.max_new_tokens=256", "data.max_pixels=262144", "data.min_pixels=3136"]
 
 
 def _estimate(recipe: str, mesh: tuple[int, int, int], *overrides: str):
     config = load_config(f"configs/reflex_med_{recipe}.yaml", ["data.root=unread", *overrides])
-    return estimate_memory(abstract_run(config, AbstractMesh(mesh, MESH_AXES, axis_types=(AxisType.Auto,) * 3)))
+    abstract_mesh = AbstractMesh(mesh, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
+    return estimate_memory(abstract_run(config, named_shapes(config, abstract_mesh)))
 
 
 @pytest.mark.parametrize(
     ("recipe", "mesh", "overrides", "sampling", "updating"),
     [
         # GiB in all, by `reflex plan --topology` with libtpu 0.0.42: v5p (the first five), v5e, v6e
-        ("3b", (1, 1, 1), ["grpo.microbatch_prompts=1"], 87.63, 98.84),
-        ("3b", (1, 1, 1), [*SHORT, "grpo.microbatch_prompts=2", "grpo.kl_coefficient=0"], 62.22, 82.25),
-        ("3b", (1, 4, 1), [*SHORT, "policy.remat=false"], 27.01, 57.72),
+        ("3b", (1, 1, 1), ["memory.microbatch_prompts=1"], 87.63, 98.84),
+        ("3b", (1, 1, 1), [*SHORT, "memory.microbatch_prompts=2", "grpo.kl_coefficient=0"], 62.22, 82.25),
+        ("3b", (1, 4, 1), [*SHORT, "memory.remat=false"], 27.01, 57.72),
         ("3b", (1, 8, 1), ["policy.trainable=language"], 21.50, 16.87),
         ("7b", (1, 32, 2), [], 17.64, 18.17),
-        ("3b", (1, 64, 1), ["grpo.microbatch_prompts=0"], 14.08, 7.87),
-        ("7b", (1, 8, 2), ["grpo.microbatch_prompts=8"], 25.03, 22.87),
+        ("3b", (1, 64, 1), ["memory.microbatch_prompts=0"], 14.08, 7.87),
+        ("7b", (1, 8, 2), ["memory.microbatch_prompts=8"], 25.03, 22.87),
     ],
 )
 def test_the_estimate_lies_below_tpu_programs_by_at_most_a_quarter(recipe, mesh, overrides, sampling, updating):
@@ -42,7 +44,7 @@ def test_the_estimate_lies_below_tpu_programs_by_at_most_a_quarter(recipe, mesh,
 
 
 def test_the_terms_of_the_3b_recipe_on_one_card_are_those_of_a_hand_count():
-    estimate = _estimate("3b", (1, 1, 1), "grpo.microbatch_prompts=1")
+    estimate = _estimate("3b", (1, 1, 1), "memory.microbatch_prompts=1")
     numbers = 3_754_622_976  # of Qwen2.5-VL-3B
     assert estimate.resident["float32 masters"] == 4 * numbers
     assert estimate.resident["moments"] == pytest.approx(8 * numbers, rel=1e-6)
@@ -56,17 +58,19 @@ def test_the_terms_of_the_3b_recipe_on_one_card_are_those_of_a_hand_count():
     assert updating["attention scores"] == 2 * 16 * (91 * 64) ** 2 * 4  # twice: probabilities and their gradients
     reading = estimate.phases["update: language model"]
     assert reading["saved by the decoder"] == 36 * (2048 + 8 * 1024) * 2048 * 2
-    assert "gradients so far" not in _estimate("3b", (1, 1, 1), "grpo.microbatch_prompts=0").phases["update: pictures"]
+    assert (
+        "gradients so far" not in _estimate("3b", (1, 1, 1), "memory.microbatch_prompts=0").phases["update: pictures"]
+    )
 
 
 def test_every_setting_that_saves_memory_lowers_its_own_phase():
     def needs(function: str, *overrides: str, mesh=(1, 8, 1)) -> float:
-        return _estimate("3b", mesh, "grpo.microbatch_prompts=16", *overrides).of(function)[1]
+        return _estimate("3b", mesh, "memory.microbatch_prompts=16", *overrides).of(function)[1]
 
-    for override in ("grpo.microbatch_prompts=8", "grpo.kl_coefficient=0", "policy.trainable=language"):
+    for override in ("memory.microbatch_prompts=8", "grpo.kl_coefficient=0", "policy.trainable=language"):
         assert needs("update", override) < needs("update"), override
-    assert needs("update", "policy.remat=false") > needs("update") < needs("update", "policy.dtype=float32")
-    assert needs("generate", "rollout.weights=sharded") < needs("generate")
+    assert needs("update", "memory.remat=false") > needs("update") < needs("update", "policy.dtype=float32")
+    assert needs("generate", "memory.rollout_weights=sharded") < needs("generate")
     assert needs("generate", mesh=(1, 8, 2)) < needs("generate") < needs("generate", mesh=(1, 4, 1))
 
 
@@ -93,8 +97,17 @@ def small_policy(tmp_path_factory):
     ("devices", "overrides"),
     [
         (1, []),
-        (1, ["policy.remat=false", "grpo.microbatch_prompts=4"]),
-        (4, ["mesh.data=1", "mesh.fsdp=2", "mesh.tensor=2", "grpo.microbatch_prompts=4", "data.max_prompt_tokens=256"]),
+        (1, ["memory.remat=false", "memory.microbatch_prompts=4"]),
+        (
+            4,
+            [
+                "mesh.data=1",
+                "mesh.fsdp=2",
+                "mesh.tensor=2",
+                "memory.microbatch_prompts=4",
+                "data.max_prompt_tokens=256",
+            ],
+        ),
         (4, ["mesh.data=1", "mesh.tensor=4"]),  # more devices than key heads
         (4, ["mesh.data=1", "mesh.fsdp=4", "grpo.epochs=2", "grpo.minibatches=2"]),
         (4, ["policy.trainable=language", "grpo.kl_coefficient=0", "rollout.max_new_tokens=256"]),
@@ -105,7 +118,7 @@ def test_the_estimate_lies_below_cpu_programs(small_policy, devices, overrides):
         "configs/phantom.yaml",
         [
             f"policy.path={small_policy}", "grpo.prompts_per_step=8", "grpo.group_size=4", "rollout.max_new_tokens=64",
-            "data.max_prompt_tokens=128", "data.max_pixels=50176", "policy.remat=true", "policy.log_prob_chunk=64",
+            "data.max_prompt_tokens=128", "data.max_pixels=50176", "memory.remat=true", "memory.log_prob_chunk=64",
             "judge.max_statement_tokens=16", *overrides,
         ],
     )  # fmt: skip

@@ -16,11 +16,14 @@ from reflex_jax.planning.plan import _frugal_settings, adapt, find_remedy, large
 from reflex_jax.planning.report import describe_plan, describe_verdict
 from reflex_jax.planning.topology import Topology, find_topology
 from reflex_jax.sharding import make_mesh
-from reflex_jax.step.abstract_run import abstract_run, bytes_on_device, largest_prompt
+from reflex_jax.step.abstract_run import abstract_run, bytes_on_device
+from reflex_jax.step.models import load_models, load_params
+from reflex_jax.step.program import build_program
+from reflex_jax.step.shapes import largest_prompt, named_shapes
 
 SMALL = [
     "grpo.prompts_per_step=32", "grpo.group_size=4", "rollout.max_new_tokens=64", "data.max_prompt_tokens=64",
-    "data.max_pixels=12544", "policy.remat=true", "mesh.fsdp=4", "mesh.tensor=2", "judge.max_statement_tokens=16",
+    "data.max_pixels=12544", "memory.remat=true", "mesh.fsdp=4", "mesh.tensor=2", "judge.max_statement_tokens=16",
 ]  # fmt: skip
 
 
@@ -57,10 +60,9 @@ def test_a_run_that_fits_says_what_it_needs(plan):
 
 def test_the_plan_is_of_the_run_itself(config, plan):
     """Shapes and places of the abstract state are those that training makes."""
-    from reflex_jax.step.program import load_models, place_state
-
-    models, params = load_models(config)
-    state, frozen, _ = place_state(config, models, params, 10)
+    models = load_models(config, make_mesh(config.mesh))
+    start = build_program(config, models.shapes).start
+    state, frozen = start(load_params(models), models.judge.params, with_reference=config.grpo.needs_reference)
     for abstract, real in ((plan.run.state, state), (plan.run.frozen, frozen)):
         assert jax.tree.structure(abstract) == jax.tree.structure(real)
         for planned, placed in zip(jax.tree.leaves(abstract), jax.tree.leaves(real), strict=True):
@@ -95,8 +97,8 @@ def test_an_update_that_is_too_large_fits_with_a_smaller_microbatch(config, plan
     refused = dataclasses.replace(plan, topology=tight)
     assert refused.too_large() == ["update"]
     remedy = find_remedy(config, refused)
-    assert remedy.plan.fits and "grpo.microbatch_prompts=4" in remedy.overrides
-    assert "What would: grpo.microbatch_prompts=4" in describe_verdict(refused, remedy=remedy)
+    assert remedy.plan.fits and "memory.microbatch_prompts=4" in remedy.overrides
+    assert "What would: memory.microbatch_prompts=4" in describe_verdict(refused, remedy=remedy)
     assert largest_microbatch(refused) == 16  # half of all
 
 
@@ -111,9 +113,9 @@ def test_a_mesh_that_the_machine_cannot_have_is_replaced_and_said(config):
     adapted, changes = adapt(wide, machine())
     assert changes == ("mesh.data=1 mesh.fsdp=4 mesh.tensor=2",)
     assert (adapted.mesh.data, adapted.mesh.fsdp, adapted.mesh.tensor) == (1, 4, 2)
-    split = dataclasses.replace(config, grpo=dataclasses.replace(config.grpo, microbatch_prompts=2))
+    split = dataclasses.replace(config, memory=dataclasses.replace(config.memory, microbatch_prompts=2))
     adapted, changes = adapt(split, machine())
-    assert changes == ("grpo.microbatch_prompts=4",)  # 2 prompts do not go round 4 devices
+    assert changes == ("memory.microbatch_prompts=4",)  # 2 prompts do not go round 4 devices
 
 
 def test_published_sizes_are_those_of_their_config_files(data_root):
@@ -127,9 +129,9 @@ def test_published_sizes_are_those_of_their_config_files(data_root):
 
 def test_the_3b_policy_has_as_many_parameters_as_its_card_says():
     config = load_config("configs/reflex_med_3b.yaml", ["data.root=unread", "mesh.fsdp=8"])
-    run = abstract_run(config, make_mesh(config.mesh, jax.devices()))
+    run = abstract_run(config, named_shapes(config, make_mesh(config.mesh, jax.devices())))
     assert sum(leaf.size for leaf in jax.tree.leaves(run.state.params)) == pytest.approx(3.75e9, rel=0.01)
-    assert largest_prompt(config, run.models.policy.config.vision).windows == 91
+    assert largest_prompt(config.data, run.shapes.policy.vision).windows == 91
 
 
 @pytest.mark.parametrize(

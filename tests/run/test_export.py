@@ -16,7 +16,9 @@ from reflex_jax.config_reader import load_config, save_config
 from reflex_jax.run.checkpoint import RunCheckpoints
 from reflex_jax.run.directory import load_run_config
 from reflex_jax.run.ownership import sole_owner
-from reflex_jax.step.program import load_models, place_state
+from reflex_jax.sharding import make_mesh
+from reflex_jax.step.models import load_models, load_params
+from reflex_jax.step.program import build_program
 from tests.parity import qwen_reference as reference
 
 FIXED = "visual."  # names of what policy.trainable=language leaves as it was
@@ -62,7 +64,8 @@ def weights(directory) -> dict[str, np.ndarray]:
 def test_an_export_is_the_checkpoint_of_the_run(run, tmp_path):
     assert main(["export", str(run), "--to", str(tmp_path / "out"), "--dtype", "float32"]) == 0
     config = load_run_config(run, [])
-    state, _, _ = place_state(config, *load_models(config), 1)
+    models = load_models(config, make_mesh(config.mesh))
+    state, _ = build_program(config, models.shapes).start(load_params(models), None, with_reference=False)
     checkpoints = RunCheckpoints(run, keep=2)
     state, _ = checkpoints.restore(state)
     checkpoints.close()

@@ -25,12 +25,12 @@ with sole_owner(Path(sys.argv[1])):
 """
 # a value for every setting that is not the default, so that a change of each can be tried
 OTHER = {
-    "policy.dtype": "bfloat16", "policy.trainable": "language", "policy.attention": "cudnn", "judge.dtype": "bfloat16",
+    "policy.dtype": "bfloat16", "policy.trainable": "language", "memory.attention": "cudnn", "judge.dtype": "bfloat16",
     "judge.resize": "squash", "judge.saliency": "gradcam", "judge.tie_rule": "paper", "judge.quantile": 0.6,
     "judge.iou_threshold": 0.6, "judge.text_threshold": 0.6, "judge.image_threshold": 0.6, "data.root": "/elsewhere",
-    "data.cache": "/elsewhere", "rollout.top_p": 0.5, "rollout.eos_ids": [3], "rollout.weights": "sharded",
+    "data.cache": "/elsewhere", "rollout.top_p": 0.5, "rollout.eos_ids": [3], "memory.rollout_weights": "sharded",
     "grpo.kl_estimator": "k2", "grpo.ratio": "ref", "grpo.aggregation": "token", "grpo.advantage": "none",
-    "grpo.minibatches": 2, "grpo.microbatch_prompts": 8, "optimizer.name": "sgd", "optimizer.schedule": "linear",
+    "grpo.minibatches": 2, "memory.microbatch_prompts": 8, "optimizer.name": "sgd", "optimizer.schedule": "linear",
     "optimizer.b1": 0.5, "optimizer.b2": 0.5, "training.best_metric": "reward/total", "mesh.preset": "cpu",
     "mesh.data": 2, "sft.noise": 0.5, "training.steps": 7, "data.phases": [{"answer_type": "any"}],
     "rewards.components": {"format": 1.0}, "rewards.open_answer_parts": {"bleu1": 1.0}, "logging.wandb_project": "p",

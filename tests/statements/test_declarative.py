@@ -1,6 +1,5 @@
 """The declarative operator: natural statements, one for each answer, for nearly every question of the real sets."""
 
-import json
 import random
 from collections import defaultdict
 
@@ -18,7 +17,6 @@ from reflex_jax.statements.operator import (
     decl_rule,
     split_options,
 )
-from reflex_jax.statements.polar import polar_clauses
 from reflex_jax.text.normalise import clean_text, normalise_answer
 from reflex_jax.text.tokenizer import load_bert_tokenizer
 
@@ -96,18 +94,6 @@ GOLDEN = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def real_questions(data_root):
-    """(question, answer, None) of VQA-RAD and SLAKE, rows without an answer left out."""
-    rows = {"vqa_rad": json.loads((data_root / "vqa-rad" / "VQA_RAD Dataset Public.json").read_text())}
-    splits = ("train", "validate", "test")
-    rows["slake"] = [row for split in splits for row in json.loads((data_root / "slake" / f"{split}.json").read_text())]
-    return {
-        name: [(str(row["question"]), str(row["answer"]), None) for row in rows[name] if str(row["answer"]).strip()]
-        for name in rows
-    }
-
-
 @pytest.mark.parametrize(("question", "answer", "options", "rule", "statement"), GOLDEN)
 def test_statements_read_as_radiology_sentences(question, answer, options, rule, statement):
     assert decl(question, answer, options) == statement
@@ -161,17 +147,6 @@ def test_real_answers_to_a_real_question_never_share_a_statement(real_questions)
         for answer in answers:
             statements[decl(question, answer)].add(normalise_answer(answer))
         assert all(len(normals) == 1 for normals in statements.values()), question
-
-
-def test_negation_differs_from_affirmation_on_every_real_yes_no_question(real_questions):
-    rows = [row for questions in real_questions.values() for row in questions]
-    asked = {question for question, answer, _ in rows if answer.strip().lower() in {"yes", "no"}}
-    for question in asked:
-        yes, no = decl(question, "yes"), decl(question, "no")
-        assert yes != no
-        if decl_rule(question, "yes") == "polar":
-            negations = {"no", "not", "nothing", "none", "cannot"}
-            assert (negations & set(yes.split())) != (negations & set(no.split())), (yes, no)
 
 
 ANSWER_WORDS = "yes no left right side in the a on not lobe t2 2 one lung , . : of and seen located".split()
@@ -260,26 +235,6 @@ def test_a_letter_beyond_ascii_opens_no_list_of_options():
     letters = "abcdefgh\u0131"
     question = "which is it ? " + " ".join(f"({letter}) w{i}" for i, letter in enumerate(letters))
     assert len(split_options(question)[1]) == 8
-
-
-def test_several_questions_in_one_are_affirmed_and_denied_together():
-    assert decl("is it left and is it big and are they round?", "yes") == "it is left and it is big and they are round"
-    assert decl("is it left and is it big?", "no") == "it is not so that it is left and it is big"
-    assert decl("is a and " * 400 + "is it left?", "yes")  # longer than Python's stack is deep
-
-
-def test_free_text_around_yes_and_no_is_kept():
-    question = "Is there a nodule?"
-    assert decl(question, "Yes, in the left lung.") == "there is a nodule, in the left lung"
-    assert decl(question, "No nodule") == "there is no nodule: no nodule"
-    assert decl(question, "I would say yes") == "there is a nodule: i would say yes"
-    assert decl_rule(question, "maybe") == FALLBACK
-
-
-def test_clauses_of_what_is_not_a_yes_no_question_are_none():
-    assert polar_clauses("what is this") is None
-    assert polar_clauses("") is None
-    assert polar_clauses("is") is None
 
 
 def test_no_answer_smuggles_a_special_token_into_the_judge(data_root):

@@ -6,7 +6,9 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 
+from reflex_jax.config import MeshConfig
 from reflex_jax.config_reader import load_config
 from reflex_jax.models.biomedclip import BiomedClipConfig, init_judge_params
 from reflex_jax.models.clip_text import TextTowerConfig
@@ -15,6 +17,9 @@ from reflex_jax.models.qwen_decoder import QwenTextConfig
 from reflex_jax.models.qwen_vision import QwenVisionConfig
 from reflex_jax.models.qwen_vl import QwenVLConfig, init_policy_params
 from reflex_jax.records import HostScores, JudgeInputs, PromptInputs, Rollout, TrainBatch, VisionInputs
+from reflex_jax.sharding import make_mesh
+from reflex_jax.step.sampling import Vocabulary
+from reflex_jax.step.shapes import Shapes
 
 POLICY = QwenVLConfig(
     text=QwenTextConfig(
@@ -32,7 +37,13 @@ JUDGE = BiomedClipConfig(
     embed_dim=16,
 )
 ALLOWED = np.arange(POLICY.text.vocabulary) < 58
+VOCABULARY = Vocabulary(ALLOWED, POLICY.eos_token_ids, POLICY.pad_token_id)
 GROUP, PROMPT_TOKENS, NEW_TOKENS = 4, 10, 6
+
+
+def tiny_shapes(mesh: Mesh | None = None) -> Shapes:
+    """Of the tiny models; None: on one device."""
+    return Shapes(mesh or make_mesh(MeshConfig(data=1), jax.devices()[:1]), POLICY, JUDGE, VOCABULARY)
 
 
 @dataclass
@@ -48,7 +59,7 @@ class TinyWorld:
         return load_config(None, [
             f"grpo.group_size={GROUP}", "grpo.prompts_per_step=8", "optimizer.name=sgd", "optimizer.learning_rate=0.5",
             "optimizer.weight_decay=0", "optimizer.clip_norm=1000", "grpo.kl_coefficient=0.05", "judge.text_threshold=0.5",
-            "judge.image_threshold=0.0", "policy.remat=false", *overrides,
+            "judge.image_threshold=0.0", "memory.remat=false", *overrides,
         ])  # fmt: skip
 
     def batch(self, prompts: int = 8, seed: int = 0) -> TrainBatch:

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from reflex_jax.models.qwen_vl import completion_log_probs
+from reflex_jax.records import Draws
 from reflex_jax.step.generate import generate
+from reflex_jax.step.sampling import Sampling, Vocabulary
 from tests.tiny_policy import ALLOWED, CONFIG, PAD, odd_prompts, tiny_params
 
 STEPS, GROUP = 10, 4
@@ -17,14 +19,16 @@ EOS_IDS = tuple(range(80, 92))  # many, so that completions of all lengths occur
 
 
 def sampler(**options):
-    defaults = {
-        "config": CONFIG, "group_size": GROUP, "max_new_tokens": STEPS, "temperature": 0.8, "pad_id": PAD,
-        "eos_ids": EOS_IDS, "allowed": ALLOWED}  # fmt: skip
+    defaults = {"group_size": GROUP, "max_new_tokens": STEPS, "temperature": 0.8}
+    prefill_prompts = options.pop("prefill_prompts", 0)
+    vocabulary = Vocabulary(options.pop("allowed", ALLOWED), options.pop("eos_ids", EOS_IDS), PAD)
+    sampling = Sampling(**{**defaults, **options})
 
     @jax.jit
     @chex.assert_max_traces(n=1)
     def sample(params, prompts, key, prompt_ids):
-        return generate(params, prompts, key, prompt_ids, **{**defaults, **options})
+        draws = Draws(key, prompt_ids)
+        return generate(params, prompts, draws, CONFIG, vocabulary, sampling, prefill_prompts=prefill_prompts)
 
     return sample
 

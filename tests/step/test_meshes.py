@@ -5,7 +5,6 @@ from pathlib import Path
 
 import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
@@ -13,6 +12,7 @@ from jax.sharding import PartitionSpec
 from reflex_jax.config import ConfigError, MeshConfig
 from reflex_jax.models.partitioning import policy_table
 from reflex_jax.models.qwen_vl import init_policy_params
+from reflex_jax.records import Draws
 from reflex_jax.sharding import (
     ROLLOUT_RULES,
     UPDATE_RULES,
@@ -23,6 +23,7 @@ from reflex_jax.sharding import (
     path_name,
 )
 from reflex_jax.step.generate import generate
+from reflex_jax.step.sampling import Sampling, Vocabulary
 from reflex_jax.step.state import init_state, make_optimizer
 from tests.step.conftest import ALLOWED, POLICY, TinyWorld
 
@@ -66,10 +67,9 @@ def test_every_mesh_samples_the_same_tokens(tiny_world, shape):
     prompts, key, ids = tiny_world.batch().prompts, jax.random.key(3), np.arange(8, dtype=np.int32)
 
     def sample(params, prompts, key, ids):
-        return generate(
-            params, prompts, key, ids, POLICY, group_size=4, max_new_tokens=8, temperature=1.0, eos_ids=(1, 7, 9),
-            pad_id=0, allowed=jnp.asarray(ALLOWED),
-        )  # fmt: skip
+        vocabulary = Vocabulary(ALLOWED, eos_ids=(1, 7, 9), pad_id=0)
+        sampling = Sampling(group_size=4, max_new_tokens=8, temperature=1.0)
+        return generate(params, prompts, Draws(key, ids), POLICY, vocabulary, sampling)
 
     alone = jax.jit(sample)(tiny_world.policy_params, prompts, key, ids)
     assert 0.3 < float(alone.mask.mean()) < 1

@@ -10,36 +10,38 @@ import numpy as np
 import pytest
 
 from reflex_jax.config import MeshConfig
-from reflex_jax.models.partitioning import policy_table
 from reflex_jax.records import TrainBatch
-from reflex_jax.sharding import batch_sharding, make_mesh, parameter_shardings, replicated
+from reflex_jax.sharding import batch_sharding, make_mesh, replicated
 from reflex_jax.step import update as step_module
+from reflex_jax.step.program import build_program
 from reflex_jax.step.score import score_rollout
-from reflex_jax.step.state import FrozenParams, init_state, make_optimizer, split_trainable
-from reflex_jax.step.update import make_train_step
-from tests.step.conftest import ALLOWED, JUDGE, POLICY, TinyWorld
+from tests.step.conftest import JUDGE, TinyWorld, tiny_shapes
 
 SMALL_STEP = ("policy.dtype=bfloat16", "optimizer.name=adamw", "optimizer.learning_rate=1e-6")
 
 
 @functools.cache
-def compiled_step(*overrides: str):
-    """One train step per configuration, shared by the tests: compiling is what they cost."""
-    config = TinyWorld.config(*overrides)
-    optimizer = make_optimizer(config.optimizer, 1)
-    return config, optimizer, make_train_step(config, POLICY, JUDGE, optimizer, ALLOWED, POLICY.eos_token_ids)
+def program_of(*overrides: str, shape: tuple[int, int, int] | None = None):
+    """One program per configuration and mesh, shared by the tests: compiling is what they cost."""
+    mesh = shape and make_mesh(MeshConfig(data=shape[0], fsdp=shape[1], tensor=shape[2]))
+    return build_program(TinyWorld.config(*overrides), tiny_shapes(mesh))
 
 
-def run(world, batch: TrainBatch, *overrides: str, place=lambda tree, kind: tree):
+def start(world, *overrides: str, shape: tuple[int, int, int] | None = None):
+    """The program, the state, and what the step only reads: a reference that is not the policy among it."""
+    program = program_of(*overrides, shape=shape)
+    shapes, whole = program.shapes, replicated(program.shapes.mesh)
+    place = shapes.policy_shardings(world.policy_params)
+    params = jax.device_put(jax.tree.map(jnp.copy, world.policy_params), place)
+    state, frozen = program.start(params, jax.device_put(world.judge_params, whole), with_reference=False)
+    moved = jax.tree.map(lambda x: x * 1.02, world.policy_params)
+    return program, state, dataclasses.replace(frozen, reference=jax.device_put(moved, place))
+
+
+def run(world, batch: TrainBatch, *overrides: str, shape: tuple[int, int, int] | None = None):
     """Runs one step; returns (state, scored, metrics)."""
-    config, optimizer, step = compiled_step(*overrides)
-    trainable, fixed = split_trainable(world.policy_params, config.policy.trainable)
-    state = init_state(place(jax.tree.map(jnp.copy, trainable), "policy"), optimizer)
-    moved = jax.tree.map(lambda x: x * 1.02, world.policy_params)  # a reference that is not the policy
-    frozen = FrozenParams(
-        fixed=place(fixed, "policy"), reference=place(moved, "policy"), judge=place(world.judge_params, "judge")
-    )
-    return step(state, frozen, place(batch, "batch"))
+    program, state, frozen = start(world, *overrides, shape=shape)
+    return program.train_step(state, frozen, jax.device_put(batch, batch_sharding(program.shapes.mesh)))
 
 
 def test_rewards_vary_in_the_tiny_world(tiny_world):
@@ -52,7 +54,7 @@ def test_rewards_vary_in_the_tiny_world(tiny_world):
 def test_microbatches_remat_and_chunks_change_nothing(tiny_world):
     batch = tiny_world.batch()
     whole = run(tiny_world, batch)
-    frugal = run(tiny_world, batch, "grpo.microbatch_prompts=2", "policy.remat=true", "policy.log_prob_chunk=40")
+    frugal = run(tiny_world, batch, "memory.microbatch_prompts=2", "memory.remat=true", "memory.log_prob_chunk=40")
     chex.assert_trees_all_close(whole[0].params, frugal[0].params, rtol=1e-5, atol=1e-6)
     chex.assert_trees_all_close(whole[2], frugal[2], rtol=1e-4, atol=1e-5)
 
@@ -166,7 +168,7 @@ def test_a_frozen_vision_tower_does_not_move(tiny_world):
 def test_one_compilation_serves_every_batch(tiny_world):
     for seed in range(3):
         run(tiny_world, tiny_world.batch(seed=seed))
-    assert compiled_step()[2]._cache_size() == 1
+    assert program_of(shape=None).train_step._cache_size() == 1
 
 
 def test_float32_masters_move_under_bfloat16_compute(tiny_world):
@@ -180,16 +182,8 @@ def test_float32_masters_move_under_bfloat16_compute(tiny_world):
 
 @pytest.mark.parametrize("shape", [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2)])
 def test_every_mesh_gives_the_step_of_one_device(tiny_world, shape):
-    data, fsdp, tensor = shape
-    mesh = make_mesh(MeshConfig(data=data, fsdp=fsdp, tensor=tensor))
-
-    def place(tree, kind):
-        if kind == "policy":
-            return jax.device_put(tree, parameter_shardings(tree, policy_table(POLICY, mesh), mesh))
-        return jax.device_put(tree, batch_sharding(mesh) if kind == "batch" else replicated(mesh))
-
     batch = tiny_world.batch()
-    alone, spread = run(tiny_world, batch), run(tiny_world, batch, place=place)
+    alone, spread = run(tiny_world, batch), run(tiny_world, batch, shape=shape)
     chex.assert_trees_all_equal(jax.device_get(alone[1].components), jax.device_get(spread[1].components))
     chex.assert_trees_all_close(jax.device_get(alone[0].params), jax.device_get(spread[0].params), rtol=1e-4, atol=2e-6)
     for name in ("loss", "grad_norm", "kl", "reward/total"):

@@ -25,7 +25,7 @@ from reflex_jax.stops import NOT_FINITE, PREEMPTED, SAVE_FAILED, RunStopped
 from reflex_jax.text.completion import parse_completion
 from reflex_jax.training import loop
 from reflex_jax.training.faults import SkippedSteps
-from reflex_jax.training.loop import StepResult
+from reflex_jax.training.trainer import GrpoTrainer, StepResult
 from reflex_jax.training.watchdog import Watchdog
 
 STEPS = 4  # two of the closed phase, two of the open one
@@ -105,18 +105,18 @@ def test_a_run_continues_on_another_mesh(undisturbed, phantom, tmp_path, mesh):
 
 
 def test_a_signal_ends_the_step_saves_and_says_how_to_go_on(undisturbed, phantom, tmp_path, monkeypatch, capsys):
-    run_step = loop.Trainer.run_step
+    run_step = GrpoTrainer.run_step
 
     def with_signal(self, state, batch, step):
         if step == 2:
             os.kill(os.getpid(), signal.SIGTERM)
         return run_step(self, state, batch, step)
 
-    monkeypatch.setattr(loop.Trainer, "run_step", with_signal)
+    monkeypatch.setattr(GrpoTrainer, "run_step", with_signal)
     assert train(phantom, tmp_path / "run") == PREEMPTED
     message = capsys.readouterr().err
     assert "SIGTERM after step 2" in message and "same command" in message
-    monkeypatch.setattr(loop.Trainer, "run_step", run_step)
+    monkeypatch.setattr(GrpoTrainer, "run_step", run_step)
     assert train(phantom, tmp_path / "run") == 0
     assert metrics(tmp_path / "run") == metrics(undisturbed)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
@@ -317,7 +317,7 @@ def test_what_a_full_disk_keeps_from_being_written_is_named_with_its_step(tmp_pa
     watchdog = Watchdog(tmp_path, process=0, stall_seconds=0)
     skipped = SkippedSteps(tmp_path, limit=9)
     metrics = {"skipped": 1, "loss": np.nan, "grad_norm": 1.0}
-    result = loop.StepResult(metrics, [{"id": "1"}], {"tokens": np.random.default_rng(0).random(5000)})
+    result = StepResult(metrics, [{"id": "1"}], {"tokens": np.random.default_rng(0).random(5000)})
     with file_size_limit(10):
         for write, words in (
             (lambda: watchdog.beat(7), "the heartbeat of step 7"),

@@ -4,7 +4,6 @@ Checked in the programs as they go to the compiler; no accelerator is needed, an
 """
 
 import re
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +12,11 @@ import pytest
 from reflex_jax.config import SALIENCY_METHODS
 from reflex_jax.models.biomedclip import init_judge_params
 from reflex_jax.models.qwen_vl import init_policy_params
-from reflex_jax.step.generate import generate
+from reflex_jax.records import Draws
+from reflex_jax.step.program import build_program
 from reflex_jax.step.score import score_rollout
-from reflex_jax.step.state import FrozenParams, init_state, make_optimizer, split_trainable
-from reflex_jax.step.update import make_train_step
-from tests.step.conftest import ALLOWED, GROUP, JUDGE, NEW_TOKENS, POLICY, TinyWorld
+from reflex_jax.step.state import FrozenParams, init_state, split_trainable
+from tests.step.conftest import JUDGE, POLICY, TinyWorld, tiny_shapes
 
 
 def _products(lowered) -> list[tuple[str, str, bool]]:
@@ -44,25 +43,21 @@ def _abstract(tree):
 
 
 def _lower_step(world: TinyWorld, dtype: str):
-    config = world.config(f"policy.dtype={dtype}", "judge.saliency_block=-2", "policy.remat=true")
-    optimizer = make_optimizer(config.optimizer, 1)
-    step = make_train_step(config, POLICY, JUDGE, optimizer, ALLOWED, POLICY.eos_token_ids)
+    config = world.config(f"policy.dtype={dtype}", "judge.saliency_block=-2", "memory.remat=true")
+    program = build_program(config, tiny_shapes())
     params = _abstract(world.policy_params)
     trainable, fixed = split_trainable(params, config.policy.trainable)
     cast = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype)), params)
     frozen = FrozenParams(fixed=fixed, reference=cast, judge=_abstract(world.judge_params))
-    return step.lower(jax.eval_shape(lambda p: init_state(p, optimizer), trainable), frozen, _abstract(world.batch()))
+    state = jax.eval_shape(lambda p: init_state(p, program.optimizer), trainable)
+    return program.train_step.lower(state, frozen, _abstract(world.batch()))
 
 
 def _lower_generate(world: TinyWorld, dtype: str):
-    sample = partial(
-        generate, config=POLICY, group_size=GROUP, max_new_tokens=NEW_TOKENS, temperature=1.0, eos_ids=(1,), pad_id=0,
-        allowed=ALLOWED,
-    )  # fmt: skip
+    program = build_program(world.config(f"policy.dtype={dtype}"), tiny_shapes())
     params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype)), _abstract(world.policy_params))
-    return jax.jit(sample).lower(
-        params, _abstract(world.batch().prompts), jax.random.key(0), jax.ShapeDtypeStruct((8,), jnp.int32)
-    )
+    draws = Draws(jax.random.key(0), jax.ShapeDtypeStruct((8,), jnp.int32))
+    return program.sample.lower(params, _abstract(world.batch().prompts), draws)
 
 
 @pytest.mark.parametrize("lower", [_lower_step, _lower_generate])

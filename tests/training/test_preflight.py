@@ -14,10 +14,10 @@ from reflex_jax.data.images import count_windows, smart_resize
 from reflex_jax.data.prompts import PromptSizes
 from reflex_jax.models.published import published_policy
 from reflex_jax.planning.device_memory import GIB
-from reflex_jax.planning.memory import estimate_memory
 from reflex_jax.sharding import make_mesh
-from reflex_jax.step.abstract_run import smallest_prompt
+from reflex_jax.step.shapes import smallest_prompt
 from reflex_jax.training import preflight
+from reflex_jax.training.objectives import Grpo
 from reflex_jax.training.watchdog import Watchdog
 
 MESH = MeshConfig(data=2, fsdp=2, tensor=2)
@@ -46,49 +46,53 @@ def test_paths_may_differ_between_hosts_but_mathematics_may_not():
 
 
 def test_a_step_that_has_no_room_is_refused_before_loading_with_terms_and_settings(monkeypatch):
-    config = load_config(None, ["grpo.prompts_per_step=32", "policy.remat=false", "rollout.max_new_tokens=64"])
+    config = load_config(None, ["grpo.prompts_per_step=32", "memory.remat=false", "rollout.max_new_tokens=64"])
     mesh = make_mesh(MESH)
-    preflight.check_memory(config, mesh)
-    _, needed = estimate_memory(preflight._abstract_run(config, mesh, None)).of()
+    preflight.check_memory(Grpo(config), mesh)
+    _, needed = preflight._estimate(Grpo(config), mesh, None).of()
     monkeypatch.setattr(preflight, "device_memory", lambda device: needed - 1)
     with pytest.raises(ConfigError) as caught:
-        preflight.check_memory(config, mesh)
+        preflight.check_memory(Grpo(config), mesh)
     message = str(caught.value)
     assert re.search(
         r"needs at least 0\.\d\d GiB of each device, and JAX may take 0\.\d\d\. In update: .* \(GiB\): ", message
     )
     assert (
-        "saved by the decoder" in message and "Set grpo.microbatch_prompts=16 (0." in message
+        "saved by the decoder" in message and "Set memory.microbatch_prompts=16 (0." in message
     )  # the largest that fits
     monkeypatch.setattr(preflight, "device_memory", lambda device: needed)
-    preflight.check_memory(config, mesh)  # to the byte
+    preflight.check_memory(Grpo(config), mesh)  # to the byte
     monkeypatch.setattr(preflight, "device_memory", lambda device: 1)
     with pytest.raises(
         ConfigError,
-        match=r"Not enough: grpo.microbatch_prompts=4 .*policy\.remat=true.*rollout\.weights=sharded.*mesh\.fsdp",
+        match=r"Not enough: memory.microbatch_prompts=4 .*memory\.remat=true.*memory\.rollout_weights=sharded.*mesh\.fsdp",
     ):
-        preflight.check_memory(config, mesh)
+        preflight.check_memory(Grpo(config), mesh)
     monkeypatch.setattr(preflight, "device_memory", lambda device: None)
-    preflight.check_memory(config, mesh)  # nothing is known, nothing is refused
+    preflight.check_memory(Grpo(config), mesh)  # nothing is known, nothing is refused
 
 
 def test_a_3b_policy_does_not_start_on_one_card_of_80_gigabytes(monkeypatch):
     """Weights, moments and the reference are 49 GiB; the update takes 98.8, and sampling 87.6 (TPU compiler)."""
-    config = load_config("configs/reflex_med_3b.yaml", ["data.root=unread", "mesh.fsdp=1", "grpo.microbatch_prompts=1"])
+    config = load_config(
+        "configs/reflex_med_3b.yaml", ["data.root=unread", "mesh.fsdp=1", "memory.microbatch_prompts=1"]
+    )
     mesh = make_mesh(config.mesh, jax.devices()[:1])
     monkeypatch.setattr(preflight, "device_memory", lambda device: 79.6 * 0.92 * GIB)
     monkeypatch.setattr(preflight, "resolve_checkpoint", lambda path, name: path)
     with pytest.raises(ConfigError, match=r"moments 27\.97.*Cut the weights over more devices"):
-        preflight.check_memory(config, mesh)  # the prompts are not known yet
+        preflight.check_memory(Grpo(config), mesh)  # the prompts are not known yet
     monkeypatch.setattr(preflight, "device_memory", lambda device: 90 * GIB)
-    preflight.check_memory(config, mesh, PromptSizes(prompt_tokens=2048, windows=91))  # an H200 has room while sampling
+    preflight.check_memory(
+        Grpo(config), mesh, PromptSizes(prompt_tokens=2048, windows=91)
+    )  # an H200 has room while sampling
 
 
 @pytest.mark.parametrize(("low", "high"), [(3136, 1003520), (262144, 1048576), (250000, 262144), (262144, 262144)])
 def test_no_picture_is_smaller_than_the_smallest_one(low, high):
     config = load_config(None, [f"data.min_pixels={low}", f"data.max_pixels={high}"])
     vision = published_policy("Qwen2.5-VL-3B-Instruct").vision
-    smallest = smallest_prompt(config, vision)
+    smallest = smallest_prompt(config.data, vision)
     for height, width in itertools.product((20, 300, 512, 1000, 4000), repeat=2):
         if max(height, width) <= 200 * min(height, width):
             rows, columns = smart_resize(height, width, min_pixels=low, max_pixels=high)
@@ -99,7 +103,7 @@ def test_no_picture_is_smaller_than_the_smallest_one(low, high):
 def test_longer_prompts_need_more_than_the_smallest_ones():
     config, mesh = load_config(None), make_mesh(MESH)
     needs = [
-        estimate_memory(preflight._abstract_run(config, mesh, sizes)).of()[1]
+        preflight._estimate(Grpo(config), mesh, sizes).of()[1]
         for sizes in (None, PromptSizes(200, 8), PromptSizes(400, 8), PromptSizes(400, 16))
     ]
     assert needs == sorted(needs) and len(set(needs)) == 4

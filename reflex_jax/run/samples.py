@@ -1,0 +1,58 @@
+"""The lines of samples.jsonl: one per completion, with every score and why it was paid."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from reflex_jax.processes import gather
+from reflex_jax.sharding import BatchRows
+from reflex_jax.step.batch import HostBatch
+from reflex_jax.step.bridge import BridgedRollout
+from reflex_jax.step.score import ScoredRollout
+
+
+def completion_rows(
+    batch: HostBatch, *, rollout_tokens: np.ndarray, bridged: BridgedRollout, scored: ScoredRollout
+) -> list[dict[str, Any]]:
+    """One row per completion: what was asked, what came, what the judge read, and every score.
+
+    A row that failed has no reward, and `failure` says why.
+    """
+    rows = []
+    for p, example in enumerate(batch.examples):
+        for g, completion in enumerate(bridged.completions[p]):
+            failure = bridged.failures[p][g]
+            rows.append(
+                {
+                    "id": example.id,
+                    "question": example.question,
+                    "true_answer": example.answer,
+                    "completion": completion,
+                    "parsed_answer": bridged.answers[p][g],
+                    "statement": bridged.statements[p][g],
+                    "anchor_statement": bridged.anchors[p],
+                    "tokens": int(rollout_tokens[p, g].sum()),
+                    "failure": failure and str(failure),
+                    "reward": None if failure else float(scored.rewards[p, g]),
+                    "advantage": float(scored.advantages[p, g]),
+                    **{f"reward/{name}": float(values[p, g]) for name, values in scored.components.items()},
+                    "iou": float(scored.iou[p, g]),
+                    "text_text_similarity": float(scored.text_text_similarity[p, g]),
+                    "image_text_similarity": float(scored.image_text_similarity[p, g]),
+                    "is_degenerate": bool(scored.is_degenerate[p, g]),
+                }
+            )
+    return rows
+
+
+def all_rows(rows: list[dict[str, Any]], layout: BatchRows) -> list[dict[str, Any]]:
+    """The completions of all processes in the order of the prompts, each once."""
+    if jax.process_count() == 1:
+        return rows
+    group = len(rows) // len(layout.local)
+    parts = gather([[int(p), rows[i * group : (i + 1) * group]] for i, p in enumerate(layout.local)])
+    by_prompt = {number: group_rows for part in parts for number, group_rows in part}
+    return [row for number in sorted(by_prompt) for row in by_prompt[number]]

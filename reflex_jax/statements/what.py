@@ -1,0 +1,142 @@
+"""HOST: questions for a thing or a property: "what is in the left apex", "which organ contains the fluid level"."""
+
+from __future__ import annotations
+
+import re
+
+from reflex_jax.statements import grammar
+from reflex_jax.statements.phrases import head_noun, noun_phrase
+from reflex_jax.statements.polar import polar_clauses
+from reflex_jax.statements.question import ASKING, Question, find_core, split_at_auxiliary
+
+# `what organ is the black hole`: the thing itself is asked for, not a property of it.
+_IDENTITIES = frozenset("organ organs structure structures".split())
+_FINDINGS = frozenset("abnormality abnormalities finding findings pathology lesion lesions disease diseases".split())
+_SHOWN = frozenset(
+    "seen shown present visible found noted demonstrated depicted identified visualized included".split()
+)
+
+
+def declare_what_is(question: Question, answer: str) -> str | None:
+    """`what is the location of the mass`, `what is in the left apex`, `which is bigger`."""
+    match = re.match(r"^(?:what|which) (is|are|was|were) (.+)$", find_core(question))
+    if not match:
+        return None
+    be, rest, words = match[1], match[2], match[2].split()
+    wrong = re.match(r"^(?:most )?(abnormal|wrong|alarming|going on) (about|in|with) (.+)$", rest)
+    if wrong and " " not in answer and (grammar.is_participle(answer) or answer in grammar.ADJECTIVES):
+        return f"{wrong[3]} {be} {answer}"
+    if wrong:
+        return f"the abnormality {'in' if wrong[2] == 'in' else 'of'} {wrong[3]} is {noun_phrase(answer)}"
+    likely = re.match(
+        r"^(.+?) (most likely|called|indicative of|consistent with|suggestive of|signifying)(?: to be)?$", rest
+    )
+    if likely:
+        return f"{likely[1]} {be} {likely[2]} {noun_phrase(answer)}"
+    if words[0] in grammar.PREPOSITIONS or (words[0] in _SHOWN | {"located"} and len(words) > 1):
+        return f"there {grammar.be_for(answer)} {noun_phrase(answer, is_new=True)} {rest}"
+    if words[-1] in grammar.PREPOSITIONS - {"above", "below"}:
+        border = grammar.subject_length(words)
+        return f"{' '.join(words[:border])} {be} {' '.join(words[border:])} {answer}" if border else None
+    if grammar.is_participle(words[0]) or words[0] in grammar.ADVERBS | {"meant"}:
+        if words[0] != "more":
+            return f"what {be} {rest} is {noun_phrase(answer)}"
+    if words[0] in grammar.ADJECTIVES | {"more"} and words[0] not in {"white", "gray", "grey", "black"}:
+        return f"{noun_phrase(answer)} {grammar.be_for(answer)} {rest}"
+    needs_article = be == "is" and words[0] not in grammar.DETERMINERS and not words[0].endswith("'s")
+    return f"{'the ' if needs_article else ''}{rest} {be} {noun_phrase(answer)}"
+
+
+def declare_finite(question: Question, answer: str) -> str | None:
+    """`which organ contains the fluid level`, `what caused the lesion`."""
+    match = re.match(r"^(?:what|which) (.+)$", find_core(question))
+    words = match[1].split() if match else []
+    finite = (i for i, w in enumerate(words) if w in grammar.FINITE_VERBS or w in grammar.AUXILIARIES)
+    position = next(finite, None)
+    if position is None or words[position] not in grammar.FINITE_VERBS or len(words) < 2:
+        return None
+    said = " ".join(words[position:])
+    if position == 0:
+        return f"{answer} {said}"
+    noun = " ".join(words[:position])
+    if not grammar.is_plural(noun):
+        said = re.sub(r"^(belong|appear)\b", r"\1s", said)
+    if all(word in grammar.SIDES for word in answer.split()):
+        return f"the {answer} {noun} {said}"
+    return f"the {noun} that {said} {grammar.be_for(noun)} {noun_phrase(answer)}"
+
+
+def declare_subject_question(question: Question, answer: str) -> str | None:
+    """`which kidney is abnormal`, `what organ system is imaged`, `what modality is this`."""
+    match = re.match(r"^(?:what|which) (.+)$", find_core(question))
+    noun, be, rest = split_at_auxiliary(match[1]) if match else ("", "", [])
+    if not noun or noun == "else" or be not in grammar.BE or not rest:
+        return None
+    head = head_noun(noun)
+    if rest[0] in grammar.DETERMINERS:
+        if head in _IDENTITIES:
+            return f"{' '.join(rest)} {be} {noun_phrase(answer)}"
+        end = next(
+            (i for i, w in enumerate(rest) if i and (grammar.is_participle(w) or w in {"taken", "most"})), len(rest)
+        )
+        thing = " ".join(rest[:end])
+        whose = "" if thing in {"this", "these", "that"} or set(thing.split()) & set(noun.split()) else f" of {thing}"
+        return f"the {noun}{whose} {grammar.be_for(noun)} {noun_phrase(answer)}"
+    said = " ".join(rest)
+    if head in _FINDINGS and rest[0] in _SHOWN:
+        if question.has_options:
+            phrase = noun_phrase(answer)
+            return f"the {noun} is {grammar.indefinite(phrase) if _is_bare_singular(answer) else phrase}"
+        return f"there {grammar.be_for(answer)} {noun_phrase(answer, is_new=True)} {' '.join(rest[1:])}"
+    bare = re.sub(r"^(?:a|an|the) ", "", answer)
+    if all(word in grammar.SIDES for word in bare.split()) and rest[0] not in grammar.PREPOSITIONS:
+        return f"the {bare} {noun} {be} {said}"
+    linked = said if rest[0] in _SHOWN | {"used", "imaged", "pictured", "displayed", "being"} else f"that {be} {said}"
+    return f"the {noun} {linked} {be if be in {'is', 'are'} else 'is'} {noun_phrase(answer)}"
+
+
+def declare_what_does(question: Question, answer: str) -> str | None:
+    """`what does the hyperdensity suggest`, `what color does the lung show`, `what can cause these findings`."""
+    match = re.match(r"^(?:what|which)(?: (.+))?$", find_core(question))
+    noun, auxiliary, rest = split_at_auxiliary(match[1] or "") if match else ("", "", [])
+    if not rest or noun == "else" or auxiliary in grammar.BE:
+        return None
+    if auxiliary in grammar.HAVE:
+        return (
+            f"{_opening(noun)}{auxiliary} {' '.join(rest)} {grammar.be_for(noun)} {noun_phrase(answer)}"
+            if noun
+            else f"{answer} {auxiliary} {' '.join(rest)}"
+        )
+    if rest[:2] == ["you", "see"]:
+        return f"{_opening(noun).replace(' that ', ' ')}seen {' '.join(rest[2:])} {grammar.be_for(noun)} {noun_phrase(answer)}"
+    if auxiliary in grammar.MODALS and (rest[0] in grammar.BASE_VERBS or rest[0] in {"be", "most", "typically"}):
+        if noun or rest[0] == "be":
+            return f"{_opening(noun)}{auxiliary} {' '.join(rest)} {grammar.be_for(noun)} {noun_phrase(answer)}"
+        return f"{answer} {auxiliary} {' '.join(rest)}"
+    clauses = polar_clauses(f"{auxiliary} {' '.join(rest)}")
+    if clauses is None:
+        return None
+    return (
+        f"{_opening(noun)}{clauses[0]} {grammar.be_for(noun)} {noun_phrase(answer)}"
+        if noun
+        else f"{clauses[0]} {answer}"
+    )
+
+
+def declare_named(question: Question, answer: str) -> str | None:
+    """`pathology seen in this image`: a noun phrase without a verb."""
+    words = question.words
+    if not words or ASKING.match(question.text) or words[0] in grammar.AUXILIARIES:
+        return None
+    if any(word in grammar.AUXILIARIES | grammar.FINITE_VERBS | {"what", "which", "where"} for word in words):
+        return None
+    subject = question.text if words[0] in grammar.DETERMINERS else f"the {question.text}"
+    return f"{subject} is {noun_phrase(answer)}"
+
+
+def _opening(noun: str) -> str:
+    return f"the {noun} that " if noun else "what "
+
+
+def _is_bare_singular(answer: str) -> bool:
+    return noun_phrase(answer) == answer and " " not in answer and answer in grammar.COUNT_NOUNS

@@ -1,0 +1,75 @@
+"""Questions become arrays: pictures read and cut, prompts tokenised, all padded to the run's static sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from reflex_jax.config import Config, ConfigError
+from reflex_jax.data.examples import Example, list_offenders
+from reflex_jax.data.prompts import Processor, PromptSizes
+from reflex_jax.judge.batch import judge_pixels
+from reflex_jax.records import PromptInputs
+from reflex_jax.sharding import BatchRows
+from reflex_jax.step.models import Models
+
+_GREY = (127, 127, 127)
+
+
+@dataclass(frozen=True)
+class HostBatch:
+    """This process's part of one step's questions as arrays, still on the host."""
+
+    examples: Sequence[Example]
+    prompts: PromptInputs
+    judge_pixels: UInt8[np.ndarray, "p H W 3"] | None  # None: nothing asks the judge
+
+
+class BatchBuilder:
+    """Questions -> padded arrays of the run's static sizes.
+
+    A blank policy image (a mean-grey picture of the same size) leaves the judge's picture as it is: the question is what
+    the policy can say without seeing.
+    """
+
+    def __init__(self, models: Models, sizes: PromptSizes, rows: BatchRows, *, resize: str, blank_image: bool = False):
+        self._processor, self._judge, self._sizes = models.processor, models.judge, sizes
+        self.rows, self._resize, self._blank_image = rows, resize, blank_image
+
+    def __call__(self, examples: Sequence[Example]) -> HostBatch:
+        """Loads, resizes and tokenises this process's part of P questions."""
+        examples = self.rows.take(examples)
+        images = [example.load_image() for example in examples]
+        seen = [Image.new("RGB", i.size, _GREY) if i and self._blank_image else i for i in images]
+        prompts = self._processor.collate(
+            [self._processor.encode(image, e.question) for image, e in zip(seen, examples, strict=True)],
+            prompt_tokens=self._sizes.prompt_tokens,
+            windows=self._sizes.windows,
+        )
+        pixels = None
+        if self._judge is not None:
+            pixels = np.stack([judge_pixels(image, self._judge.config, resize=self._resize) for image in images])
+        return HostBatch(examples, prompts, pixels)
+
+
+def measure_prompts(
+    config: Config, processor: Processor, *example_lists: Sequence[Example], with_judge: bool
+) -> PromptSizes:
+    """Static sizes that hold every question of the run.
+
+    Raises:
+      ConfigError: prompts too long, or questions without an image where the judge would have to look at one; all by id.
+    """
+    sizes = PromptSizes(1, 0)
+    for examples in example_lists:
+        blind = [example.id for example in examples if example.image is None] if with_judge else []
+        if blind:
+            raise ConfigError(
+                f"{len(blind)} questions have no image for the judge to look at: {list_offenders(blind)}."
+            )
+        sizes = sizes.union(processor.measure(examples, max_prompt_tokens=config.data.max_prompt_tokens))
+    return sizes

@@ -1,0 +1,103 @@
+"""The two models of a run as they lie in their directories: processor, judge, vocabulary; the policy's weights apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jax.sharding import Mesh
+
+from reflex_jax.checkpoints.huggingface import load_policy_params
+from reflex_jax.checkpoints.paths import resolve_checkpoint
+from reflex_jax.checkpoints.policy import policy_shardings, special_ids
+from reflex_jax.config import Config, ConfigError, RewardsConfig
+from reflex_jax.data.prompts import Processor, load_processor
+from reflex_jax.judge.evidence import Judge, load_judge
+from reflex_jax.sharding import check_attention
+from reflex_jax.step.bridge import HostBridge
+from reflex_jax.step.sampling import Vocabulary, allowed_tokens
+from reflex_jax.step.shapes import Shapes
+from reflex_jax.text.tokenizer import decode
+
+
+@dataclass(frozen=True, eq=False)
+class Models:
+    """Everything about the two models that does not change; the policy's parameters are handed on apart."""
+
+    shapes: Shapes
+    directory: Path  # of the policy
+    processor: Processor
+    judge: Judge | None  # on every device; None: nothing in the run asks it
+
+
+def needs_judge(rewards: RewardsConfig) -> bool:
+    """Whether some component asks the judge."""
+    return any(name in rewards.components for name in ("visual_fidelity", "provenance"))
+
+
+def load_models(config: Config, mesh: Mesh, *, with_judge: bool = True) -> Models:
+    """Reads what both models are, loads the judge, and derives the vocabulary the policy may sample from.
+
+    Args:
+      config: of the run.
+      mesh: of the run.
+      with_judge: whether the run asks the judge.
+    Raises:
+      ConfigError: a checkpoint or the mesh does not fit, named.
+    """
+    check_attention(mesh, config.memory.attention)
+    directory = resolve_checkpoint(config.policy.path, "policy")
+    data = config.data
+    processor = load_processor(
+        directory, min_pixels=data.min_pixels, max_pixels=data.max_pixels, prompt=data.prompt
+    )  # fmt: skip
+    policy = processor.config
+    eos_ids = config.rollout.eos_ids or policy.eos_token_ids
+    allowed = allowed_tokens(
+        policy.text.vocabulary,
+        tokenizer_length=len(processor.tokenizer),
+        banned_ids=special_ids(policy, processor.tokenizer),
+        eos_ids=eos_ids,
+    )
+    judge = _load_judge(config, mesh) if with_judge else None
+    vocabulary = Vocabulary(allowed, eos_ids, processor.pad_id)
+    shapes = Shapes(mesh=mesh, policy=policy, judge=judge.config if judge else None, vocabulary=vocabulary)
+    return Models(shapes, directory, processor, judge)
+
+
+def load_params(models: Models) -> Any:
+    """The policy's parameters: float32, cut over the mesh as the update wants them.
+
+    Raises:
+      ConfigError: tensors are missing, extra, misshaped or no floats, all of them listed; or the mesh does not fit.
+    """
+    shapes = models.shapes
+    return load_policy_params(
+        models.directory, shapes.policy, "float32", policy_shardings(shapes.policy, shapes.mesh)
+    )  # fmt: skip
+
+
+def make_host_bridge(config: Config, models: Models) -> HostBridge:
+    """The seam of this run: the policy's words, the judge's tokenizer, the configured answer reward."""
+    tokenizer = models.processor.tokenizer
+    if models.judge is None:
+        raise ValueError("make_host_bridge: expected models with the judge.")
+    return HostBridge(
+        decode=lambda ids: decode(tokenizer, ids),
+        statement_tokenizer=models.judge.tokenizer,
+        open_answer_parts=config.rewards.open_answer_parts,
+        max_statement_tokens=config.judge.max_statement_tokens,
+        centered=config.judge.centered,
+    )
+
+
+def _load_judge(config: Config, mesh: Mesh) -> Judge:
+    judge = load_judge(config.judge.path, dtype=config.judge.dtype, mesh=mesh)
+    longest = judge.config.text.positions
+    if config.judge.max_statement_tokens > longest:
+        raise ConfigError(
+            f"judge.max_statement_tokens: expected at most the {longest} positions of the judge in {config.judge.path}; "
+            f"got {config.judge.max_statement_tokens}."
+        )
+    return judge

@@ -1,0 +1,215 @@
+"""GRPO and the supervised phase through the same loop: what each of them reads, compiles and leaves behind."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Protocol, runtime_checkable
+
+from jax.sharding import Mesh
+
+from reflex_jax.checkpoints.policy import save_policy
+from reflex_jax.config import Config, ConfigError
+from reflex_jax.data.examples import Example, list_offenders
+from reflex_jax.data.pipeline import Batches, SupervisedBatches, training_batches
+from reflex_jax.data.prompts import PromptSizes
+from reflex_jax.data.sources import load_examples
+from reflex_jax.processes import is_first
+from reflex_jax.sharding import check_batch, check_batches
+from reflex_jax.step.batch import BatchBuilder
+from reflex_jax.step.imitate import TargetBuilder
+from reflex_jax.step.models import Models, make_host_bridge, needs_judge
+from reflex_jax.step.program import Program
+from reflex_jax.step.state import FrozenParams, TrainState, compute_params
+from reflex_jax.stops import not_written
+from reflex_jax.training.trainer import GrpoTrainer, SupervisedTrainer, Trainer
+
+POLICY_FOLDER = "policy"  # inside the directory of a supervised run: what `policy.path` of the next run names
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """What the loop asks of either phase."""
+
+    @property
+    def config(self) -> Config:
+        """Of the run."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """Checkpoints carry it."""
+        ...
+
+    @property
+    def is_supervised(self) -> bool:
+        """Whether it imitates, with neither samples nor reference policy."""
+        ...
+
+    @property
+    def with_judge(self) -> bool:
+        """Whether something in the run asks the judge."""
+        ...
+
+    @property
+    def updates_per_step(self) -> int:
+        """Optimiser updates of one step."""
+        ...
+
+    @property
+    def update_prompts(self) -> int:
+        """Prompts of one optimiser update."""
+        ...
+
+    def check_mesh(self, mesh: Mesh) -> None:
+        """Refuses batches that the mesh does not divide."""
+        ...
+
+    def load_questions(self) -> list[Example]:
+        """The training split; refuses questions that cannot be learned from, by id."""
+        ...
+
+    def lay_out(self, examples: Sequence[Example], laid_out: Sequence[int] | None = None) -> Batches:
+        """The order of the questions; `laid_out`: the steps of each phase as a run that is continued has them."""
+        ...
+
+    def trainer(self, models: Models, program: Program, frozen: FrozenParams, sizes: PromptSizes) -> Trainer:
+        """Takes the parts of a run together."""
+        ...
+
+    def finish(self, models: Models, state: TrainState, frozen: FrozenParams, *, is_new: bool) -> None:
+        """Writes what the run leaves beside itself; `is_new`: this command did some of its steps."""
+        ...
+
+
+@dataclass(frozen=True)
+class Grpo:
+    """Group relative policy optimisation with the rewards of a configuration."""
+
+    config: Config
+    name: ClassVar[str] = "grpo"
+    is_supervised: ClassVar[bool] = False
+
+    @property
+    def with_judge(self) -> bool:
+        """Whether some reward asks the judge."""
+        return needs_judge(self.config.rewards)
+
+    @property
+    def updates_per_step(self) -> int:
+        """Optimiser updates of one step."""
+        return self.config.grpo.epochs * self.config.grpo.minibatches
+
+    @property
+    def update_prompts(self) -> int:
+        """Prompts of one minibatch."""
+        return self.config.grpo.minibatch_prompts
+
+    def check_mesh(self, mesh: Mesh) -> None:
+        """Refuses batches that do not divide."""
+        check_batches(mesh, self.update_prompts, self.config.memory, "grpo.prompts_per_step / minibatches")
+
+    def load_questions(self) -> list[Example]:
+        """The training split."""
+        return load_examples(self.config.data, self.config.data.split, seed=self.config.run.seed)
+
+    def lay_out(self, examples: Sequence[Example], laid_out: Sequence[int] | None = None) -> Batches:
+        """The curriculum; `laid_out`: the steps of each phase as a run that is continued has them."""
+        config = self.config
+        return training_batches(
+            examples, config.data, prompts_per_step=config.grpo.prompts_per_step, steps=config.training.steps,
+            seed=config.run.seed, laid_out=laid_out,
+        )  # fmt: skip
+
+    def trainer(self, models: Models, program: Program, frozen: FrozenParams, sizes: PromptSizes) -> Trainer:
+        """Takes the parts of a run together."""
+        config = self.config
+        rows = models.shapes.rows(config.grpo.prompts_per_step)
+        build = BatchBuilder(models, sizes, rows, resize=config.judge.resize)
+        return GrpoTrainer(config, program, frozen, build, make_host_bridge(config, models))
+
+    def finish(self, models: Models, state: TrainState, frozen: FrozenParams, *, is_new: bool) -> None:
+        """Leaves nothing but the run."""
+
+
+@dataclass(frozen=True)
+class Supervised:
+    """Imitation of the target completions of a data source."""
+
+    config: Config
+    name: ClassVar[str] = "supervised"
+    is_supervised: ClassVar[bool] = True
+    updates_per_step: ClassVar[int] = 1
+
+    @property
+    def with_judge(self) -> bool:
+        """The judge is asked of held-out questions alone, where the run looks at them."""
+        return bool(self.config.training.evaluate_every) and needs_judge(self.config.rewards)
+
+    @property
+    def update_prompts(self) -> int:
+        """Prompts of a step."""
+        return self.config.sft.batch_size
+
+    def check_mesh(self, mesh: Mesh) -> None:
+        """Refuses batches that do not divide."""
+        check_batches(mesh, self.update_prompts, self.config.memory, "sft.batch_size")
+        if self.config.training.evaluate_every:
+            check_batch(mesh, self.config.grpo.prompts_per_step, "grpo.prompts_per_step")
+
+    def load_questions(self) -> list[Example]:
+        """The training split.
+
+        Raises:
+          ConfigError: questions without a completion to imitate.
+        """
+        data, run = self.config.data, self.config.run
+        examples = load_examples(data, data.split, seed=run.seed, noise=self.config.sft.noise)
+        lacking = [e.id for e in examples if e.target is None]
+        if lacking:
+            raise ConfigError(
+                f"{data.source}: {len(lacking)} of {len(examples)} questions have no completion to imitate "
+                f"({list_offenders(lacking)}). The phantom source has them."
+            )
+        return examples
+
+    def lay_out(self, examples: Sequence[Example], laid_out: Sequence[int] | None = None) -> Batches:
+        """All questions in every pass; `laid_out`: the steps of a run that is continued."""
+        config = self.config
+        return SupervisedBatches(
+            examples, batch_size=config.sft.batch_size, steps=config.training.steps, seed=config.run.seed,
+            laid_out=laid_out,
+        )  # fmt: skip
+
+    def trainer(self, models: Models, program: Program, frozen: FrozenParams, sizes: PromptSizes) -> Trainer:
+        """Takes the parts of a run together."""
+        config = self.config
+        build = TargetBuilder(
+            models, sizes, models.shapes.rows(config.sft.batch_size), answer_weight=config.sft.answer_weight,
+            length=config.rollout.max_new_tokens,
+        )  # fmt: skip
+        return SupervisedTrainer(config, program, frozen, build)
+
+    def finish(self, models: Models, state: TrainState, frozen: FrozenParams, *, is_new: bool) -> None:
+        """Leaves the trained policy as a Hugging Face directory, `POLICY_FOLDER`, in the run directory.
+
+        Raises:
+          RunStopped: the disk takes no more; the last checkpoint stands.
+        """
+        directory = supervised_policy(self.config)
+        if directory.exists() and not is_new:
+            return
+        params = compute_params(state.params, frozen.fixed, "float32")
+        try:
+            if is_first():  # that of a shorter run
+                shutil.rmtree(directory, ignore_errors=True)
+            save_policy(models.directory, models.shapes.policy, params, directory, dtype="float32")
+        except OSError as error:
+            raise not_written("the policy of the last step", directory, error) from error
+
+
+def supervised_policy(config: Config) -> Path:
+    """Where a supervised run leaves its policy."""
+    return config.run.directory / POLICY_FOLDER

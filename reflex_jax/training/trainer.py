@@ -1,0 +1,122 @@
+"""One timed step of a run: the compiled functions of its program and the seam between them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+
+from reflex_jax.config import Config
+from reflex_jax.data.examples import Example
+from reflex_jax.records import Draws, TrainBatch
+from reflex_jax.run.logs import CompilationCounter
+from reflex_jax.run.samples import completion_rows
+from reflex_jax.sharding import BatchRows
+from reflex_jax.step.batch import HostBatch
+from reflex_jax.step.bridge import HostBridge
+from reflex_jax.step.imitate import SftBatch
+from reflex_jax.step.program import Program
+from reflex_jax.step.state import FrozenParams, TrainState
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step leaves behind on the host; arrays and rows are this process's part."""
+
+    metrics: dict[str, Any]
+    rows: list[dict[str, Any]]  # one per completion
+    arrays: dict[str, np.ndarray]  # what went into the update, for looking into a step that failed
+
+
+@runtime_checkable
+class Trainer(Protocol):
+    """What the loop asks of either phase."""
+
+    frozen: FrozenParams
+    rows: BatchRows
+
+    def build(self, examples: Sequence[Example]) -> Any:
+        """This process's part of P questions as arrays on the host; pure, called ahead of time in threads."""
+        ...
+
+    def run_step(self, state: TrainState, batch: Any, step: int) -> tuple[TrainState, StepResult]:
+        """One step, which takes the state over."""
+        ...
+
+
+class GrpoTrainer:
+    """Samples, scores and updates."""
+
+    def __init__(
+        self, config: Config, program: Program, frozen: FrozenParams, build: Any, bridge: HostBridge
+    ):  # fmt: skip
+        self.frozen, self.build = frozen, build
+        self.rows = program.shapes.rows(config.grpo.prompts_per_step)
+        self._program, self._bridge = program, bridge
+        self._key = jax.random.key(config.run.seed)
+        self._compilations = CompilationCounter()
+
+    def run_step(self, state: TrainState, batch: HostBatch, step: int) -> tuple[TrainState, StepResult]:
+        """One step of GRPO (paper Eq. 1-10)."""
+        program = self._program
+        seconds: dict[str, float] = {}
+        with _timed(seconds, "time/reshard"):
+            weights = jax.block_until_ready(program.gather(state.params, self.frozen.fixed))
+        with _timed(seconds, "time/generate"):
+            prompts = self.rows.place(batch.prompts)
+            ids = self.rows.place(self.rows.local.astype(np.int32))
+            rollout = program.sample(weights, prompts, Draws(jax.random.fold_in(self._key, step), ids))
+            tokens, mask = self.rows.fetch((rollout.tokens, rollout.mask))
+            del weights
+        with _timed(seconds, "time/bridge"):
+            bridged = self._bridge(batch.examples, tokens, mask, batch.judge_pixels)
+        with _timed(seconds, "time/train_step"):
+            judge, scores = self.rows.place((bridged.judge, bridged.scores))
+            state, scored, metrics = program.train_step(
+                state, self.frozen, TrainBatch(prompts=prompts, rollout=rollout, judge=judge, scores=scores)
+            )
+            scored, metrics = self.rows.fetch(scored), jax.device_get(metrics)
+        arrays = {
+            "tokens": tokens, "mask": mask, "rewards": scored.rewards, "advantages": scored.advantages,
+            **{f"reward_{name}": values for name, values in scored.components.items()},
+        }  # fmt: skip
+        rows = completion_rows(batch, rollout_tokens=mask, bridged=bridged, scored=scored)
+        return state, StepResult(_with_times(metrics, seconds, self._compilations), rows, arrays)
+
+
+class SupervisedTrainer:
+    """Imitates target completions."""
+
+    def __init__(self, config: Config, program: Program, frozen: FrozenParams, build: Any):
+        self.frozen, self.build = frozen, build
+        self.rows = program.shapes.rows(config.sft.batch_size)
+        self._program, self._compilations = program, CompilationCounter()
+
+    def run_step(self, state: TrainState, batch: SftBatch, step: int) -> tuple[TrainState, StepResult]:
+        """One supervised step."""
+        seconds: dict[str, float] = {}
+        with _timed(seconds, "time/train_step"):
+            state, metrics = self._program.imitate(state, self.frozen, self.rows.place(batch))
+            metrics = jax.device_get(metrics)
+        arrays = {"tokens": np.asarray(batch.tokens), "weights": np.asarray(batch.weights)}
+        return state, StepResult(_with_times(metrics, seconds, self._compilations), [], arrays)
+
+
+def _with_times(metrics: Any, seconds: dict[str, float], compilations: CompilationCounter) -> dict[str, float]:
+    metrics = {name: float(value) for name, value in metrics.items()}
+    total = sum(seconds.values())
+    return metrics | seconds | {
+        "time/step": total, "tokens_per_second": metrics["tokens"] / total, "compilations": compilations.read(),
+    }  # fmt: skip
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    seconds[name] = time.perf_counter() - started
