@@ -166,7 +166,7 @@ def map_prompts(function: Callable[[Any], Any], tree: Any, at_once: int, axes: A
     return jax.tree.map(lambda axis, part: jax.tree.map(partial(join, axis), part), axes, results)
 
 
-def to_global(tree: Any, shardings: Any) -> Any:
+def to_global(tree: Any, shardings: Shardings) -> Any:
     """Puts host arrays, whole in every process, onto the devices; each takes its part.
 
     Args:

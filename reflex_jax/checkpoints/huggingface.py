@@ -28,7 +28,7 @@ from reflex_jax.checkpoints.tensor_fit import check_fit
 from reflex_jax.config import ConfigError
 from reflex_jax.models.qwen_vl import QwenVLConfig
 from reflex_jax.sharding import local_indices, path_name
-from reflex_jax.trees import Params
+from reflex_jax.trees import Params, Shardings
 
 # by bytes: all bits of a float but the sign
 _MAGNITUDE_BITS: dict[int, np.unsignedinteger] = {
@@ -39,7 +39,7 @@ _MAGNITUDE_BITS: dict[int, np.unsignedinteger] = {
 
 
 def load_policy_params(
-    directory: str | Path, config: QwenVLConfig, dtype: Any = jnp.float32, shardings: Any = None
+    directory: str | Path, config: QwenVLConfig, dtype: Any = jnp.float32, shardings: Shardings = None
 ) -> Params:
     """Loads model.safetensors or, where it is absent, the shards its index names.
 

@@ -29,7 +29,7 @@ from reflex_jax.models.partitioning import policy_table
 from reflex_jax.models.qwen_vl import QwenVLConfig, prompt_logits
 from reflex_jax.sharding import AnyMesh, parameter_shardings
 from reflex_jax.text.chat_template import TEMPLATE_FOLDER
-from reflex_jax.trees import Array, Shardings
+from reflex_jax.trees import Array, Params, Shardings
 
 CONFIG_FILE = "config.json"
 _WEIGHT_SUFFIXES = (".safetensors", ".index.json", ".bin", ".pt", ".pth", ".gguf")
@@ -40,7 +40,7 @@ class Policy:
     """A Qwen2.5-VL policy."""
 
     config: QwenVLConfig
-    params: Any
+    params: Params
     processor: Processor
     directory: Path  # where it came from
 
@@ -93,7 +93,7 @@ def policy_shardings(config: QwenVLConfig, mesh: AnyMesh) -> Shardings:
 def save_policy(
     source: Path,
     config: QwenVLConfig,
-    params: Any,
+    params: Params,
     directory: str | Path,
     *,
     dtype: str | None = None,

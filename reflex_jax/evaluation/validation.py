@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +18,7 @@ from reflex_jax.step.batch import BatchBuilder
 from reflex_jax.step.models import Models, make_host_bridge
 from reflex_jax.step.program import Program
 from reflex_jax.step.score import ScoredRollout
+from reflex_jax.trees import Params
 
 _STEP = 0  # training folds in its steps from 1 on, so no draw is shared with it, nor with another seed's
 
@@ -59,7 +59,7 @@ class Evaluator:
         # small, and every process needs them all
         self._columns = jax.jit(question_columns, out_shardings=replicated(models.shapes.mesh))
 
-    def run(self, weights: Any, judge: Any) -> dict[str, float]:
+    def run(self, weights: Params, judge: Params | None) -> dict[str, float]:
         """Returns `eval/...` metrics of one policy: sampled (T as in training) and greedy, all, closed and open.
 
         Args:

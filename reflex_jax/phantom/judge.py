@@ -167,8 +167,8 @@ def _balanced_loss(similarity: Float[Array, "A B"], truth: Bool[Array, "A B"], t
     """Sigmoid cross-entropy around `threshold`; positives and negatives weigh the same whatever their number."""
     logits = LOGIT_SCALE * (similarity - threshold)
     positive, negative = jax.nn.softplus(-logits), jax.nn.softplus(logits)
-    positive_mean = jnp.where(truth, positive, 0).sum() / jnp.maximum(truth.sum(), 1)
-    negative_mean = jnp.where(truth, 0, negative).sum() / jnp.maximum((~truth).sum(), 1)
+    positive_mean = jnp.where(truth, positive, 0).sum() / jnp.maximum(truth.sum(), 1).astype(jnp.float32)
+    negative_mean = jnp.where(truth, 0, negative).sum() / jnp.maximum((~truth).sum(), 1).astype(jnp.float32)
     return 0.5 * (positive_mean + negative_mean)
 
 

@@ -21,6 +21,7 @@ from reflex_jax.step.imitate import SftBatch
 from reflex_jax.step.program import Program, build_program
 from reflex_jax.step.shapes import Shapes, largest_prompt, rollout_rules
 from reflex_jax.step.state import FrozenParams, TrainState, init_state, split_trainable
+from reflex_jax.trees import Params
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +34,7 @@ class AbstractRun:
     program: Program
     state: TrainState
     frozen: FrozenParams
-    weights: Any  # the policy as sampling reads it
+    weights: Params  # the policy as sampling reads it
     batch: TrainBatch | SftBatch  # of GRPO or of the supervised phase
     draws: Draws
 

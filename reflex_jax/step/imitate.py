@@ -25,7 +25,7 @@ from reflex_jax.step.models import Models
 from reflex_jax.step.state import FrozenParams, TrainState, compute_params
 from reflex_jax.step.update import LogProbsOf, accumulate, apply_update
 from reflex_jax.text.tokenizer import encode_user_text
-from reflex_jax.trees import Array, Leaf, pytree_dataclass
+from reflex_jax.trees import Array, Leaf, Params, pytree_dataclass
 
 
 @pytree_dataclass
@@ -123,7 +123,7 @@ def imitation_update(
     """
     dtype = jnp.dtype(config.policy.dtype)
 
-    def microbatch_loss(params: Any, part: SftBatch, denominator: Array) -> tuple[Array, Array]:
+    def microbatch_loss(params: Params, part: SftBatch, denominator: Array) -> tuple[Array, Array]:
         whole = compute_params(params, frozen.fixed, dtype)
         log_probs, _ = log_probs_of(whole, part.prompts, part.tokens)
         counted = part.weights > 0

@@ -18,7 +18,7 @@ class TrainState:
     """Everything a step replaces. Trainable parameters are float32 masters, whatever dtype they compute in."""
 
     step: Int[Leaf, ""]
-    params: Any
+    params: Params
     optimizer_state: Any
 
 
@@ -26,18 +26,18 @@ class TrainState:
 class FrozenParams:
     """Everything a step only reads; the optimiser never sees it."""
 
-    fixed: Any  # the policy's parameters that do not train ({} when all do)
-    reference: Any  # the initial policy, in the compute dtype; None: no KL term and no ratio to it
-    judge: Any
+    fixed: Params  # the policy's parameters that do not train ({} when all do)
+    reference: Params | None  # the initial policy, in the compute dtype; None: no KL term and no ratio to it
+    judge: Params | None
 
 
-def split_trainable(params: dict[str, Any], trainable: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def split_trainable(params: Params, trainable: str) -> tuple[Params, Params]:
     """Splits the policy's parameters into (trained, fixed) by `policy.trainable`."""
     fixed = {"vision"} if trainable == "language" else set()
     return {k: v for k, v in params.items() if k not in fixed}, {k: v for k, v in params.items() if k in fixed}
 
 
-def compute_params(params: Any, fixed: Any, dtype: Any) -> dict[str, Any]:
+def compute_params(params: Params, fixed: Params, dtype: Any) -> Params:
     """Returns the whole policy, cast to the dtype of its matrix products."""
     return {**jax.tree.map(lambda x: x.astype(dtype), params), **fixed}
 
@@ -75,7 +75,7 @@ def mixing_dtypes(optimizer: optax.GradientTransformation) -> optax.GradientTran
     return optax.GradientTransformation(optimizer.init, update)
 
 
-def init_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
+def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
     """Starts the optimiser on float32 masters of the trainable parameters."""
     params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
     return TrainState(step=jnp.zeros((), jnp.int32), params=params, optimizer_state=optimizer.init(params))

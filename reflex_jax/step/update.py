@@ -31,7 +31,7 @@ from reflex_jax.sharding import map_prompts, split_prompts
 from reflex_jax.step.score import ScoredRollout, rollout_metrics
 from reflex_jax.step.shapes import Shapes
 from reflex_jax.step.state import FrozenParams, TrainState, compute_params
-from reflex_jax.trees import Array, Leaf, pytree_dataclass
+from reflex_jax.trees import Array, Leaf, Params, pytree_dataclass
 
 State = TypeVar("State")  # what is carried from update to update
 
@@ -84,7 +84,7 @@ def policy_update(
     grpo, memory = config.grpo, config.memory
     dtype, objective = jnp.dtype(config.policy.dtype), make_objective(grpo)
 
-    def microbatch_loss(params: Any, part: UpdateInputs, denominator: Array) -> tuple[Array, TokenMetrics]:
+    def microbatch_loss(params: Params, part: UpdateInputs, denominator: Array) -> tuple[Array, TokenMetrics]:
         log_probs, entropy = log_probs_of(
             compute_params(params, frozen.fixed, dtype), part.prompts, part.rollout.tokens
         )
@@ -226,7 +226,7 @@ def log_probs_function(config: Config, shapes: Shapes, *, temperature: float) ->
     """Log-probs and entropies of whole groups under a policy of these shapes, computed as `memory` says."""
     memory = config.memory
 
-    def log_probs_of(params: Any, prompts: PromptInputs, tokens: Array) -> tuple[Array, Array]:
+    def log_probs_of(params: Params, prompts: PromptInputs, tokens: Array) -> tuple[Array, Array]:
         return completion_log_probs(
             params, prompts, tokens, shapes.policy, allowed=jnp.asarray(shapes.vocabulary.allowed), temperature=temperature,
             chunk=memory.log_prob_chunk, remat=memory.remat, attention=memory.attention,
