@@ -4,5 +4,7 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" "dev"
 ruff check .
+ruff format --check .
+mypy
 if [ $# -eq 0 ]; then set -- -m "not slow" -n 2 --dist loadfile; fi  # a file's fixtures compile once
-exec python -m pytest -q "$@"
+exec python -m pytest -q --durations=40 "$@"

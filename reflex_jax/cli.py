@@ -43,7 +43,6 @@ class _Parser(argparse.ArgumentParser):
     """Takes no shortened flags, and says what is wrong with the arguments in one line, without the usage."""
 
     def __init__(self, **settings: Any):
-        """As argparse."""
         super().__init__(**settings, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:

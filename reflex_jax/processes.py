@@ -45,16 +45,16 @@ def start_processes() -> None:
             "several processes: expected REFLEX_PROCESSES=n, REFLEX_PROCESS_ID=0..n-1 and REFLEX_COORDINATOR=host:port (or "
             f"REFLEX_PROCESSES=auto); got {count!r}, {number!r}, {coordinator!r}. launch/ has scripts that set them."
         )
-    if count != "auto" and int(number) >= int(count):
+    if count != "auto" and int(number or "") >= int(count):
         raise ConfigError(f"REFLEX_PROCESS_ID: expected 0 to {int(count) - 1}; got {number}.")
     if number == "0":
-        _check_port(coordinator)
+        _check_port(coordinator or "")
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
         jax.distributed.initialize(
             coordinator,
             None if count == "auto" else int(count),
-            None if count == "auto" else int(number),
+            None if count == "auto" else int(number or ""),
             # what the variables say counts, whatever scheduler they were set under
             cluster_detection_method=None if count == "auto" else "deactivate",
             initialization_timeout=_START_SECONDS,

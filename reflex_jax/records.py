@@ -7,11 +7,12 @@ T statement tokens, D width. What belongs to a prompt has no G axis: a group sha
 
 from __future__ import annotations
 
-from flax import struct
-from jaxtyping import Array, Bool, Float, Int, Key, UInt8
+from jaxtyping import Bool, Float, Int, Key, UInt8
+
+from reflex_jax.trees import Leaf, pytree_dataclass
 
 
-@struct.dataclass
+@pytree_dataclass
 class VisionInputs:
     """Images of P rows as the vision tower reads them: patches sorted into attention windows on the host.
 
@@ -19,63 +20,61 @@ class VisionInputs:
     ratio and any number of images in a row (also none) go through one compiled function.
     """
 
-    patches: Float[Array, "P W U 1176"]  # normalised pixels; four patches in a row make one merged feature
-    coordinates: Int[Array, "P W U 2"]  # (row, column) of each patch in its own image, in patches
-    image_ids: Int[Array, "P W U"]  # 0: empty slot; 1, 2, ...: which image of the row
+    patches: Float[Leaf, "P W U 1176"]  # normalised pixels; four patches in a row make one merged feature
+    coordinates: Int[Leaf, "P W U 2"]  # (row, column) of each patch in its own image, in patches
+    image_ids: Int[Leaf, "P W U"]  # 0: empty slot; 1, 2, ...: which image of the row
 
 
-@struct.dataclass
+@pytree_dataclass
 class PromptInputs:
     """Tokenised prompts with their images."""
 
-    tokens: Int[Array, "P Lp"]
-    is_valid: Bool[Array, "P Lp"]  # False: padding, on either side
-    positions: Int[Array, "P 3 Lp"]  # M-RoPE: temporal, height, width
-    feature_index: Int[Array, "P Lp"]  # merged vision feature this token stands for, -1 for text
+    tokens: Int[Leaf, "P Lp"]
+    is_valid: Bool[Leaf, "P Lp"]  # False: padding, on either side
+    positions: Int[Leaf, "P 3 Lp"]  # M-RoPE: temporal, height, width
+    feature_index: Int[Leaf, "P Lp"]  # merged vision feature this token stands for, -1 for text
     vision: VisionInputs | None  # None: no row of the batch has an image
 
 
-@struct.dataclass
+@pytree_dataclass
 class Draws:
     """All the randomness of a rollout: the same draws give a prompt the same completions in any batch."""
 
-    key: Key[Array, ""]  # of the step
-    prompt_ids: Int[Array, "P"]  # global number of each prompt
+    key: Key[Leaf, ""]  # of the step
+    prompt_ids: Int[Leaf, "P"]  # global number of each prompt
 
 
-@struct.dataclass
+@pytree_dataclass
 class Rollout:
     """What the sampler produced."""
 
-    tokens: Int[Array, "P G Lc"]  # padded with the pad id after the end
-    log_probs: Float[Array, "P G Lc"]  # of the sampling distribution, 0 where masked
-    mask: Bool[Array, "P G Lc"]  # True for sampled tokens, the EOS included
+    tokens: Int[Leaf, "P G Lc"]  # padded with the pad id after the end
+    log_probs: Float[Leaf, "P G Lc"]  # of the sampling distribution, 0 where masked
+    mask: Bool[Leaf, "P G Lc"]  # True for sampled tokens, the EOS included
 
 
-@struct.dataclass
+@pytree_dataclass
 class JudgeInputs:
     """What the judge looks at and reads; statement 0 of each prompt is the anchor (the dataset's answer)."""
 
-    pixels: UInt8[Array, "P H W 3"]  # resized and cropped, not yet normalised
-    statements: Int[Array, "P S T"]  # token ids of the distinct statements, [PAD] filled
-    statement_count: Int[Array, "P"]  # how many of the S rows are used, the anchor included
-    statement_index: Int[Array, "P G"]  # statement of each completion; 0: the same words as the anchor
-    has_statement: Bool[Array, "P G"]  # False: the completion has no answer, so nothing to look for
+    pixels: UInt8[Leaf, "P H W 3"]  # resized and cropped, not yet normalised
+    statements: Int[Leaf, "P S T"]  # token ids of the distinct statements, [PAD] filled
+    statement_count: Int[Leaf, "P"]  # how many of the S rows are used, the anchor included
+    statement_index: Int[Leaf, "P G"]  # statement of each completion; 0: the same words as the anchor
+    has_statement: Bool[Leaf, "P G"]  # False: the completion has no answer, so nothing to look for
 
 
-@struct.dataclass
+@pytree_dataclass
 class HostScores:
     """Rewards computed from strings, and what the strings say about validity."""
 
-    components: dict[
-        str, Float[Array, "P G"]
-    ]  # e.g. answer, format; 0 where one does not apply, NaN where a row failed
-    applies: dict[str, Bool[Array, "P G"]]  # False: nothing was to be scored, so the row is not counted there
-    is_correct: Bool[Array, "P G"]  # closed exact match, open R_ans >= 0.5: for metrics, and for what depends on it
-    is_valid: Bool[Array, "P G"]  # False: a reward failed; the row leaves every statistic
+    components: dict[str, Float[Leaf, "P G"]]  # by name; 0 where one does not apply, NaN where a row failed
+    applies: dict[str, Bool[Leaf, "P G"]]  # False: nothing was to be scored, so the row is not counted there
+    is_correct: Bool[Leaf, "P G"]  # closed exact match, open R_ans >= 0.5: for metrics, and for what depends on it
+    is_valid: Bool[Leaf, "P G"]  # False: a reward failed; the row leaves every statistic
 
 
-@struct.dataclass
+@pytree_dataclass
 class TrainBatch:
     """Everything one training step reads."""
 
@@ -85,24 +84,24 @@ class TrainBatch:
     scores: HostScores
 
 
-@struct.dataclass
+@pytree_dataclass
 class Evidence:
     """What the judge found for P images and the G statements of each, beside the anchor of each.
 
     Similarities are cosines in [-1, 1]; saliency is raw (any scale, the order inside one map matters).
     """
 
-    image_embeddings: Float[Array, "P D"]
-    statement_embeddings: Float[Array, "P G D"]
-    anchor_embeddings: Float[Array, "P D"]
-    saliency: Float[Array, "P G h w"]
-    anchor_saliency: Float[Array, "P h w"]
-    masks: Bool[Array, "P G h w"]
-    anchor_masks: Bool[Array, "P h w"]
-    iou: Float[Array, "P G"]
-    chance_corrected_iou: Float[Array, "P G"]
-    text_text_similarity: Float[Array, "P G"]
-    image_text_similarity: Float[Array, "P G"]
-    has_statement: Bool[Array, "P G"]  # False: no answer, so everything else of the completion is 0, empty or False
-    is_degenerate: Bool[Array, "P G"]  # the statement's or the anchor's map cannot be cut: the mask says nothing
-    tied_fraction: Float[Array, "P G"]  # cells of the statement's map that share the value at the cut
+    image_embeddings: Float[Leaf, "P D"]
+    statement_embeddings: Float[Leaf, "P G D"]
+    anchor_embeddings: Float[Leaf, "P D"]
+    saliency: Float[Leaf, "P G h w"]
+    anchor_saliency: Float[Leaf, "P h w"]
+    masks: Bool[Leaf, "P G h w"]
+    anchor_masks: Bool[Leaf, "P h w"]
+    iou: Float[Leaf, "P G"]
+    chance_corrected_iou: Float[Leaf, "P G"]
+    text_text_similarity: Float[Leaf, "P G"]
+    image_text_similarity: Float[Leaf, "P G"]
+    has_statement: Bool[Leaf, "P G"]  # False: no answer, so everything else of the completion is 0, empty or False
+    is_degenerate: Bool[Leaf, "P G"]  # the statement's or the anchor's map cannot be cut: the mask says nothing
+    tied_fraction: Float[Leaf, "P G"]  # cells of the statement's map that share the value at the cut

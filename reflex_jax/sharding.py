@@ -14,20 +14,22 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 from jaxtyping import Int
 
 from reflex_jax.config import ConfigError, MemoryConfig, MeshConfig
+from reflex_jax.trees import Shardings
 
 MESH_AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
 
+AnyMesh: TypeAlias = Mesh | AbstractMesh  # abstract: of devices that are not here, for shapes alone
 # logical axis of a parameter -> mesh axis; None: never cut
 Rules = Mapping[str | None, str | None]
 UPDATE_RULES: Rules = {
@@ -64,7 +66,7 @@ def make_mesh(config: MeshConfig, devices: list[Any] | None = None) -> Mesh:
     return Mesh(laid_out, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
 
 
-def check_batch(mesh: Mesh, prompts: int, key: str) -> None:
+def check_batch(mesh: AnyMesh, prompts: int, key: str) -> None:
     """Refuses a number of prompts that the data axes do not divide."""
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
     if prompts % ways:
@@ -74,7 +76,7 @@ def check_batch(mesh: Mesh, prompts: int, key: str) -> None:
         )
 
 
-def check_batches(mesh: Mesh, prompts: int, memory: MemoryConfig, key: str) -> None:
+def check_batches(mesh: AnyMesh, prompts: int, memory: MemoryConfig, key: str) -> None:
     """Refuses an update's prompts, or a microbatch of them, that do not divide.
 
     Args:
@@ -92,7 +94,7 @@ def check_batches(mesh: Mesh, prompts: int, memory: MemoryConfig, key: str) -> N
     check_batch(mesh, size, "memory.microbatch_prompts")
 
 
-def check_attention(mesh: Mesh, attention: str) -> None:
+def check_attention(mesh: AnyMesh, attention: str) -> None:
     """Refuses `memory.attention=cudnn` on devices that are no GPUs."""
     if attention != "cudnn":
         return
@@ -104,12 +106,12 @@ def check_attention(mesh: Mesh, attention: str) -> None:
         )
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
+def batch_sharding(mesh: AnyMesh) -> NamedSharding:
     """Sharding of an array whose first axis counts prompts."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: AnyMesh) -> NamedSharding:
     """Sharding of an array every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
 
@@ -164,7 +166,7 @@ def map_prompts(function: Callable[[Any], Any], tree: Any, at_once: int, axes: A
     return jax.tree.map(lambda axis, part: jax.tree.map(partial(join, axis), part), axes, results)
 
 
-def to_global(tree: Any, shardings: Any) -> Any:
+def to_global(tree: Any, shardings: Shardings) -> Any:
     """Puts host arrays, whole in every process, onto the devices; each takes its part.
 
     Args:
@@ -203,7 +205,9 @@ class BatchRows:
         def place(leaf: Any) -> jax.Array:
             rows = np.asarray(leaf)
             return jax.make_array_from_callback(
-                (self.count, *rows.shape[1:]), self.sharding, lambda index: rows[self._positions(index[0])]
+                (self.count, *rows.shape[1:]),
+                self.sharding,
+                lambda index: rows[self._positions(index[0])],  # type: ignore[index]  # JAX asks for own parts alone
             )
 
         return jax.tree.map(place, tree)
@@ -227,20 +231,26 @@ class BatchRows:
         return np.searchsorted(self.local, np.arange(*index.indices(self.count)))
 
 
-def batch_rows(mesh: Mesh, count: int) -> BatchRows:
+def local_indices(sharding: Sharding, shape: tuple[int, ...]) -> dict[jax.Device, tuple[slice, ...]]:
+    """Which part of an array of this shape each device of this process holds."""
+    indices = sharding.addressable_devices_indices_map(shape)
+    return {device: index for device, index in indices.items() if index is not None}
+
+
+def batch_rows(mesh: AnyMesh, count: int) -> BatchRows:
     """The rows of a batch of `count` prompts whose devices belong to this process.
 
     Where `tensor` spans processes several of them hold, and score, the same rows.
     """
     sharding = batch_sharding(mesh)
-    parts = sharding.addressable_devices_indices_map((count,)).values()
+    parts = local_indices(sharding, (count,)).values()
     local = sorted({row for (part,) in parts for row in range(*part.indices(count))})
     return BatchRows(sharding, count, np.asarray(local))
 
 
 def parameter_shardings(
-    tree: Any, table: list[tuple[str, tuple[str | None, ...]]], mesh: Mesh, rules: Rules = UPDATE_RULES
-) -> Any:
+    tree: Any, table: list[tuple[str, tuple[str | None, ...]]], mesh: AnyMesh, rules: Rules = UPDATE_RULES
+) -> Shardings:
     """Resolves a table (path pattern -> logical axes) to one `NamedSharding` per leaf.
 
     Args:

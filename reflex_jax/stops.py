@@ -41,7 +41,6 @@ class StopRequest:
     """Remembers that somebody asked the run to stop (SIGTERM, or one Ctrl-C); a second Ctrl-C interrupts at once."""
 
     def __init__(self) -> None:
-        """Nobody has asked yet."""
         self.name: str | None = None
 
     @contextmanager

@@ -27,15 +27,19 @@ from reflex_jax.checkpoints.safetensors_writer import FLOATS, SHARD_BYTES, Tenso
 from reflex_jax.checkpoints.tensor_fit import check_fit
 from reflex_jax.config import ConfigError
 from reflex_jax.models.qwen_vl import QwenVLConfig
-from reflex_jax.sharding import path_name
+from reflex_jax.sharding import local_indices, path_name
+from reflex_jax.trees import Params, Shardings
 
-Params = dict[str, Any]
 # by bytes: all bits of a float but the sign
-_MAGNITUDE_BITS = {2: np.uint16(2**15 - 1), 4: np.uint32(2**31 - 1), 8: np.uint64(2**63 - 1)}
+_MAGNITUDE_BITS: dict[int, np.unsignedinteger] = {
+    2: np.uint16(2**15 - 1),
+    4: np.uint32(2**31 - 1),
+    8: np.uint64(2**63 - 1),
+}
 
 
 def load_policy_params(
-    directory: str | Path, config: QwenVLConfig, dtype: Any = jnp.float32, shardings: Any = None
+    directory: str | Path, config: QwenVLConfig, dtype: Any = jnp.float32, shardings: Shardings = None
 ) -> Params:
     """Loads model.safetensors or, where it is absent, the shards its index names.
 
@@ -128,7 +132,7 @@ def _load_leaf(
     if sharding is None:
         return jnp.asarray(_read_block(source, tensors, tuple((0, size) for size in source.shape), dtype, not_finite))
     devices: dict[Bounds, list[jax.Device]] = {}
-    for device, index in sharding.addressable_devices_indices_map(source.shape).items():
+    for device, index in local_indices(sharding, source.shape).items():
         bounds = tuple(s.indices(size)[:2] for s, size in zip(index, source.shape, strict=True))
         devices.setdefault(bounds, []).append(device)
     shards: list[jax.Array] = []

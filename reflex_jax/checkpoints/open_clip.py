@@ -16,7 +16,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -25,8 +24,7 @@ from reflex_jax.checkpoints.safetensors_writer import FLOATS
 from reflex_jax.checkpoints.tensor_report import describe_tensors
 from reflex_jax.config import ConfigError
 from reflex_jax.models.biomedclip import BiomedClipConfig, init_judge_params
-
-Params = dict[str, Any]
+from reflex_jax.trees import Array, Params
 
 _SETTING = "judge.path"
 _LFS_POINTER = b"version https://git-lfs"

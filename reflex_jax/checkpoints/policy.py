@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from reflex_jax.checkpoints.huggingface import load_policy_params, save_policy_params, tensor_dtypes
 from reflex_jax.checkpoints.paths import resolve_checkpoint
@@ -26,8 +27,9 @@ from reflex_jax.data.prompts import Processor, load_processor
 from reflex_jax.json_files import read_json_object
 from reflex_jax.models.partitioning import policy_table
 from reflex_jax.models.qwen_vl import QwenVLConfig, prompt_logits
-from reflex_jax.sharding import parameter_shardings
+from reflex_jax.sharding import AnyMesh, parameter_shardings
 from reflex_jax.text.chat_template import TEMPLATE_FOLDER
+from reflex_jax.trees import Array, Params, Shardings
 
 CONFIG_FILE = "config.json"
 _WEIGHT_SUFFIXES = (".safetensors", ".index.json", ".bin", ".pt", ".pth", ".gguf")
@@ -38,7 +40,7 @@ class Policy:
     """A Qwen2.5-VL policy."""
 
     config: QwenVLConfig
-    params: Any
+    params: Params
     processor: Processor
     directory: Path  # where it came from
 
@@ -83,7 +85,7 @@ def load_policy(
     return Policy(processor.config, params, processor, directory)
 
 
-def policy_shardings(config: QwenVLConfig, mesh: Mesh) -> Any:
+def policy_shardings(config: QwenVLConfig, mesh: AnyMesh) -> Shardings:
     """Returns where each leaf of the policy's parameters lies on a mesh."""
     return parameter_shardings(abstract_policy_params(config), policy_table(config, mesh), mesh)
 
@@ -91,7 +93,7 @@ def policy_shardings(config: QwenVLConfig, mesh: Mesh) -> Any:
 def save_policy(
     source: Path,
     config: QwenVLConfig,
-    params: Any,
+    params: Params,
     directory: str | Path,
     *,
     dtype: str | None = None,
@@ -113,7 +115,7 @@ def save_policy(
     """
     dtypes = tensor_dtypes(source)
     if dtype is not None:
-        dtypes = dict.fromkeys(dtypes, dtype)
+        dtypes = dict.fromkeys(dtypes, jnp.dtype(dtype))
     if jax.process_index() == 0:
         with whole_directory(directory, last=CONFIG_FILE) as partial:
             _copy_companions(source, partial, dtype)

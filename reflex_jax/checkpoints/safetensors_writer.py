@@ -16,11 +16,11 @@ SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 SHARD_BYTES = 5 * 10**9  # as transformers cuts its files
 BLOCK_ROWS = 256  # copied at a time: a transposed block this size stays in the cache, which is 5 times faster
-FLOATS = {
+FLOATS: dict[str, np.dtype] = {
     "F64": np.dtype("float64"),
     "F32": np.dtype("float32"),
     "F16": np.dtype("float16"),
-    "BF16": jnp.dtype("bfloat16"),
+    "BF16": np.dtype(jnp.bfloat16),
 }
 _CODES = {dtype: code for code, dtype in FLOATS.items()}
 
@@ -103,6 +103,6 @@ def _write_file(path: Path, specs: Mapping[str, TensorSpec], tensors: Iterator[n
                 raise ValueError(f"{name}: expected the shape {spec.shape}, got {tensor.shape}")
             for start in range(0, spec.shape[0], BLOCK_ROWS):
                 block = np.ascontiguousarray(tensor[start : start + BLOCK_ROWS], spec.dtype)
-                file.write(block.reshape(-1).view(np.uint8))
+                file.write(block.reshape(-1).view(np.uint8).data)
         file.flush()
         os.fsync(file.fileno())  # a full disk may speak up only here

@@ -270,14 +270,15 @@ def _apply_palette(dataset: Any, indices: Num[np.ndarray, "h w"]) -> UInt8[np.nd
     from pydicom import pixels
 
     is_signed = bool((indices < 0).any())
-    tables = [
+    found = [
         read_table(
             dataset, f"{color}PaletteColorLookupTableDescriptor", f"{color}PaletteColorLookupTableData",
             is_signed=is_signed, remarks=[],
         )
         for color in ("Red", "Green", "Blue")
     ]  # fmt: skip
-    if all(tables):
+    tables = [table for table in found if table]
+    if len(tables) == len(found):
         colors = np.stack([table.apply(indices) for table in tables], axis=-1).astype(np.uint16)
     elif "SegmentedRedPaletteColorLookupTableData" in dataset:
         colors = pixels.apply_color_lut(indices, dataset)[..., :3]

@@ -46,7 +46,8 @@ class Example:
         """(width, height) of the picture, decoded only where the source did not say."""
         if self.image is None or self.image_size is not None:
             return self.image_size
-        return self.load_image().size
+        picture = self.load_image()
+        return None if picture is None else picture.size
 
 
 def check_examples(examples: Sequence[Example], *, source: str) -> None:

@@ -42,8 +42,8 @@ def scale_to_bytes(
     return levels
 
 
-def value_range(samples: Num[np.ndarray, "h w"], is_counted: Bool[np.ndarray, "h w"]) -> tuple[float, float]:
-    """Smallest and largest of the counted samples, of which there is at least one."""
+def value_range(samples: Num[np.ndarray, "h w"], is_counted: Bool[np.ndarray, "h w"]) -> tuple[np.number, np.number]:
+    """Smallest and largest of the counted samples, of which there is at least one, in their own type."""
     counted = samples[is_counted]
     return counted.min(), counted.max()
 

@@ -118,7 +118,8 @@ def _channels(written: Any, key: str, problems: list[str]) -> tuple[float, float
     """One number for each channel; a single one counts for all three."""
     values = [written] * 3 if _is_number(written) else written
     if isinstance(values, (list, tuple)) and len(values) == 3 and all(map(_is_number, values)):
-        return tuple(map(float, values))
+        red, green, blue = map(float, values)
+        return red, green, blue
     problems.append(f"{key}: expected a number or three, of red, green and blue; got {_shown(written)}")
     return (1.0, 1.0, 1.0)
 

@@ -37,13 +37,15 @@ def smart_resize(height: int, width: int, *, factor: int = 28, min_pixels: int, 
             f"expected an image whose sides differ by a factor of at most {LARGEST_ASPECT_RATIO}; "
             f"got {height} x {width} pixels. Crop it."
         )
-    rounded = tuple(round(side / factor) * factor for side in (height, width))
+    rounded = round(height / factor) * factor, round(width / factor) * factor
     if math.prod(rounded) > max_pixels:
         shrink = math.sqrt(height * width / max_pixels)
-        return tuple(max(factor, math.floor(side / shrink / factor) * factor) for side in (height, width))
+        height, width = (max(factor, math.floor(side / shrink / factor) * factor) for side in (height, width))
+        return height, width
     if math.prod(rounded) < min_pixels:
         grow = math.sqrt(min_pixels / (height * width))
-        return tuple(math.ceil(side * grow / factor) * factor for side in (height, width))
+        height, width = (math.ceil(side * grow / factor) * factor for side in (height, width))
+        return height, width
     return rounded
 
 
@@ -235,7 +237,7 @@ def _images_of_rows(
     config: QwenVLConfig,
 ) -> list[list[PatchedImage]]:
     """Deals the images of a batch out to its rows, in order, as many as the image tokens of a row stand for."""
-    grids = [] if image_grid_thw is None else [tuple(int(n) for n in grid) for grid in np.asarray(image_grid_thw)]
+    grids = [] if image_grid_thw is None else [(int(t), int(h), int(w)) for t, h, w in np.asarray(image_grid_thw)]
     patches = np.zeros((0, config.vision.patch_width)) if pixel_values is None else np.asarray(pixel_values)
     if sum(math.prod(grid) for grid in grids) != len(patches):
         raise ValueError(

@@ -53,9 +53,12 @@ def open_image(source: bytes | str | Path, name: str | None = None) -> Image.Ima
     Raises:
       ConfigError: missing, truncated, of several frames, too large, or not an image; the line names it.
     """
-    is_path = isinstance(source, (str, Path))
-    name = one_line(name or (source if is_path else "image"))
-    data = read_file(source, name) if is_path else bytes(source)
+    if isinstance(source, (str, Path)):
+        name = one_line(name or source)
+        data = read_file(source, name)
+    else:
+        name = one_line(name or "image")
+        data = bytes(source)
     try:
         image, remarks = _decode(data)
     except UnreadablePictureError as error:

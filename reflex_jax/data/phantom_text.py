@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.random import Generator
@@ -103,6 +104,7 @@ def phantom_questions(facts: Facts, random: Generator) -> list[Question]:
 
 
 def _question_text(template: str, subject: str | None, options: tuple[str, ...] | None) -> str:
+    subject, options = subject or "", options or ()
     if template == "choice":
         listed = " ".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=True))
         return f"Which abnormality is seen? {listed}"
@@ -135,7 +137,7 @@ def answer_from(facts: Facts, question: Question, random: Generator) -> str:
     if seen is None:
         seen = _guess(random)
     if question.template == "choice":
-        return LETTERS[question.options.index(seen.kind)]
+        return LETTERS[(question.options or ()).index(seen.kind)]
     return {"side": seen.side, "level": seen.level, "where": f"in the {seen.region} region"}[question.template]
 
 
@@ -217,19 +219,36 @@ def all_claims() -> list[Claim]:
         claims.append(
             Claim(
                 (f"this is {scan}", f"the modality is {modality}", f"the image is {scan}"),
-                lambda facts, m=modality: facts.modality == m,
+                partial(_has_modality, modality=modality),
             )
         )
         claims.append(
             Claim(
                 (f"this is not {scan}", f"the modality is not {modality}", f"the image is not {scan}"),
-                lambda facts, m=modality: facts.modality != m,
+                partial(_lacks_modality, modality=modality),
             )
         )
     for organ in ORGANS:
         wordings = (f"the organ shown is the {organ}", f"the image shows the {organ}", f"the organ is the {organ}")
-        claims.append(Claim(wordings, lambda facts, o=organ: facts.organ == o))
+        claims.append(Claim(wordings, partial(_has_organ, organ=organ)))
     return claims
+
+
+def _has_modality(facts: Facts, modality: str) -> bool:
+    return facts.modality == modality
+
+
+def _lacks_modality(facts: Facts, modality: str) -> bool:
+    return facts.modality != modality
+
+
+def _has_organ(facts: Facts, organ: str) -> bool:
+    return facts.organ == organ
+
+
+def _is_seen(facts: Facts, kind: str, side: str | None = None, level: str | None = None) -> bool:
+    seen = facts.find(kind)
+    return seen is not None and side in (None, seen.side) and level in (None, seen.level)
 
 
 def _claims_about(kind: str) -> list[Claim]:
@@ -251,12 +270,12 @@ def _claims_about(kind: str) -> list[Claim]:
             f"there is {lesion} on the {side} side",
             f"the {kind} is {side}",
         )
-        claims.append(Claim(wordings, lambda facts, s=side: (seen := facts.find(kind)) is not None and seen.side == s))
+        claims.append(Claim(wordings, partial(_is_seen, kind=kind, side=side)))
     for level in LEVELS:
         claims.append(
             Claim(
                 (f"the {kind} is in the {level} part", f"there is {lesion} in the {level} part"),
-                lambda facts, v=level: (seen := facts.find(kind)) is not None and seen.level == v,
+                partial(_is_seen, kind=kind, level=level),
             )
         )
     for side in SIDES:
@@ -265,7 +284,7 @@ def _claims_about(kind: str) -> list[Claim]:
             claims.append(
                 Claim(
                     (f"there is {lesion} {place}", f"the {kind} is {place}", f"{lesion} {place} is seen"),
-                    lambda facts, s=side, v=level: Finding(kind, s, v) in facts.findings,
+                    partial(_is_seen, kind=kind, side=side, level=level),
                 )
             )
     return claims

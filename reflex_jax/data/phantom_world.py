@@ -25,7 +25,8 @@ LEVELS = ("upper", "lower")
 LESION_COUNT_SHARES = (0.2, 0.5, 0.3)  # pictures with 0, 1, 2 lesions; two make a text-blind blob finder visible
 
 Plane = Float[np.ndarray, "112 112"]
-Row, Column = Float[np.ndarray, "1 112"], Float[np.ndarray, "112 1"]
+Row = Float[np.ndarray, "1 112"]
+Column = Float[np.ndarray, "112 1"]
 
 _TISSUES = ("background", "air", "fluid", "soft", "organ", "bone")
 # Brightness of each before noise.
@@ -114,7 +115,7 @@ def render_phantom(seed: int, index: int, facts: Facts) -> Phantom:
         picture, mask = _add_lesion(random, picture, x, y, finding)
         masks.append(mask)
     picture = _acquire(random, picture, y, facts.modality)
-    return Phantom(np.uint8(np.rint(255 * np.clip(picture, 0, 1))), facts, tuple(masks))
+    return Phantom(np.rint(255 * np.clip(picture, 0, 1)).astype(np.uint8), facts, tuple(masks))
 
 
 def mask_cells(

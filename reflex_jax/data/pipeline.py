@@ -177,10 +177,10 @@ class _Phase:
         self._name = f"phase {number}"
 
         def own_before(batch: int) -> int:
-            return batch * size - self._replayed_before(batch * size)
+            return batch * size - int(self._replayed_before(batch * size))
 
         def again_before(batch: int) -> int:
-            return self._replayed_before(batch * size)
+            return int(self._replayed_before(batch * size))
 
         self._own = ShuffledPasses(
             len(questions), own_before, batch_rate=size * (1 - share), seed=seed, stream=self._name

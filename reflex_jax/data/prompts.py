@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -80,7 +81,7 @@ class Processor:
 
     def __init__(
         self,
-        tokenizer,
+        tokenizer: Any,
         images: ImageSettings,
         config: QwenVLConfig,
         *,

@@ -89,7 +89,7 @@ def content_hash(root: Path, files: Sequence[Path]) -> str:
     return digest.hexdigest()[:16]
 
 
-class QuestionSet(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class QuestionSet(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]  # TFDS has no types
     """A set of any layout as TFDS prepares it: one record per picture, with its questions."""
 
     code_path = Path(__file__)  # TFDS would look it up through a package that it does not install
@@ -110,11 +110,11 @@ class QuestionSet(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(builder=self, features=_features(), homepage=self._layout.homepage)
 
-    def _split_generators(self, dl_manager):
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[Any]]:
         splits = _read_official(self.name, self._layout, self._root)
         return {split: self._generate_examples(examples) for split, examples in splits.items() if examples}
 
-    def _generate_examples(self, examples):
+    def _generate_examples(self, examples: Sequence[Example]) -> Iterator[Any]:
         return _records(examples)
 
 
@@ -173,7 +173,7 @@ def _read_prepared(directory: Path, split: str) -> list[Example]:
         raise ConfigError(f"data.split: {builder.name} has {', '.join(sorted(builder.info.splits))}; got {split!r}.")
     examples: dict[int, Example] = {}
     for record in builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()}):
-        size = tuple(int(side) for side in record["image_size"])
+        width, height = map(int, record["image_size"])
         questions = record["questions"]
         options = questions.get("options", [b""] * len(questions["id"]))  # earlier preparations lack the field
         for k, position in enumerate(questions["position"]):
@@ -188,7 +188,7 @@ def _read_prepared(directory: Path, split: str) -> list[Example]:
                 answer_type=ANSWER_TYPES[int(questions["answer_type"][k])],
                 image_id=record["image_id"].decode(),
                 image=record["image"],
-                image_size=size,
+                image_size=(width, height),
                 options=tuple(json.loads(options[k])) if options[k] else None,
                 modality=field["modality"] or None,
                 organ=field["organ"] or None,

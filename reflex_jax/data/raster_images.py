@@ -134,7 +134,7 @@ def _check_strips(image: Image.Image) -> None:
     """Refuses a TIFF whose strips or tiles do not fill the picture; Pillow leaves the rest black."""
     if image.format != "TIFF":
         return
-    covered = sum((right - left) * (lower - upper) for _, (left, upper, right, lower), *_ in image.tile)
+    covered = sum((right - left) * (lower - upper) for _, (left, upper, right, lower), *_ in image.tile)  # type: ignore[attr-defined]  # of pictures read from files
     if covered < image.width * image.height:
         raise UnreadablePictureError(
             f"truncated or damaged TIFF file: its header says {image.width} x {image.height} pixels, its strips hold "
@@ -163,7 +163,7 @@ def _sample_format(image: Image.Image) -> int | None:
     """Of a TIFF's first sample; None for any other file."""
     if image.format != "TIFF":
         return None
-    formats = image.tag_v2.get(_SAMPLE_FORMAT, _UNSIGNED)
+    formats = image.tag_v2.get(_SAMPLE_FORMAT, _UNSIGNED)  # type: ignore[attr-defined]  # of TIFF pictures
     return formats[0] if isinstance(formats, tuple) and formats else formats
 
 

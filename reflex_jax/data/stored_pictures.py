@@ -52,7 +52,9 @@ def store_pictures(paths: Mapping[str, Path]) -> dict[str, tuple[bytes, tuple[in
                 stored[image_id] = image_bytes(path)
             except ConfigError as error:
                 refusals.append(str(error))
-    for line in count_remarks([warning.message for warning in caught], pictures=len(paths)):
+    for line in count_remarks(
+        [w.message for w in caught if isinstance(w.message, PictureWarning)], pictures=len(paths)
+    ):
         print(line, file=sys.stderr, flush=True)
     if refusals:
         raise ConfigError(f"{len(refusals)} pictures cannot be used: {list_offenders(refusals, separator=' | ')}")

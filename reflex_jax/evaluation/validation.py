@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
 from reflex_jax.config import Config
 from reflex_jax.data.examples import Example
@@ -20,6 +18,7 @@ from reflex_jax.step.bridge import HostBridge
 from reflex_jax.step.models import Models
 from reflex_jax.step.program import Program
 from reflex_jax.step.score import Scored
+from reflex_jax.trees import Array, Params
 
 _STEP = 0  # training folds in its steps from 1 on, so no draw is shared with it, nor with another seed's
 
@@ -62,7 +61,7 @@ class Evaluator:
         # small, and every process needs them all
         self._columns = jax.jit(question_columns, out_shardings=replicated(models.shapes.mesh))
 
-    def run(self, weights: Any, judge: Any) -> dict[str, float]:
+    def run(self, weights: Params, judge: Params | None) -> dict[str, float]:
         """Returns `eval/...` metrics of one policy: sampled (T as in training) and greedy, all, closed and open.
 
         Args:
@@ -106,8 +105,8 @@ def question_columns(scored: Scored, scores: HostScores) -> dict[str, Array]:
     def mean(values: Array, rows: Array) -> Array:
         """NaN where nothing of the group is counted."""
         counted = valid & rows
-        total = jnp.where(counted, values, 0.0).sum(-1) / jnp.maximum(counted.sum(-1), 1)
-        return jnp.where(counted.any(-1), total, jnp.nan)
+        count = jnp.maximum(counted.sum(-1), 1).astype(jnp.float32)
+        return jnp.where(counted.any(-1), jnp.where(counted, values, 0.0).sum(-1) / count, jnp.nan)
 
     means = {key: mean(*column) for key, column in columns.items()}
     return means | {"is_scored": valid.any(-1), "failed_rows": (~valid).sum(-1)}

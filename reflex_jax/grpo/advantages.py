@@ -10,7 +10,9 @@ from typing import Literal
 
 import chex
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Bool, Float
+
+from reflex_jax.trees import Array
 
 AdvantageRule = Literal["sample_std", "population_std", "none"]
 

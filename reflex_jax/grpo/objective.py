@@ -24,8 +24,9 @@ from typing import Literal
 import chex
 import jax
 import jax.numpy as jnp
-from flax import struct
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Bool, Float
+
+from reflex_jax.trees import Array, pytree_dataclass
 
 KlEstimator = Literal["k1", "k2", "k3", "k3+"]
 LossKlEstimator = Literal["k2", "k3", "k3+"]
@@ -54,10 +55,11 @@ class Objective:
 
     def __post_init__(self) -> None:
         """Refuses what has no meaning."""
-        if self.kl_estimator == "k1":
+        estimator: str = self.kl_estimator
+        if estimator == "k1":
             raise ValueError("kl_estimator: k1 has no gradient on average, so it cannot be a loss; use k2, k3 or k3+.")
-        if self.kl_estimator not in ("k2", "k3", "k3+"):
-            raise ValueError(f"kl_estimator: expected k2, k3 or k3+; got {self.kl_estimator!r}.")
+        if estimator not in ("k2", "k3", "k3+"):
+            raise ValueError(f"kl_estimator: expected k2, k3 or k3+; got {estimator!r}.")
         if self.ratio not in ("old", "ref"):
             raise ValueError(f"ratio: expected old or ref; got {self.ratio!r}.")
         _check_aggregation(self.aggregation)
@@ -67,7 +69,7 @@ class Objective:
             raise ValueError(f"kl_clamp: expected more than 0, or 0 for none; got {self.kl_clamp}.")
 
 
-@struct.dataclass
+@pytree_dataclass
 class TokenMetrics:
     """What is worth knowing about the tokens of one microbatch; `reduce_metrics` joins many of them."""
 
@@ -133,8 +135,8 @@ def kl_values(
 
 
 def clipped_surrogate(
-    ratios: Float[Array, "*b"],
-    advantages: Float[Array, "*b"],
+    ratios: Float[Array, "*#b"],
+    advantages: Float[Array, "*#b"],
     *,
     clip_low: float,
     clip_high: float,
@@ -199,7 +201,7 @@ def policy_loss_terms(
     token_advantages = jax.lax.stop_gradient(advantages.astype(jnp.float32))[..., None]
     clips = {"clip_low": objective.clip_low, "clip_high": objective.clip_high, "dual_clip": objective.dual_clip}
     values = clipped_surrogate(ratios, token_advantages, **clips)
-    sums = {"ratio": ratios, "clip_fraction": _is_clipped(ratios, token_advantages, **clips)}
+    sums = {"ratio": ratios, "clip_fraction": _is_clipped(ratios, token_advantages, **clips).astype(jnp.float32)}
     maxima = {"ratio_max": ratios}
     if reference_log_probs is not None:
         reference = jax.lax.stop_gradient(jnp.where(mask, reference_log_probs.astype(jnp.float32), 0.0))

@@ -56,7 +56,8 @@ def judge_pixels(
         return np.asarray(image.resize((size, size), resample))
     if mode == "pad":
         ratio = max(image.size) / size
-        image = image.resize(tuple(max(1, round(side / ratio)) for side in image.size), resample)
+        width, height = (max(1, round(side / ratio)) for side in image.size)
+        image = image.resize((width, height), resample)
         filled = Image.new("RGB", (size, size), config.fill_color)
         filled.paste(image, ((size - image.width) // 2, (size - image.height) // 2))
         return np.asarray(filled)

@@ -16,17 +16,17 @@ alone makes them similar.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 from PIL import Image
 
 from reflex_jax.checkpoints.open_clip import load_judge_params
@@ -36,6 +36,7 @@ from reflex_jax.judge.saliency import image_evidence, unit
 from reflex_jax.models.biomedclip import BiomedClipConfig, encode_text, normalise_pixels, read_judge_config
 from reflex_jax.records import Evidence, JudgeInputs
 from reflex_jax.rewards.visual_fidelity import (
+    TieRule,
     chance_corrected_iou,
     intersection_over_union,
     is_degenerate,
@@ -43,8 +44,7 @@ from reflex_jax.rewards.visual_fidelity import (
     tied_fraction,
 )
 from reflex_jax.sharding import replicated, to_global
-
-Params = dict[str, Any]
+from reflex_jax.trees import Array, Params
 
 # Lengths to which statements are padded; the longest statement of the batch picks one at run time.
 TOKEN_BUCKETS = (16, 24, 32, 64, 128, 256, 512)
@@ -162,7 +162,7 @@ def gather_evidence(
     images, maps = image_evidence(
         params, pixels, embeddings, shape, method=settings.saliency, block=settings.saliency_block
     )
-    masks = quantile_mask(maps, quantile=settings.quantile, tie_rule=settings.tie_rule)
+    masks = quantile_mask(maps, quantile=settings.quantile, tie_rule=cast(TieRule, settings.tie_rule))
     degenerate = is_degenerate(masks)
 
     def of_completions(per_statement: Array) -> Array:
@@ -205,7 +205,7 @@ def encode_statements(params: Params, inputs: JudgeInputs, config: BiomedClipCon
     longest = jnp.max(jnp.where(is_token, jnp.arange(1, tokens + 1), 0))
     used = jnp.max(inputs.statement_count)
 
-    def encode_at(size: int):
+    def encode_at(size: int) -> Callable[[], Array]:
         return lambda: unit(_encode_columns(params, inputs.statements[..., :size], used, config))
 
     return jax.lax.switch(jnp.searchsorted(jnp.asarray(buckets), longest), [encode_at(size) for size in buckets])

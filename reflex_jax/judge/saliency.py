@@ -16,17 +16,14 @@ The image is encoded once. The score is linear in u, so one vjp of v serves ever
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from reflex_jax.config import SALIENCY_METHODS, ConfigError
 from reflex_jax.models.biomedclip import BiomedClipConfig
 from reflex_jax.models.clip_vision import BlockShifts, BlockTrace, embed_patches, project_cls, run_block
-
-Params = dict[str, Any]
+from reflex_jax.trees import Array, Params
 
 
 def unit(vectors: Float[Array, "*b E"]) -> Float[Array, "*b E"]:
@@ -81,7 +78,7 @@ def image_evidence(
         embeddings, pullback, traces = jax.vjp(embed, shifts, has_aux=True)
         (gradients,) = jax.vmap(pullback, in_axes=1, out_axes=1)(directions)
         if method == "attention_gradient":
-            maps = _attention_rollout(traces, gradients)
+            maps = _attention_rollout(traces, [g.attention for g in gradients if g.attention is not None])
         else:
             read = _gradient_activation if method == "gradient_activation" else _gradcam
             maps = read(vision["blocks"][first], traces[0], gradients[0])
@@ -100,16 +97,15 @@ def _zero_shifts(x: Array, first: int, config: BiomedClipConfig, method: str) ->
     return [at_first] + [BlockShifts()] * (depth - 1 - first)
 
 
-def _attention_rollout(traces: list[BlockTrace], gradients: list[BlockShifts]) -> Float[Array, "P S n"]:
-    """[CLS] row of (I + C_last) ... (I + C_first), C = mean over heads of max(attention * gradient, 0)."""
-    relevance = None
-    for trace, gradient in zip(reversed(traces), reversed(gradients), strict=True):
-        product = trace.attention[:, None] * gradient.attention  # [P,S,N,Q,T]
-        block_relevance = jnp.maximum(product, 0.0).mean(axis=2)  # [P,S,Q,T]
-        if relevance is None:
-            relevance = block_relevance[:, :, 0].at[..., 0].add(1.0)  # the last block's only row is [CLS]
-        else:
-            relevance = relevance + jnp.einsum("pst,pstu->psu", relevance, block_relevance)
+def _attention_rollout(traces: list[BlockTrace], gradients: list[Array]) -> Float[Array, "P S n"]:
+    """[CLS] row of (I + C_last) ... (I + C_first), C = mean over heads of max(attention * gradient, 0) [P,S,Q,T]."""
+    of_blocks = (
+        jnp.maximum(trace.attention[:, None] * gradient, 0.0).mean(axis=2)
+        for trace, gradient in zip(reversed(traces), reversed(gradients), strict=True)
+    )
+    relevance = next(of_blocks)[:, :, 0].at[..., 0].add(1.0)  # the last block's only row is [CLS]
+    for block_relevance in of_blocks:
+        relevance = relevance + jnp.einsum("pst,pstu->psu", relevance, block_relevance)
     return relevance[..., 1:]
 
 
@@ -118,7 +114,7 @@ def _gradient_activation(block: Params, trace: BlockTrace, gradient: BlockShifts
 
     So ds/dh = sum of (ds/dz) W^T over z in {q, k, v}, and h . (ds/dz) W^T = (ds/dz) . (z - b): no product with W.
     """
-    maps = 0.0
+    maps = jnp.zeros((), jnp.float32)
     for name, value, slope in _inputs_of_attention(trace, gradient):
         activation = value - block[name]["bias"]
         maps = maps + jnp.einsum("pstd,ptd->pst", slope, activation, preferred_element_type=jnp.float32)
@@ -127,7 +123,7 @@ def _gradient_activation(block: Params, trace: BlockTrace, gradient: BlockShifts
 
 def _gradcam(block: Params, trace: BlockTrace, gradient: BlockShifts) -> Float[Array, "P S n"]:
     """sum_c h_nc * mean over patches of ds/dh_c; the mean is taken before the product with W, which is linear."""
-    weights = 0.0
+    weights = jnp.zeros((), jnp.float32)
     for name, _, slope in _inputs_of_attention(trace, gradient):
         mean = slope[:, :, 1:].mean(axis=2)  # [P,S,D]
         weights = weights + jnp.einsum("pso,do->psd", mean, block[name]["kernel"], preferred_element_type=jnp.float32)

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from reflex_jax.models.layers import product_precision
+from reflex_jax.trees import Array
 
 MASKED = -1e30  # finite, so that a row without any allowed key stays finite too
 

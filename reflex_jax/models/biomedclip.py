@@ -6,12 +6,10 @@ reduced float32 products that accelerators use by default flip decisions near th
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from reflex_jax.models.clip_text import init_text_params, run_text_tower
 from reflex_jax.models.clip_vision import embed_patches, init_vision_params, project_cls, run_block
@@ -19,8 +17,7 @@ from reflex_jax.models.open_clip_config import BiomedClipConfig
 from reflex_jax.models.open_clip_config import (
     read_judge_config as read_judge_config,
 )  # who builds a judge reads it first
-
-Params = dict[str, Any]
+from reflex_jax.trees import Array, Params
 
 
 def init_judge_params(config: BiomedClipConfig, key: jax.Array) -> Params:

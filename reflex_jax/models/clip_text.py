@@ -7,16 +7,15 @@ Padding is what equals the pad id, wherever it stands, as in the original.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from reflex_jax.models.clip_attention import attention_probabilities, mix_values
-
-Params = dict[str, Any]
+from reflex_jax.models.layers import apply
+from reflex_jax.trees import Array, Params
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,12 +91,12 @@ def run_text_tower(params: Params, ids: Int[Array, "B T"], config: TextTowerConf
       config: sizes.
     """
     is_valid = ids != config.pad_token_id
-    x = TextEmbedding(config).apply({"params": params["embed"]}, ids)
+    x = apply(TextEmbedding(config), params["embed"], ids)
     layer = TextLayer(config)
     for index, layer_params in enumerate(params["layers"]):
-        x = layer.apply({"params": layer_params}, x, is_valid, index == config.depth - 1)
+        x = apply(layer, layer_params, x, is_valid, index == config.depth - 1)
     projection = TextProjection(config, params["projection"]["down"]["kernel"].shape[1])
-    return projection.apply({"params": params["projection"]}, x[:, 0]).astype(jnp.float32)
+    return apply(projection, params["projection"], x[:, 0]).astype(jnp.float32)
 
 
 def init_text_params(config: TextTowerConfig, embed_dim: int, key: jax.Array) -> Params:

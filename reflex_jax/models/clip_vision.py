@@ -10,17 +10,15 @@ those values: at zero they change nothing, and the gradient of a shift is the gr
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax import struct
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from reflex_jax.models.clip_attention import attention_probabilities, mix_values
-
-Params = dict[str, Any]
+from reflex_jax.models.layers import apply
+from reflex_jax.trees import Array, Params, pytree_dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +39,7 @@ class VisionTowerConfig:
         return self.image_size // self.patch_size
 
 
-@struct.dataclass
+@pytree_dataclass
 class BlockShifts:
     """What is added inside one block; None: nothing."""
 
@@ -51,7 +49,7 @@ class BlockShifts:
     attention: Float[Array, "B N Q T"] | None = None
 
 
-@struct.dataclass
+@pytree_dataclass
 class BlockTrace:
     """What one block computed on its way."""
 
@@ -117,7 +115,7 @@ class VisionHead(nn.Module):
 
 def embed_patches(params: Params, pixels: Float[Array, "B Y X 3"], config: VisionTowerConfig) -> Float[Array, "B T D"]:
     """Rows that enter block 0: [CLS] first, then the patches in reading order."""
-    return PatchEmbedding(config).apply({"params": params["embed"]}, pixels)
+    return apply(PatchEmbedding(config), params["embed"], pixels)
 
 
 def run_block(
@@ -129,13 +127,13 @@ def run_block(
 ) -> tuple[Float[Array, "B Q D"], BlockTrace]:
     """Block `block` of the tower; the last one returns (and traces the queries of) the [CLS] row only."""
     shifts = BlockShifts() if shifts is None else shifts
-    return VisionBlock(config).apply({"params": params["blocks"][block]}, x, shifts, block == config.depth - 1)
+    return apply(VisionBlock(config), params["blocks"][block], x, shifts, block == config.depth - 1)
 
 
 def project_cls(params: Params, x: Float[Array, "B Q D"], config: VisionTowerConfig) -> Float[Array, "B E"]:
     """Image embeddings from the rows that left the last block, float32, not normalised."""
     head = VisionHead(config, params["head"]["projection"]["kernel"].shape[1])
-    return head.apply({"params": params["head"]}, x[:, 0]).astype(jnp.float32)
+    return apply(head, params["head"], x[:, 0]).astype(jnp.float32)
 
 
 def init_vision_params(config: VisionTowerConfig, embed_dim: int, key: jax.Array) -> Params:

@@ -97,10 +97,11 @@ def read_judge_config(directory: str | Path) -> BiomedClipConfig:
     if missing:
         known = "vit_{tiny, small, base, large}_patch{8, 16, 32}_{224, 384}"
         problems.append(f"missing {', '.join(missing)} (timm model {timm_name[:80]!r}; known: {known})")
-    config = None if problems else _build(vision, bert, text_written, model, preprocess, problems)
-    if problems:
-        raise ConfigError(f"{_SETTING}: {directory / CONFIG_NAME}: {'; '.join(problems)}.")
-    return config
+    if not problems:
+        config = _build(vision, bert, text_written, model, preprocess, problems)
+        if not problems:
+            return config
+    raise ConfigError(f"{_SETTING}: {directory / CONFIG_NAME}: {'; '.join(problems)}.")
 
 
 def _build(
@@ -141,7 +142,7 @@ def _unknown_kinds(
     vision: dict[str, Any], text: dict[str, Any], preprocess: dict[str, Any], bert: dict[str, Any]
 ) -> list[str]:
     """What the model has that this implementation has not."""
-    expected = (
+    expected: tuple[tuple[str, Any, tuple[Any, ...]], ...] = (
         ("vision_cfg.timm_pool", vision.get("timm_pool", "avg"), ("", "token", None)),
         ("vision_cfg.timm_proj", vision.get("timm_proj", "linear"), ("linear",)),
         ("vision_cfg.timm_proj_bias", vision.get("timm_proj_bias", False), (False, None)),
@@ -217,8 +218,10 @@ def _text_config(bert: dict[str, Any], context_length: int, problems: list[str])
     pad, epsilon = bert["pad_token_id"], bert["layer_norm_eps"]
     if type(pad) is not int or not 0 <= pad < sizes["vocab_size"]:
         problems.append(f"config.json: pad_token_id: expected an id below vocab_size; got {_shown(pad)}")
+        pad = 0
     if not _is_number(epsilon) or not 0 < epsilon < 1:
         problems.append(f"config.json: layer_norm_eps: expected a small number above 0; got {_shown(epsilon)}")
+        epsilon = _BERT_DEFAULTS["layer_norm_eps"]
     if len(problems) == before and (
         sizes["hidden_size"] % sizes["num_attention_heads"] or context_length > sizes["max_position_embeddings"]
     ):
@@ -260,7 +263,8 @@ def _channels(
     if isinstance(values, (list, tuple)) and len(values) == 3 and all(map(_is_number, values)):
         # open_clip takes a lone 0 for "not given"
         if not (key == "std" and 0 in values) and not (_is_number(written) and written == 0):
-            return tuple(map(float, values))
+            red, green, blue = map(float, values)
+            return red, green, blue
     expected = "a number other than 0, or three, of red, green and blue"
     problems.append(f"preprocess_cfg.{key}: expected {expected}; got {_shown(written)}")
     return default

@@ -7,15 +7,14 @@ it is replicated.
 
 from __future__ import annotations
 
-from jax.sharding import Mesh
-
 from reflex_jax.config import ConfigError
 from reflex_jax.models.qwen_vl import QwenVLConfig
+from reflex_jax.sharding import AnyMesh
 
 Table = list[tuple[str, tuple[str | None, ...]]]
 
 
-def policy_table(config: QwenVLConfig, mesh: Mesh) -> Table:
+def policy_table(config: QwenVLConfig, mesh: AnyMesh) -> Table:
     """Returns the table for one model on one mesh.
 
     Raises:

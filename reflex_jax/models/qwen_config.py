@@ -111,7 +111,7 @@ class _Fields:
     def positive(self, key: str, default: float | None = None) -> float | None:
         """A number above 0 that float32 holds; `default` where the key is absent."""
         value = self.values.get(key, default)
-        if type(value) in (int, float) and 0 < value < _LARGEST_NUMBER:
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < _LARGEST_NUMBER:
             return float(value)
         self.wrong(key, "a number above 0")
         return None
@@ -166,7 +166,7 @@ def _text_values(root: _Fields, text: _Fields) -> dict[str, Any]:
     is_null = "num_key_value_heads" in text.values and text.get("num_key_value_heads") is None
     key_heads = heads if is_null else text.size("num_key_value_heads")
     head_width = width // heads if width and heads else None
-    if head_width is not None and width % heads:
+    if width and heads and width % heads:
         text.wrong("num_attention_heads", f"a divisor of hidden_size {width}")
     if heads and key_heads and heads % key_heads:
         text.wrong("num_key_value_heads", f"a divisor of num_attention_heads {heads}")

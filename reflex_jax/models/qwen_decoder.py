@@ -13,14 +13,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from reflex_jax.models import attention
-from reflex_jax.models.layers import RMSNorm, checkpointed, dense, gated_feed_forward
+from reflex_jax.models.layers import RMSNorm, apply, checkpointed, dense, gated_feed_forward
 from reflex_jax.models.rope import Rotation, multimodal_rotation, rotate
 from reflex_jax.sharding import constrain_batch
+from reflex_jax.trees import Array, Params
 
-Params = dict[str, Any]
 Attend = Callable[[Array, Array, Array], tuple[Array, Any]]
 
 
@@ -95,7 +95,7 @@ def prompt_stack(
     implementation: str,
     remat: bool,
     keep_cache: bool,
-) -> tuple[Float[Array, "P Lp D"], tuple[Array, Array] | None]:
+) -> tuple[Float[Array, "P Lp D"], Any]:
     """Runs all layers over prompts.
 
     Returns:
@@ -112,19 +112,19 @@ def prompt_stack(
 
 def shared_group_stack(
     layers: Params,
-    x: Float[Array, "P Lp+G*Lc D"],
-    positions: Int[Array, "P Lp+G*Lc 3"],
+    x: Float[Array, "P R D"],
+    positions: Int[Array, "P R 3"],
     is_valid: Bool[Array, "P Lp"],
     config: QwenTextConfig,
     *,
     group_size: int,
     implementation: str,
     remat: bool,
-) -> Float[Array, "P Lp+G*Lc D"]:
+) -> Float[Array, "P R D"]:
     """Runs all layers over prompts and their groups of completions, each prompt once.
 
-    The rows of a prompt and of its G completions lie behind one another, so that everything but the attention is one
-    matrix product over all rows; the attention cuts them apart.
+    The R = Lp + G * Lc rows of a prompt and of its G completions lie behind one another, so that everything but the
+    attention is one matrix product over all rows; the attention cuts them apart.
     """
     prompts, length = is_valid.shape
     rotation = text_rotation(positions, config)
@@ -162,6 +162,6 @@ def _scan_layers(
     layers: Params, x: Array, rotation: Rotation, attend: Attend, config: QwenTextConfig, remat: bool
 ) -> tuple[Array, Any]:
     def step(x: Array, layer_params: Params) -> tuple[Array, Any]:
-        return DecoderLayer(config).apply({"params": layer_params}, constrain_batch(x), rotation, attend)
+        return apply(DecoderLayer(config), layer_params, constrain_batch(x), rotation, attend)
 
     return jax.lax.scan(checkpointed(step, remat=remat), x, layers)

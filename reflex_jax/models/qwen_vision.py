@@ -7,23 +7,23 @@ here depends on the size of an image. Empty slots are computed and never read.
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from reflex_jax.models import attention
-from reflex_jax.models.layers import RMSNorm, checkpointed, dense, gated_feed_forward, product_precision
+from reflex_jax.models.layers import RMSNorm, apply, checkpointed, dense, gated_feed_forward, product_precision
 from reflex_jax.models.rope import Rotation, image_rotation, rotate
 from reflex_jax.records import VisionInputs
 from reflex_jax.sharding import constrain_batch
+from reflex_jax.trees import Array, Params
 
-Params = dict[str, Any]
 EPSILON = 1e-6  # of every norm of the tower; not part of the checkpoint's configuration
 ImageAttention = Callable[[Array, Array, Array, Array], Array]
 
@@ -114,17 +114,16 @@ def encode_patches(
     rotation = image_rotation(vision.coordinates, head_width=config.width // config.heads)
     layer = VisionLayer(config)
 
-    def apply_layer(attend: ImageAttention, x: Array, layer_params: Params) -> Array:
-        return layer.apply({"params": layer_params}, constrain_batch(x), rotation, vision.image_ids, attend)
+    def apply_layer(attend: ImageAttention, x: Array, layer_params: Params) -> tuple[Array, None]:
+        return apply(layer, layer_params, constrain_batch(x), rotation, vision.image_ids, attend), None
 
     kinds = _period_of_kinds(config)
 
     def apply_period(x: Array, layers: Params) -> tuple[Array, None]:
         for is_full, start, stop in _runs_of_equal_layers(kinds):
             step = partial(apply_layer, attention.image_attention if is_full else attention.window_attention)
-            step = checkpointed(step, remat=remat)
-            run = jax.tree.map(lambda leaf, start=start, stop=stop: leaf[start:stop], layers)
-            x, _ = jax.lax.scan(lambda x, p, step=step: (step(x, p), None), x, run)
+            run = jax.tree.map(operator.itemgetter(slice(start, stop)), layers)
+            x, _ = jax.lax.scan(checkpointed(step, remat=remat), x, run)
         return x, None
 
     if len(kinds) == config.depth:
@@ -132,7 +131,7 @@ def encode_patches(
     else:  # a scan of scans: one compiled copy of the period instead of one for each repeat
         periods = jax.tree.map(lambda leaf: leaf.reshape(-1, len(kinds), *leaf.shape[1:]), params["layers"])
         x, _ = jax.lax.scan(apply_period, x, periods)
-    return PatchMerger(config).apply({"params": params["merger"]}, x)
+    return apply(PatchMerger(config), params["merger"], x)
 
 
 def init_vision_params(config: QwenVisionConfig, key: jax.Array) -> Params:

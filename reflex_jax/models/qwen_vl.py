@@ -11,11 +11,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import struct
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from reflex_jax.models import attention
-from reflex_jax.models.layers import product_precision, rms_norm
+from reflex_jax.models.layers import apply, product_precision, rms_norm
 from reflex_jax.models.qwen_config import QwenVLConfig
 from reflex_jax.models.qwen_config import read_qwen_config as read_qwen_config  # the front door of the family
 from reflex_jax.models.qwen_decoder import (
@@ -29,11 +28,10 @@ from reflex_jax.models.qwen_decoder import (
 from reflex_jax.models.qwen_vision import encode_patches, init_vision_params
 from reflex_jax.records import PromptInputs, VisionInputs
 from reflex_jax.sharding import constrain_batch, data_ways
+from reflex_jax.trees import Array, Params, pytree_dataclass, tree_of
 
-Params = dict[str, Any]
 
-
-@struct.dataclass
+@pytree_dataclass
 class Prefill:
     """What decoding needs of the prompts: a cache without a group axis."""
 
@@ -44,7 +42,7 @@ class Prefill:
     next_position: Int[Array, "P"]  # of the first completion token, on all three axes
 
 
-PROMPT_AXES_OF_PREFILL = Prefill(last_hidden=0, keys=1, values=1, is_valid=0, next_position=0)
+PROMPT_AXES_OF_PREFILL = tree_of(Prefill, last_hidden=0, keys=1, values=1, is_valid=0, next_position=0)
 
 
 def init_policy_params(config: QwenVLConfig, key: jax.Array, dtype: Any = jnp.float32) -> Params:
@@ -64,8 +62,8 @@ def init_policy_params(config: QwenVLConfig, key: jax.Array, dtype: Any = jnp.fl
 
 def encode_images(
     params: Params, vision: VisionInputs, config: QwenVLConfig, *, remat: bool = False
-) -> Float[Array, "P W*U/4 D"]:
-    """Merged vision features of every row, in slot order (`PromptInputs.feature_index` points into them)."""
+) -> Float[Array, "P V D"]:
+    """V = W * U / 4 merged vision features of every row, in slot order (`PromptInputs.feature_index` points to them)."""
     return encode_patches(params["vision"], vision, config.vision, remat=remat)
 
 
@@ -99,7 +97,7 @@ def prompt_logits(params: Params, prompts: PromptInputs, config: QwenVLConfig) -
 def head_logits(params: Params, hidden: Float[Array, "*rows D"], config: QwenTextConfig) -> Float[Array, "*rows V"]:
     """Final norm and head, in float32."""
     normed = rms_norm(hidden, params["final_norm"]["scale"], epsilon=config.epsilon)
-    options = {"precision": product_precision(normed.dtype), "preferred_element_type": jnp.float32}
+    options: dict[str, Any] = {"precision": product_precision(normed.dtype), "preferred_element_type": jnp.float32}
     if config.is_tied:
         return jnp.einsum("...d,vd->...v", normed, params["embed"]["embedding"], **options)
     return jnp.einsum("...d,dv->...v", normed, params["head"]["kernel"], **options)
@@ -247,7 +245,10 @@ def decode_step(
     written = []
     for (layer_params, prompt_keys, prompt_values), cache in zip(layers, caches, strict=True):
 
-        def attend(queries: Array, keys: Array, values: Array, *, prompt=(prompt_keys, prompt_values), cache=cache):
+        def attend(
+            queries: Array, keys: Array, values: Array, *,
+            prompt: tuple[Array, Array] = (prompt_keys, prompt_values), cache: tuple[Array, Array] = cache,
+        ) -> tuple[Array, tuple[Array, Array]]:  # fmt: skip
             # [P, G, 1, K, H] -> [P, K, G, H, 1] and [P, K, G, 1, H]
             own_keys = jax.lax.dynamic_update_slice_in_dim(cache[0], keys.transpose(0, 3, 1, 4, 2), step, axis=4)
             own_values = jax.lax.dynamic_update_slice_in_dim(cache[1], values.transpose(0, 3, 1, 2, 4), step, axis=3)
@@ -255,7 +256,7 @@ def decode_step(
             return attention.group_attention(queries, *prompt, *own, prefilled.is_valid, is_written), own
 
         x = constrain_batch(x)
-        x, own = DecoderLayer(config.text).apply({"params": layer_params}, x, rotation, attend)
+        x, own = apply(DecoderLayer(config.text), layer_params, x, rotation, attend)
         written.append(own)
     return head_logits(params, x[:, :, 0], config.text), written
 

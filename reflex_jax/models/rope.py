@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
-Rotation = tuple[Float[Array, "*rows H/2"], Float[Array, "*rows H/2"]]
+from reflex_jax.trees import Array
+
+Rotation = tuple[Float[Array, "*#rows F"], Float[Array, "*#rows F"]]  # F = H/2 frequencies
 
 
 def multimodal_rotation(

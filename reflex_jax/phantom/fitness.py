@@ -14,13 +14,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 from reflex_jax.data.phantom_text import Claim, all_claims, truth_matrix, with_article
 from reflex_jax.data.phantom_world import KINDS, LEVELS, SIDES, Finding, Phantom, make_phantom, mask_cells
 from reflex_jax.judge.saliency import image_evidence, unit
-from reflex_jax.models.biomedclip import BiomedClipConfig, Params, encode_image, encode_text, normalise_pixels
+from reflex_jax.models.biomedclip import BiomedClipConfig, encode_image, encode_text, normalise_pixels
 from reflex_jax.rewards.visual_fidelity import intersection_over_union, quantile_mask
+from reflex_jax.trees import Array, Params
 
 # The judge of three blocks gathers dark lesions into [CLS] one block before the last; the last block alone misses them.
 SALIENCY_BLOCK = -2
@@ -96,7 +97,7 @@ def _batches(count: int) -> Iterator[range]:
 
 def _pointing(phantoms: list[Phantom], params: Params, explain: Any, encode: Encoder) -> dict[str, float]:
     """Shares of most salient cells on the lesion named, on another lesion, and the area it covers (chance)."""
-    numbers = {}
+    numbers: dict[str, Any] = {}
     for wording in ("presence", "region"):
         statements = [[_say(finding, wording) for finding in phantom.facts.findings] for phantom in phantoms]
         maps = _maps(phantoms, statements, params, explain, encode)
@@ -154,7 +155,9 @@ def _separation(phantoms: list[Phantom], params: Params, config: BiomedClipConfi
     """AUC of s_it between true and false statements, and both thresholds at work."""
     claims = all_claims()
     truth = truth_matrix(claims, [phantom.facts for phantom in phantoms])
-    first, second = (unit(encode_text(params, encode([claim.wordings[n] for claim in claims]), config)) for n in (0, 1))
+    first, second = (
+        unit(encode_text(params, jnp.asarray(encode([claim.wordings[n] for claim in claims])), config)) for n in (0, 1)
+    )
     images = []
     for rows in _batches(len(phantoms)):
         pixels = np.stack([phantoms[row].image for row in rows])

@@ -19,8 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import struct
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from numpy.random import Generator
 
 from reflex_jax.checkpoints.open_clip import save_judge_params
@@ -37,7 +36,9 @@ from reflex_jax.models.biomedclip import (
 )
 from reflex_jax.models.clip_vision import embed_patches, project_cls, run_block
 from reflex_jax.phantom.words import GENERAL_WORDS
+from reflex_jax.step.state import mixing_dtypes
 from reflex_jax.text.tokenizer import load_bert_tokenizer
+from reflex_jax.trees import Array, Leaf, pytree_dataclass
 
 LOGIT_SCALE = 20.0
 IMAGE_THRESHOLD, TEXT_THRESHOLD = 0.5, 0.8
@@ -74,15 +75,15 @@ class JudgeRecipe:
     lesion_shares: tuple[float, float, float] = (0.2, 0.4, 0.4)  # pictures with 0, 1, 2 lesions
 
 
-@struct.dataclass
+@pytree_dataclass
 class JudgeStep:
     """What one step reads: B pictures, C claims in two wordings each, N nonsense statements."""
 
-    pixels: UInt8[Array, "B 112 112"]
-    truth: Bool[Array, "B C"]
-    wordings: Int[Array, "C2 T"]  # 2C rows: a first and a second wording of each claim
-    nonsense: Int[Array, "N T"]
-    kept: Int[Array, "B K"]  # patches shown of each picture
+    pixels: UInt8[Leaf, "B 112 112"]
+    truth: Bool[Leaf, "B C"]
+    wordings: Int[Leaf, "C2 T"]  # 2C rows: a first and a second wording of each claim
+    nonsense: Int[Leaf, "N T"]
+    kept: Int[Leaf, "B K"]  # patches shown of each picture
 
 
 def write_judge_directory(directory: Path) -> None:
@@ -132,7 +133,7 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def judge_loss(params: Params, step: JudgeStep, config: BiomedClipConfig) -> tuple[Array, dict[str, Array]]:
+def judge_loss(params: Params, step: JudgeStep, config: BiomedClipConfig) -> tuple[Array, Array]:
     """Sigmoid losses of pictures against statements and of statements against statements."""
     claims = step.truth.shape[1]
     rgb = jnp.broadcast_to(step.pixels[..., None], (*step.pixels.shape, 3))
@@ -166,8 +167,8 @@ def _balanced_loss(similarity: Float[Array, "A B"], truth: Bool[Array, "A B"], t
     """Sigmoid cross-entropy around `threshold`; positives and negatives weigh the same whatever their number."""
     logits = LOGIT_SCALE * (similarity - threshold)
     positive, negative = jax.nn.softplus(-logits), jax.nn.softplus(logits)
-    positive_mean = jnp.where(truth, positive, 0).sum() / jnp.maximum(truth.sum(), 1)
-    negative_mean = jnp.where(truth, 0, negative).sum() / jnp.maximum((~truth).sum(), 1)
+    positive_mean = jnp.where(truth, positive, 0).sum() / jnp.maximum(truth.sum(), 1).astype(jnp.float32)
+    negative_mean = jnp.where(truth, 0, negative).sum() / jnp.maximum((~truth).sum(), 1).astype(jnp.float32)
     return 0.5 * (positive_mean + negative_mean)
 
 
@@ -215,8 +216,8 @@ def _make_update(
 ) -> tuple[Callable[[Params, Any, JudgeStep], tuple[Params, Any, tuple[Array, Array]]], Any]:
     """The jitted step of one stage and the optimiser state it starts from."""
     schedule = optax.warmup_cosine_decay_schedule(0.0, stage.learning_rate, stage.steps // 20, stage.steps)
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.98, weight_decay=recipe.weight_decay)
+    optimizer = mixing_dtypes(
+        optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.98, weight_decay=recipe.weight_decay))
     )
 
     def total_loss(params: Params, step: JudgeStep) -> tuple[Array, tuple[Array, Array]]:
@@ -251,8 +252,8 @@ class StatementCache:
     """Tokenises statements to one fixed length, each distinct one once."""
 
     def __init__(self, directory: Path):
-        """Reads the judge's tokenizer."""
-        self._tokenizer, self._rows = load_bert_tokenizer(directory), {}
+        self._tokenizer = load_bert_tokenizer(directory)
+        self._rows: dict[str, np.ndarray] = {}
 
     def __call__(self, statements: list[str]) -> Int[np.ndarray, "N T"]:
         """Returns token ids, filled up with [PAD]."""

@@ -79,7 +79,7 @@ def _corpus() -> list[str]:
     """Questions, completions and single words, so that each word of the phantom world becomes one token."""
     lines = ["user\n", "assistant\n"] * 200
     for example in phantom_examples("policy_warm_start", 2000, 0):
-        lines += [example.question, example.target]
+        lines += [text for text in (example.question, example.target) if text]
     return lines + [f" {word}" for word in GENERAL_WORDS] * 20
 
 

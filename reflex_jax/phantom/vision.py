@@ -20,13 +20,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from reflex_jax.data.phantom import phantom_image
 from reflex_jax.data.phantom_world import KINDS, MODALITIES, ORGANS, Phantom, make_phantom, mask_cells
 from reflex_jax.data.prompts import Processor
-from reflex_jax.models.qwen_vl import Params, QwenVLConfig, encode_images
+from reflex_jax.models.qwen_vl import QwenVLConfig, encode_images
 from reflex_jax.records import VisionInputs
+from reflex_jax.step.state import mixing_dtypes
+from reflex_jax.trees import Array, Params
 
 _CELLS = 4  # merged features a side of a phantom
 _NOTHING = len(KINDS)  # class of a cell without a lesion
@@ -65,17 +67,17 @@ def train_vision(
         "quadrant": jnp.zeros((width, 4)),
     }
     schedule = optax.warmup_cosine_decay_schedule(0.0, learning_rate, steps // 10, steps)
-    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.98))
+    optimizer = mixing_dtypes(optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.98)))
     optimizer_state = optimizer.init(trainable)
     loss_and_gradient = jax.value_and_grad(partial(_loss, config=config), has_aux=True)
 
     @partial(jax.jit, donate_argnums=(0, 1))
-    def update(trainable: Params, optimizer_state: Any, vision: VisionInputs, labels: dict[str, Array]):
+    def update(trainable: Params, optimizer_state: Any, vision: VisionInputs, labels: dict[str, Array]) -> Any:
         (_, metrics), gradient = loss_and_gradient(trainable, vision, labels)
         updates, optimizer_state = optimizer.update(gradient, optimizer_state, trainable)
         return optax.apply_updates(trainable, updates), optimizer_state, metrics
 
-    def batch_at(step: int) -> tuple[VisionInputs, dict[str, np.ndarray]]:
+    def batch_at(step: int) -> tuple[Any, dict[str, np.ndarray]]:
         drawn = [make_phantom(world, step * batch_size + row) for row in range(batch_size)]
         encoded = [processor.encode(phantom_image(phantom), "") for phantom in drawn]
         vision = processor.collate(encoded, prompt_tokens=max(len(e.ids) for e in encoded), windows=1).vision

@@ -58,7 +58,7 @@ def device_memory(device: Any) -> int | None:
     if device.platform != "cpu":
         return (device.memory_stats() or {}).get("bytes_limit")
     host = host_memory()
-    return host and (host.free + _resident_set()) // jax.local_device_count()
+    return None if host is None else (host.free + _resident_set()) // jax.local_device_count()
 
 
 def free_memory() -> int:

@@ -53,6 +53,25 @@ class Instruction:
         found = re.search(rf"\b{attribute}=%?([\w.\-]+)", self.attributes)
         return found[1] if found else None
 
+    def calls(self, attribute: str) -> str:
+        """Name of the computation an attribute points to, in an instruction that always has it.
+
+        Raises:
+          ValueError: it has not.
+        """
+        return self.attribute(rf"\b{attribute}=%?([\w.\-]+)")
+
+    def attribute(self, pattern: str) -> str:
+        """The first group of a pattern that the attributes always hold.
+
+        Raises:
+          ValueError: they do not.
+        """
+        found = re.search(pattern, self.attributes)
+        if not found:
+            raise ValueError(f"expected {pattern} in the HLO instruction {self.name}; got {self.attributes[:80]!r}.")
+        return found[1]
+
 
 @dataclass
 class Computation:
@@ -114,7 +133,7 @@ def _shapes(text: str) -> Iterator[Shape]:
     for dtype, dims, layout in re.findall(r"([a-z]\w*)\[([^\]]*)\](\{[^}]*\})?", text):
         sizes = tuple(int(size.lstrip("<=")) for size in dims.split(",") if size)
         space = re.search(r"S\((\d+)\)", layout)
-        yield Shape(dtype, sizes, bool(space) and space[1] != "0")
+        yield Shape(dtype, sizes, space is not None and space[1] != "0")
 
 
 def _closing(text: str, start: int) -> int:

@@ -106,7 +106,7 @@ class _Walk:
         opcode = instruction.opcode
         if opcode == "while":
             count, is_sure = self._trip_count(computation, instruction)
-            body = self._of(instruction.called("body")) * (1 if count is None else count)
+            body = self._of(instruction.calls("body")) * (1 if count is None else count)
             found = re.search(r'op_name="([^"]*)"', instruction.attributes)
             name = found[1] if found else instruction.name
             if count is None:
@@ -118,11 +118,11 @@ class _Walk:
             names += [n for key in ("true_computation", "false_computation") if (n := instruction.called(key))]
             return max((self._of(n) for n in names), key=lambda costs: (costs.flops, costs.bytes))
         if opcode in ("call", "async-start"):
-            return self._of(instruction.called("to_apply") or instruction.called("calls"))
+            return self._of(instruction.called("to_apply") or instruction.calls("calls"))
         moved = self._bytes_moved(computation, instruction)
         if opcode == "fusion":
             # of what is fused only the arithmetic counts: its values stay on the chip
-            inner = self._of(instruction.called("calls"))
+            inner = self._of(instruction.calls("calls"))
             return replace(inner, bytes=moved)
         kind = opcode.removesuffix("-start")
         sent = {kind: self._bytes_sent(computation, instruction, kind)} if kind in COLLECTIVES else {}
@@ -135,10 +135,10 @@ class _Walk:
         known = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes)
         if known:
             return int(known[1]), True
-        condition = self._computations[loop.called("condition")]
+        condition = self._computations[loop.calls("condition")]
         counts = []
         for compare, scope, is_sure in self._comparisons(condition, condition.root, {}, True):
-            direction = re.search(r"direction=(\w+)", compare.attributes)[1]
+            direction = compare.attribute(r"direction=(\w+)")
             left, right = (self._scalar(scope[0], name, scope[1]) for name in compare.operands)
             if isinstance(left, int):  # bound > counter
                 left, right, direction = right, left, {"LT": "GT", "GT": "LT", "LE": "GE", "GE": "LE"}.get(direction)
@@ -160,7 +160,7 @@ class _Walk:
             for operand in instruction.operands:
                 yield from self._comparisons(computation, operand, outer, False)
         elif instruction.opcode == "fusion":
-            inner = self._computations[instruction.called("calls")]
+            inner = self._computations[instruction.calls("calls")]
             numbers = enumerate(instruction.operands)
             scope = {i: self._scalar(computation, operand, outer) for i, operand in numbers}
             yield from self._comparisons(inner, inner.root, scope, is_sure)
@@ -176,7 +176,7 @@ class _Walk:
             return self._scalar(computation, instruction.operands[0], outer)
         if instruction.opcode == "get-tuple-element":
             source = computation.instructions[instruction.operands[0]]
-            return re.search(r"index=(\d+)", instruction.attributes)[1] if source.opcode == "parameter" else None
+            return instruction.attribute(r"index=(\d+)") if source.opcode == "parameter" else None
         if instruction.opcode == "parameter":
             return outer.get(int(instruction.arguments))
         return None
@@ -193,7 +193,7 @@ class _Walk:
 
     def _step(self, loop: Instruction, place: int | str | None) -> int | None:
         """What one turn adds to the counter."""
-        body = self._computations[loop.called("body")]
+        body = self._computations[loop.calls("body")]
         root = body.instructions[body.root]
         if not isinstance(place, str) or root.opcode != "tuple":
             return None
@@ -204,7 +204,7 @@ class _Walk:
         if instruction.opcode in _COPIES:
             return self._added(computation, instruction.operands[0], place, outer)
         if instruction.opcode == "fusion":
-            inner = self._computations[instruction.called("calls")]
+            inner = self._computations[instruction.calls("calls")]
             scope = {i: self._scalar(computation, operand, outer) for i, operand in enumerate(instruction.operands)}
             return self._added(inner, inner.root, place, scope)
         if instruction.opcode not in ("add", "subtract"):
@@ -222,7 +222,7 @@ class _Walk:
         if opcode in _FREE or opcode.endswith("-done"):
             return 0.0
         if opcode == "fusion":
-            inner = self._computations[instruction.called("calls")]
+            inner = self._computations[instruction.calls("calls")]
             names = inner.parameters()
             read = sum(self._bytes_read(inner, names[i]) for i in range(len(instruction.operands)) if i in names)
             return read + self._bytes_written(inner, inner.root)
@@ -255,7 +255,7 @@ class _Walk:
             elif user.opcode in ("bitcast", "reshape"):
                 total += self._bytes_read(computation, user.name)
             elif user.opcode == "fusion":
-                inner = self._computations[user.called("calls")]
+                inner = self._computations[user.calls("calls")]
                 total += self._bytes_read(inner, inner.parameters()[place])
             else:
                 return whole
@@ -270,7 +270,7 @@ class _Walk:
         if instruction.opcode in ("bitcast", "reshape"):
             return self._bytes_written(computation, instruction.operands[0])
         if instruction.opcode == "fusion":
-            inner = self._computations[instruction.called("calls")]
+            inner = self._computations[instruction.calls("calls")]
             return self._bytes_written(inner, inner.root)
         return instruction.bytes
 
@@ -288,8 +288,8 @@ def _flops(computation: Computation, instruction: Instruction) -> float:
     result = math.prod(instruction.shapes[0].dims) if instruction.shapes else 0
     operands = [computation.instructions[name].shapes for name in instruction.operands]
     if instruction.opcode == "dot":
-        axes = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.attributes)
-        return 2.0 * result * math.prod(operands[0][0].dims[int(a)] for a in axes[1].split(",") if a)
+        summed = instruction.attribute(r"lhs_contracting_dims=\{([\d,]*)\}").split(",")
+        return 2.0 * result * math.prod(operands[0][0].dims[int(axis)] for axis in summed if axis)
     if instruction.opcode == "convolution":
         return _convolution_flops(instruction, operands[0][0].dims, operands[1][0].dims)
     if instruction.opcode == "custom-call" and '"__cublas$' in instruction.attributes:
@@ -301,8 +301,8 @@ def _flops(computation: Computation, instruction: Instruction) -> float:
 def _convolution_flops(instruction: Instruction, left: tuple[int, ...], kernel: tuple[int, ...]) -> float:
     """TPU programs write matrix products as convolutions, batch axes as dilated spatial ones: only products of two real
     numbers count."""
-    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.attributes)
-    of_input, of_kernel, of_output = labels[1], labels[2], labels[3]
+    labels = instruction.attribute(r"dim_labels=(\w+->\w+)")
+    of_input, of_kernel, of_output = labels.replace("->", "_").split("_")
     window = re.search(r"window=\{([^}]*)\}", instruction.attributes)
     settings = dict(part.split("=") for part in window[1].split()) if window and window[1] else {}
     batches = re.search(r"batch_group_count=(\d+)", instruction.attributes)

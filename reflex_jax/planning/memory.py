@@ -136,17 +136,17 @@ class _Shapes:
         The attention's probabilities are there all the while; its own backward pass makes their gradients beside them.
         """
         tokens = self.prompt + self.completions
-        rows = {"rows of one layer": 6 * tokens * self.text.width * self.number}
+        rows: dict[str, float] = {"rows of one layer": 6 * tokens * self.text.width * self.number}
         return rows | self._backward(self.text_scores(self.completions), self._text_block(tokens))
 
     def image_backward(self) -> Terms:
         """The same of a vision layer that reads the whole image."""
-        rows = {"rows of one layer": 6 * self.slots * self.vision.width * self.number}
+        rows: dict[str, float] = {"rows of one layer": 6 * self.slots * self.vision.width * self.number}
         return rows | self._backward(
             self.image_scores(), 2 * self.slots * self.vision.hidden / self.tensor * self.number
         )
 
-    def _backward(self, scores: float, block: float) -> Terms:
+    def _backward(self, scores: float, block: float) -> dict[str, float]:
         if not self.config.memory.remat:  # probabilities and block are among what was saved
             return {"gradients of the largest array": max(scores, block / 2)}
         return _largest(
@@ -179,7 +179,10 @@ def _generate(shapes: _Shapes) -> dict[str, Terms]:
 
 
 def _score(shapes: _Shapes) -> Terms:
-    vision, batch = shapes.run.shapes.judge.vision, shapes.run.batch.judge
+    judge, batch = shapes.run.shapes.judge, shapes.run.inputs_of_judge
+    if judge is None or batch is None:
+        return {}
+    vision = judge.vision
     rows = 1 + vision.grid_size**2
     number = jnp.dtype(shapes.config.judge.dtype).itemsize
     block = shapes.prompts * rows * (vision.width + vision.hidden) * number
@@ -202,7 +205,7 @@ def _update(shapes: _Shapes) -> dict[str, Terms]:
     by_vision = {"saved by the vision tower": at_once * shapes.saved_by_vision()} if of_vision else {}
     saved = by_vision | {"saved by the decoder": at_once * shapes.saved_by_text()}
     gradients = {"gradients": trained * narrow - of_vision}
-    phases = {
+    phases: dict[str, Terms] = {
         "log-probs": before | saved | {"logits": shapes.logits(at_once)},
         "language model": before | saved | gradients | _times(at_once, shapes.text_backward()),
     }

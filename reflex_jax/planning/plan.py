@@ -47,9 +47,20 @@ class FunctionPlan:
         """Bytes in use while the function runs."""
         return self.resident + self.arguments + self.temporary + self.output
 
+    @property
+    def known_costs(self) -> Costs:
+        """What the compiler said.
+
+        Raises:
+          ValueError: it gave up.
+        """
+        if self.costs is None:
+            raise ValueError(f"{self.name}: expected a compiled function; the compiler gave up for want of memory.")
+        return self.costs
+
     def seconds(self, chip: Chip) -> dict[str, float]:
         """Shortest time by arithmetic, memory and network; the longest of the three is the floor."""
-        costs = self.costs
+        costs = self.known_costs
         return {
             "arithmetic": costs.flops / chip.flops,
             "memory": costs.bytes / chip.memory_bandwidth,

@@ -76,7 +76,7 @@ def _short(number: float) -> str:
 
 def _work_table(plan: Plan) -> list[str]:
     chip = plan.topology.chip
-    kinds = [kind for kind in COLLECTIVES if any(f.costs.collectives.get(kind) for f in plan.functions)]
+    kinds = [kind for kind in COLLECTIVES if any(f.known_costs.collectives.get(kind) for f in plan.functions)]
     columns = ["TFLOP", "GB moved", *(f"{kind} GB" for kind in kinds), "seconds at least"]
     widths = [max(10, len(column) + 2) for column in columns]
     rows = [f"{'per device':16s}" + "".join(f"{c:>{w}s}" for c, w in zip(columns, widths, strict=True)) + "  bound by"]
@@ -84,12 +84,12 @@ def _work_table(plan: Plan) -> list[str]:
     for f in plan.functions:
         bound, floor = max(f.seconds(chip).items(), key=lambda item: item[1])
         whole += floor
-        sent = [f.costs.collectives.get(kind, 0.0) / 1e9 for kind in kinds]
-        numbers = [f.costs.flops / 1e12, f.costs.bytes / 1e9, *sent, floor]
+        sent = [f.known_costs.collectives.get(kind, 0.0) / 1e9 for kind in kinds]
+        numbers = [f.known_costs.flops / 1e12, f.known_costs.bytes / 1e9, *sent, floor]
         cells = "".join(f"{_short(number):>{w}s}" for number, w in zip(numbers, widths, strict=True))
         rows.append(f"{f.name:16s}{cells}  {bound}")
     rows.append(f"a step takes at least {whole:.3g} s at the chip's peaks, with every completion at its longest")
-    unknown = [f"{f.name}: {loop}" for f in plan.functions for loop in f.costs.unknown_loops]
+    unknown = [f"{f.name}: {loop}" for f in plan.functions for loop in f.known_costs.unknown_loops]
     if unknown:
         rows.append(f"loops whose length the program does not say are counted once: {'; '.join(unknown)}")
     return rows

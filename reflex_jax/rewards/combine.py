@@ -6,7 +6,9 @@ from collections.abc import Mapping
 
 import chex
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
+
+from reflex_jax.trees import Array
 
 
 def combine_rewards(components: Mapping[str, Float[Array, "P G"]], weights: Mapping[str, float]) -> Float[Array, "P G"]:

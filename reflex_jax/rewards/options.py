@@ -6,6 +6,7 @@ import inspect
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import Parameter
 from typing import Any
 
 # what an option may be: its annotation as text -> the type
@@ -32,8 +33,8 @@ def read_options(function: Callable[..., Any]) -> dict[str, Option]:
       ValueError: there is no first parameter, a later one is not keyword-only with a default, has another type than those of
         `TYPES`, or takes the name of what every component has.
     """
-    what, *parameters = [*inspect.signature(function).parameters.values()] or [None]
-    if what is None or what.kind not in (what.POSITIONAL_ONLY, what.POSITIONAL_OR_KEYWORD):
+    parameters = [*inspect.signature(function).parameters.values()]
+    if not parameters or parameters.pop(0).kind not in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD):
         raise ValueError(f"{function.__name__}: expected what it scores as the first parameter.")
     hints = typing.get_type_hints(function)
     options, problems = {}, []

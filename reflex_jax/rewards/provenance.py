@@ -7,9 +7,10 @@ of the reward, as in the paper.
 from __future__ import annotations
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from reflex_jax.records import Evidence
+from reflex_jax.trees import Array
 
 
 def provenance_reward(

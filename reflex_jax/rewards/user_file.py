@@ -234,5 +234,6 @@ def _end(process: subprocess.Popen, connection: Connection) -> None:
     except ProcessLookupError:
         pass  # it has ended, and nothing of its own is left
     process.wait()
-    process.stdin.close()
+    if process.stdin is not None:
+        process.stdin.close()
     connection.close()

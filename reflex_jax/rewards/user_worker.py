@@ -24,7 +24,7 @@ from typing import Any
 from reflex_jax.rewards.answered import Answered, Failed, Result, attempt, score_batch, score_rows
 from reflex_jax.rewards.options import read_options
 
-_SCORES = {"row": score_rows, "batch": score_batch}
+_SCORES: dict[str, Callable[..., list[Result]]] = {"row": score_rows, "batch": score_batch}
 
 
 @dataclass(frozen=True)

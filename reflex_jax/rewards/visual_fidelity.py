@@ -15,9 +15,10 @@ from typing import Literal
 
 import chex
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Bool, Float
 
 from reflex_jax.records import Evidence
+from reflex_jax.trees import Array
 
 TieRule = Literal["strict", "rank", "paper"]
 
@@ -83,7 +84,7 @@ def tied_fraction(saliency: Float[Array, "*b h w"], *, quantile: float) -> Float
     return jnp.where(exceeds_coverage, jnp.mean(values == cut, axis=-1, dtype=jnp.float32), 0.0)
 
 
-def intersection_over_union(masks: Bool[Array, "*b h w"], other_masks: Bool[Array, "*b h w"]) -> Float[Array, "*b"]:
+def intersection_over_union(masks: Bool[Array, "*#b h w"], other_masks: Bool[Array, "*#b h w"]) -> Float[Array, "*b"]:
     """IoU of two masks (Eq. 4); 0 where both are empty. Leading axes broadcast: [P, G, h, w] with [P, 1, h, w]."""
     chex.assert_type([masks, other_masks], bool)
     chex.assert_equal_shape_suffix([masks, other_masks], 2)
@@ -92,7 +93,7 @@ def intersection_over_union(masks: Bool[Array, "*b h w"], other_masks: Bool[Arra
     return intersection / jnp.maximum(union, 1.0)
 
 
-def chance_corrected_iou(masks: Bool[Array, "*b h w"], other_masks: Bool[Array, "*b h w"]) -> Float[Array, "*b"]:
+def chance_corrected_iou(masks: Bool[Array, "*#b h w"], other_masks: Bool[Array, "*#b h w"]) -> Float[Array, "*b"]:
     """(IoU - e) / (1 - e), where e is the IoU of independent masks with the same coverages.
 
     With coverages c1 and c2, e = c1 c2 / (c1 + c2 - c1 c2): 1/3 for two halves. 1 is full agreement, 0 is chance,

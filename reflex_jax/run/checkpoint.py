@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ class RunCheckpoints:
         if best_metric:
             policies.append(checkpoint_managers.BestN(get_metric_fn=lambda m: m.get(best_metric, -math.inf), n=1))
         self._best_metric, self._is_owner = best_metric, is_owner
-        self._saved = None  # the newest step that was handed to orbax
+        self._saved: int | None = None  # the newest step that was handed to orbax
         options = ocp.CheckpointManagerOptions(
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies), create=is_owner,
             cleanup_tmp_directories=is_owner, read_only=not is_owner,
@@ -63,7 +64,7 @@ class RunCheckpoints:
         """The newest complete checkpoint, or None."""
         return self._manager.latest_step()
 
-    def save(self, state: TrainState, step: int, facts: dict[str, Any], metrics: dict[str, float]) -> None:
+    def save(self, state: TrainState, step: int, facts: dict[str, Any], metrics: Mapping[str, float | str]) -> None:
         """Starts to save the state after `step` steps; a step that is saved already is left as it is.
 
         Raises:

@@ -154,7 +154,6 @@ class CompilationCounter:
     """
 
     def __init__(self) -> None:
-        """Starts counting."""
         self._lock = threading.Lock()  # programs may compile in several threads
         self._total = self._read = 0
         jax.monitoring.register_event_duration_secs_listener(self._count)
@@ -175,7 +174,7 @@ class CompilationCounter:
         """Stops counting."""
         jax.monitoring.unregister_event_duration_listener(self._count)
 
-    def _count(self, event: str, duration: float, **_: Any) -> None:
+    def _count(self, event: str, duration_secs: float, **_: str | int) -> None:
         if event == _COMPILE_EVENT:
             with self._lock:
                 self._total += 1
@@ -229,8 +228,9 @@ def _keep_steps(path: Path, resume_step: int) -> None:
                 f"{path}, line {number}: expected a JSON object with a step; got {line[:80]!r}. Repair or remove the line to "
                 "continue the run."
             )
-        kept = [line + b"\n" for (_, line), step in zip(lines, steps, strict=False) if step <= resume_step]
-        last = max((step for step in steps if step <= resume_step), default=0)
+        numbers = [step for step in steps if step is not None]
+        kept = [line + b"\n" for (_, line), step in zip(lines, numbers, strict=False) if step <= resume_step]
+        last = max((step for step in numbers if step <= resume_step), default=0)
         if dropped:
             print(
                 f"{path}: broken lines removed at its end: {dropped}. The last whole one is of step {last}, the run goes on "
@@ -283,7 +283,7 @@ class _TensorBoard:
         # tensorboardX imports torch where it is installed, for nothing we use: seconds and hundreds of megabytes
         is_kept_out = "torch" not in sys.modules
         if is_kept_out:
-            sys.modules["torch"] = None  # makes `import torch` fail as if it were absent
+            sys.modules["torch"] = None  # type: ignore[assignment]  # makes `import torch` fail as if it were absent
         try:
             from tensorboardX import event_file_writer, summary
             from tensorboardX.proto import event_pb2

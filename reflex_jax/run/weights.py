@@ -7,18 +7,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
 from reflex_jax.checkpoints.huggingface import load_policy_params
 from reflex_jax.checkpoints.policy import policy_shardings
 from reflex_jax.checkpoints.qwen_tensors import abstract_policy_params
 from reflex_jax.models.qwen_vl import QwenVLConfig
 from reflex_jax.run.checkpoint import RunCheckpoints
+from reflex_jax.sharding import AnyMesh
 from reflex_jax.step.state import split_trainable
 
 
 def restore_policy(
-    checkpoints: RunCheckpoints, step: int, source: Path, policy: QwenVLConfig, mesh: Mesh, *, trainable: str
+    checkpoints: RunCheckpoints, step: int, source: Path, policy: QwenVLConfig, mesh: AnyMesh, *, trainable: str
 ) -> tuple[Any, Any]:
     """Reads the policy after a step, cut over the mesh as the update wants it.
 

@@ -40,7 +40,7 @@ def declare_measure(question: Question, answer: str) -> str | None:
     noun, auxiliary, rest = split_at_auxiliary(match[2]) if match else ("", "", [])
     if noun and rest:
         return f"the amount of {noun} that {auxiliary} {' '.join(rest)} is {answer}"
-    if rest and auxiliary in grammar.DO:
+    if match and rest and auxiliary in grammar.DO:
         clauses = polar_clauses(f"{auxiliary} {' '.join(rest)}")
         return clauses and f"the {'time' if match[1] == 'long' else 'amount'} that {clauses[0]} is {answer}"
     match = re.match(r"^how (big|large|small|wide|long|tall|thick|high|much) (?:is|are|was) (.+)$", core)

@@ -72,7 +72,7 @@ def decl_coverage(questions: Iterable[tuple[str, str, Sequence[str] | None]]) ->
 
 def _declare(question: str, answer: str, options: Sequence[str] | None) -> tuple[str, str]:
     stem, lettered = _read(question)
-    offered = options or lettered
+    offered = options or lettered or ()
     chosen = match_option(answer, offered) if offered else None
     words = trim_answer(answer if chosen is None else offered[chosen])
     if not words:

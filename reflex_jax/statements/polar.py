@@ -29,7 +29,7 @@ def declare_state(question: Question, answer: str) -> str | None:
     ):
         return None
     border = grammar.subject_length(words[1:])
-    return border and f"{' '.join(words[1 : border + 1])} {words[0]} {answer}"
+    return f"{' '.join(words[1 : border + 1])} {words[0]} {answer}" if border else None
 
 
 @functools.lru_cache(maxsize=4096)  # the G answers to a question ask for the same clauses
@@ -41,9 +41,9 @@ def polar_clauses(text: str) -> tuple[str, str] | None:
     """
     questions = re.split(r" and (?=(?:is|are) .)", text)
     if len(questions) > 1 and re.match(r"(?:is|are) .", text):
-        clauses = [_single_clauses(question) for question in questions]
-        both = " and ".join(affirmed for affirmed, _ in clauses) if all(clauses) else None
-        return both and (both, f"it is not so that {both}")
+        clauses = [found for question in questions if (found := _single_clauses(question))]
+        both = " and ".join(affirmed for affirmed, _ in clauses)
+        return (both, f"it is not so that {both}") if len(clauses) == len(questions) else None
     return _single_clauses(text)
 
 
@@ -155,8 +155,9 @@ def _perfect(have: str, words: list[str]) -> tuple[str, str] | None:
 def _modal(modal: str, words: list[str]) -> tuple[str, str] | None:
     negated_modal = "cannot" if modal == "can" else f"{modal} not"
     if words[0] == "you" and len(words) > 2:
-        match = re.match(r"^(.+?)( (?:as|from|anywhere|in this)\b.*)?$", " ".join(words[2:]))
-        thing, rest = match[1], f"{grammar.participle(words[1])}{match[2] or ''}"
+        found = re.match(r"^(.+?)( (?:as|from|anywhere|in this)\b.*)?$", " ".join(words[2:]))
+        thing, more = found.groups(default="") if found else ("", "")
+        rest = f"{grammar.participle(words[1])}{more}"
         return f"{thing} {modal} be {rest}", f"{thing} {negated_modal} be {rest}"
     position = grammar.verb_position(words)
     if position is None:

@@ -37,7 +37,7 @@ def declare_what_is(question: Question, answer: str) -> str | None:
         return f"there {grammar.be_for(answer)} {noun_phrase(answer, is_new=True)} {rest}"
     if words[-1] in grammar.PREPOSITIONS - {"above", "below"}:
         border = grammar.subject_length(words)
-        return border and f"{' '.join(words[:border])} {be} {' '.join(words[border:])} {answer}"
+        return f"{' '.join(words[:border])} {be} {' '.join(words[border:])} {answer}" if border else None
     if grammar.is_participle(words[0]) or words[0] in grammar.ADVERBS | {"meant"}:
         if words[0] != "more":
             return f"what {be} {rest} is {noun_phrase(answer)}"
@@ -76,10 +76,10 @@ def declare_subject_question(question: Question, answer: str) -> str | None:
     if rest[0] in grammar.DETERMINERS:
         if head in _IDENTITIES:
             return f"{' '.join(rest)} {be} {noun_phrase(answer)}"
-        said = next(
+        end = next(
             (i for i, w in enumerate(rest) if i and (grammar.is_participle(w) or w in {"taken", "most"})), len(rest)
         )
-        thing = " ".join(rest[:said])
+        thing = " ".join(rest[:end])
         whose = "" if thing in {"this", "these", "that"} or set(thing.split()) & set(noun.split()) else f" of {thing}"
         return f"the {noun}{whose} {grammar.be_for(noun)} {noun_phrase(answer)}"
     said = " ".join(rest)

@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AbstractMesh, Mesh
 
 from reflex_jax.checkpoints.qwen_tensors import abstract_policy_params
 from reflex_jax.config import Config
@@ -18,11 +17,12 @@ from reflex_jax.data.prompts import PromptSizes
 from reflex_jax.models.biomedclip import BiomedClipConfig, init_judge_params
 from reflex_jax.records import Draws, HostScores, JudgeInputs, PromptInputs, Rollout, TrainBatch, VisionInputs
 from reflex_jax.rewards.components import is_of_device
-from reflex_jax.sharding import UPDATE_RULES, batch_sharding, replicated
+from reflex_jax.sharding import UPDATE_RULES, AnyMesh, batch_sharding, replicated
 from reflex_jax.step.imitate import SftBatch
 from reflex_jax.step.program import Program, build_program
 from reflex_jax.step.shapes import Shapes, largest_prompt, rollout_rules
 from reflex_jax.step.state import FrozenParams, TrainState, init_state, split_trainable
+from reflex_jax.trees import Params
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,7 @@ class AbstractRun:
     program: Program
     state: TrainState
     frozen: FrozenParams
-    weights: Any  # the policy as sampling reads it
+    weights: Params  # the policy as sampling reads it
     batch: TrainBatch | SftBatch  # of GRPO or of the supervised phase
     draws: Draws
 
@@ -55,7 +55,12 @@ class AbstractRun:
         """What stays on the devices from the first step to the last."""
         return self.state, self.frozen
 
-    def functions(self) -> dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]:
+    @property
+    def inputs_of_judge(self) -> JudgeInputs | None:
+        """What the judge reads; None: nothing asks it."""
+        return None if isinstance(self.batch, SftBatch) else self.batch.judge
+
+    def functions(self) -> dict[str, tuple[Any, tuple[Any, ...]]]:
         """Name of each part of a step -> (jitted function of the program, abstract arguments).
 
         `train_step` runs the last two as one: its memory is that of the larger one.
@@ -145,13 +150,13 @@ def bytes_on_device(tree: Any) -> int:
     )  # fmt: skip
 
 
-def _batched(mesh: Mesh | AbstractMesh, prompts: int) -> Callable[[tuple[int, ...], Any], jax.ShapeDtypeStruct]:
+def _batched(mesh: AnyMesh, prompts: int) -> Callable[[tuple[int, ...], Any], jax.ShapeDtypeStruct]:
     """Makes abstract arrays whose first axis counts prompts."""
     sharding = batch_sharding(mesh)
     return lambda shape, dtype: jax.ShapeDtypeStruct((prompts, *shape), dtype, sharding=sharding)
 
 
-def _batched_like(mesh: Mesh | AbstractMesh) -> Callable[[jax.ShapeDtypeStruct], jax.ShapeDtypeStruct]:
+def _batched_like(mesh: AnyMesh) -> Callable[[jax.ShapeDtypeStruct], jax.ShapeDtypeStruct]:
     sharding = batch_sharding(mesh)
     return lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 

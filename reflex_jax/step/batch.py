@@ -37,7 +37,6 @@ class BatchBuilder:
     """
 
     def __init__(self, models: Models, sizes: PromptSizes, rows: BatchRows, *, resize: str, blank_image: bool = False):
-        """Fixes the shapes of every batch."""
         self._processor, self._judge, self._sizes = models.processor, models.judge, sizes
         self.rows, self._resize, self._blank_image = rows, resize, blank_image
 

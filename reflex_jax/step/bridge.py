@@ -60,7 +60,7 @@ class HostBridge:
     def __init__(
         self,
         *,
-        decode: Callable[[Sequence[int]], str],
+        decode: Callable[[Int[np.ndarray, "L"]], str],
         components: Mapping[str, Component],
         statement_tokenizer: StatementTokenizer | None,
         max_statement_tokens: int,
@@ -68,7 +68,6 @@ class HostBridge:
         user_rewards: UserRewards | None = None,
         answer_of: Callable[[str], str | None] = lambda text: parse_completion(text).answer,
     ):
-        """See the class."""
         self._decode = decode
         self._components = {name: c for name, c in components.items() if not is_of_device(name)}
         # an answer is right or wrong by the rule of this component, also where it is not among those that pay
@@ -124,10 +123,14 @@ class HostBridge:
         examples: Sequence[Example],
         statements: list[list[str | None]],
         anchors: list[str],
-        judge_pixels: UInt8[np.ndarray, "P H W 3"],
+        judge_pixels: UInt8[np.ndarray, "P H W 3"] | None,
     ) -> JudgeInputs:
+        tokenizer = self._statement_tokenizer
+        if judge_pixels is None or tokenizer is None:
+            raise ValueError("judge_pixels: expected the pictures as the judge sees them; got None.")
+
         def encode(text: str | None) -> tuple[int, ...] | None:
-            return None if text is None else self._statement_tokenizer(text, self._max_statement_tokens)
+            return None if text is None else tokenizer(text, self._max_statement_tokens)
 
         questions = None
         if self._centered:
@@ -137,13 +140,18 @@ class HostBridge:
             failures.of_rows("statement", lambda p, g: encode(statements[p][g])),
             failures.of_prompts("anchor", lambda p: encode(anchors[p]), otherwise=()),
             max_statement_tokens=self._max_statement_tokens,
-            pad_token_id=self._statement_tokenizer.pad_token_id,
+            pad_token_id=tokenizer.pad_token_id,
             questions=questions,
         )
 
     def _score(self, failures: RowFailures, answered: Callable[[int, int], Answered]) -> HostScores:
+        def own_rewards() -> UserRewards:
+            if self._user_rewards is None:
+                raise ValueError("user_rewards: expected one, for components that do not ship; got None.")
+            return self._user_rewards
+
         def results_of(name: str, options: Mapping[str, Any]) -> Callable[[list[tuple[int, int]]], Sequence[Result]]:
-            score = REWARDS[name].score if name in REWARDS else partial(self._user_rewards.score, name)
+            score = REWARDS[name].score if name in REWARDS else partial(own_rewards().score, name)
             return lambda rows: score([answered(p, g) for p, g in rows], options)
 
         everywhere = np.ones_like(failures.is_valid)

@@ -6,13 +6,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from reflex_jax.models import qwen_vl
-from reflex_jax.models.qwen_vl import Params, QwenVLConfig
+from reflex_jax.models.qwen_vl import QwenVLConfig
 from reflex_jax.records import Draws, PromptInputs, Rollout
 from reflex_jax.sharding import map_prompts
 from reflex_jax.step.sampling import Sampling, Vocabulary, sample_tokens
+from reflex_jax.trees import Array, Params
 
 
 def generate(
@@ -56,7 +57,7 @@ def generate(
         tokens, log_probs = sample_tokens(
             logits,
             draw,
-            allowed=vocabulary.allowed,
+            allowed=jnp.asarray(vocabulary.allowed),
             temperature=sampling.temperature,
             top_k=sampling.top_k,
             top_p=sampling.top_p,

@@ -6,6 +6,7 @@ It reads the same configuration, data, model and optimiser as GRPO, and leaves a
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,8 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import struct
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from reflex_jax.config import Config, ConfigError
 from reflex_jax.data.examples import Example
@@ -25,15 +25,16 @@ from reflex_jax.step.models import Models
 from reflex_jax.step.state import FrozenParams, TrainState, compute_params
 from reflex_jax.step.update import LogProbsOf, accumulate, apply_update
 from reflex_jax.text.tokenizer import encode_user_text
+from reflex_jax.trees import Array, Leaf, Params, pytree_dataclass
 
 
-@struct.dataclass
+@pytree_dataclass
 class SftBatch:
     """Prompts and the completions to imitate; the group has one member."""
 
     prompts: PromptInputs
-    tokens: Int[Array, "P 1 Lc"]
-    weights: Float[Array, "P 1 Lc"]  # 0: padding
+    tokens: Int[Leaf, "P 1 Lc"]
+    weights: Float[Leaf, "P 1 Lc"]  # 0: padding
 
 
 class TargetBuilder:
@@ -122,7 +123,7 @@ def imitation_update(
     """
     dtype = jnp.dtype(config.policy.dtype)
 
-    def microbatch_loss(params: Any, part: SftBatch, denominator: Array) -> tuple[Array, Array]:
+    def microbatch_loss(params: Params, part: SftBatch, denominator: Array) -> tuple[Array, Array]:
         whole = compute_params(params, frozen.fixed, dtype)
         log_probs, _ = log_probs_of(whole, part.prompts, part.tokens)
         counted = part.weights > 0
@@ -137,7 +138,7 @@ def imitation_update(
     tokens = (batch.weights > 0).sum()
     state, metrics = apply_update(state, gradients, loss, optimizer, is_wanted=tokens > 0)
     metrics |= {
-        "log_prob_per_token": jnp.sum(log_prob_sums) / jnp.maximum(tokens, 1),
+        "log_prob_per_token": jnp.sum(log_prob_sums) / jnp.maximum(tokens, 1).astype(jnp.float32),
         "tokens": tokens.astype(jnp.float32),
     }
-    return state.replace(step=state.step + 1), metrics
+    return dataclasses.replace(state, step=state.step + 1), metrics

@@ -14,7 +14,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array
 
 from reflex_jax.checkpoints.qwen_tensors import abstract_policy_params
 from reflex_jax.config import Config
@@ -34,6 +33,7 @@ from reflex_jax.step.state import (
     split_trainable,
 )
 from reflex_jax.step.update import log_probs_function, scored_update
+from reflex_jax.trees import Array, Params, Shardings
 
 Metrics = dict[str, Array]
 
@@ -107,9 +107,9 @@ def _abstract_state(config: Config, shapes: Shapes, optimizer: optax.GradientTra
 def _start(
     config: Config,
     optimizer: optax.GradientTransformation,
-    places: Any,
-    params: Any,
-    judge_params: Any = None,
+    places: Shardings,
+    params: Params,
+    judge_params: Params | None = None,
     *,
     with_reference: bool,
 ) -> tuple[TrainState, FrozenParams]:
@@ -141,7 +141,7 @@ def _gatherer(config: Config, shapes: Shapes) -> Callable[[Any, Any], Any]:
     """
     rules, dtype = rollout_rules(config.memory), jnp.dtype(config.policy.dtype)
 
-    def gather(params: Any, fixed: Any) -> Any:
+    def gather(params: Params, fixed: Params) -> Params:
         weights = compute_params(params, fixed, dtype)
         # cast where they lie, then gather: half the bytes of gathering the float32 masters
         weights = jax.lax.with_sharding_constraint(weights, shapes.policy_shardings(weights))
@@ -159,7 +159,7 @@ def _sampler(
         top_k=rollout.top_k, top_p=rollout.top_p,
     )  # fmt: skip
 
-    def sample(weights: Any, prompts: PromptInputs, draws: Draws) -> Rollout:
+    def sample(weights: Params, prompts: PromptInputs, draws: Draws) -> Rollout:
         return generate(
             weights, prompts, draws, shapes.policy, shapes.vocabulary, sampling,
             attention=memory.attention, prefill_prompts=memory.microbatch_prompts,

@@ -42,7 +42,6 @@ class RowFailures:
     """Computes what belongs to the P x G rows of one rollout and remembers where that failed."""
 
     def __init__(self, prompts: int, group: int):
-        """Nothing has failed yet."""
         self.first: list[list[Failure | None]] = [[None] * group for _ in range(prompts)]  # the first of each row
 
     @property
@@ -101,7 +100,6 @@ class FailureReporter:
     """Tells each kind of failure once, on stderr."""
 
     def __init__(self) -> None:
-        """Nothing has been told yet."""
         self._told: set[tuple[str, str, str]] = set()
 
     def tell(self, failures: RowFailures) -> None:

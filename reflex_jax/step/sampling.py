@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from reflex_jax.config import ConfigError
 from reflex_jax.models.attention import MASKED
+from reflex_jax.trees import Array
 
 
 @dataclass(frozen=True, eq=False)

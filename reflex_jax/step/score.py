@@ -3,34 +3,34 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import cast
 
 import jax.numpy as jnp
-from flax import struct
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Bool, Float
 
 from reflex_jax.config import Config, JudgeConfig, RewardsConfig
-from reflex_jax.grpo.advantages import group_advantages
+from reflex_jax.grpo.advantages import AdvantageRule, group_advantages
 from reflex_jax.judge.evidence import EvidenceSettings, gather_evidence
 from reflex_jax.models.biomedclip import BiomedClipConfig
 from reflex_jax.records import Evidence, HostScores, JudgeInputs, Rollout
 from reflex_jax.rewards.combine import combine_rewards
 from reflex_jax.rewards.components import REWARDS, is_of_device
 from reflex_jax.rewards.provenance import loop_tightness
+from reflex_jax.trees import Array, Leaf, Params, pytree_dataclass
 
 
-@struct.dataclass
+@pytree_dataclass
 class Scored:
     """Rewards of P x G completions and what they were made of."""
 
-    components: dict[str, Float[Array, "P G"]]  # 0 where one does not apply, NaN where the row failed
-    applies: dict[str, Bool[Array, "P G"]]
-    rewards: Float[Array, "P G"]
-    advantages: Float[Array, "P G"]
-    is_zero_variance: Bool[Array, "P"]
-    is_valid: Bool[Array, "P G"]  # False: a component failed, on the host or here
+    components: dict[str, Float[Leaf, "P G"]]  # 0 where one does not apply, NaN where the row failed
+    applies: dict[str, Bool[Leaf, "P G"]]
+    rewards: Float[Leaf, "P G"]
+    advantages: Float[Leaf, "P G"]
+    is_zero_variance: Bool[Leaf, "P"]
+    is_valid: Bool[Leaf, "P G"]  # False: a component failed, on the host or here
     evidence: Evidence | None  # None: no component asks the judge
-    loop_tightness: Float[Array, "P G"] | None  # reported where provenance is among the components
+    loop_tightness: Float[Leaf, "P G"] | None  # reported where provenance is among the components
 
 
 def needs_judge(config: Config) -> bool:
@@ -55,7 +55,7 @@ def make_evidence_settings(judge: JudgeConfig) -> EvidenceSettings:
 
 
 def score_rollout(
-    judge_params: Any,
+    judge_params: Params | None,
     judge_inputs: JudgeInputs | None,
     scores: HostScores,
     config: Config,
@@ -72,11 +72,15 @@ def score_rollout(
     """
     components, applies = dict(scores.components), dict(scores.applies)
     is_valid, evidence, tightness = scores.is_valid, None, None
-    if needs_judge(config):
+    if judge_params is not None and judge_inputs is not None and judge_config is not None:
         evidence = gather_evidence(judge_params, judge_inputs, judge_config, make_evidence_settings(config.judge))
     for name, component in config.rewards.components.items():
         if not is_of_device(name):
             continue
+        if evidence is None:
+            raise ValueError(
+                f"score_rollout: {name} reads the judge's evidence; expected a judge and its inputs, got None."
+            )
         values = REWARDS[name].function(evidence, **component.options)
         applies[name] = _rows_of(component.when, scores.is_correct)
         # what is no number is a failure, not a row that the component has nothing to say of
@@ -85,7 +89,9 @@ def score_rollout(
         if name == "provenance":
             tightness = loop_tightness(evidence, **component.options)
     rewards = combine_rewards(components, config.rewards.weights)
-    advantages, is_zero_variance = group_advantages(rewards, is_valid, normalise=config.grpo.advantage)
+    advantages, is_zero_variance = group_advantages(
+        rewards, is_valid, normalise=cast(AdvantageRule, config.grpo.advantage)
+    )
     return Scored(
         components=components,
         applies=applies,
@@ -96,6 +102,11 @@ def score_rollout(
         evidence=evidence,
         loop_tightness=tightness,
     )
+
+
+def _count(rows: Bool[Array, "*b"]) -> Float[Array, ""]:
+    """How many, at least 1."""
+    return jnp.maximum(rows.sum(), 1).astype(jnp.float32)
 
 
 def _rows_of(when: str, is_correct: Bool[Array, "P G"]) -> Bool[Array, "P G"]:
@@ -116,7 +127,7 @@ def rollout_metrics(scored: Scored, scores: HostScores, rollout: Rollout, eos_id
     correct, wrong = valid & scores.is_correct, valid & ~scores.is_correct
 
     def mean(values: Array, rows: Array, among: Array = valid) -> Array:
-        return jnp.where(among.any(), jnp.where(rows, values, 0.0).sum() / jnp.maximum(rows.sum(), 1), jnp.nan)
+        return jnp.where(among.any(), jnp.where(rows, values, 0.0).sum() / _count(rows), jnp.nan)
 
     lengths = rollout.mask.sum(-1)
     finished = jnp.any(rollout.mask & jnp.isin(rollout.tokens, jnp.asarray(eos_ids)), -1)

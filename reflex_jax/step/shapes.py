@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jax.sharding import AbstractMesh, Mesh
 
 from reflex_jax.checkpoints.paths import resolve_checkpoint
 from reflex_jax.config import Config, DataConfig, MemoryConfig
@@ -22,6 +21,7 @@ from reflex_jax.models.qwen_vl import QwenVLConfig, read_qwen_config
 from reflex_jax.sharding import (
     ROLLOUT_RULES,
     UPDATE_RULES,
+    AnyMesh,
     BatchRows,
     Rules,
     batch_rows,
@@ -29,6 +29,7 @@ from reflex_jax.sharding import (
     parameter_shardings,
 )
 from reflex_jax.step.sampling import Vocabulary
+from reflex_jax.trees import Shardings
 
 _ASPECT_RATIOS = (1.0, 1.1, 1.25, 1.33, 1.5, 1.78, 2.0)  # of medical pictures
 
@@ -37,12 +38,12 @@ _ASPECT_RATIOS = (1.0, 1.1, 1.25, 1.33, 1.5, 1.78, 2.0)  # of medical pictures
 class Shapes:
     """Everything that decides what is compiled, beside the settings."""
 
-    mesh: Mesh | AbstractMesh
+    mesh: AnyMesh
     policy: QwenVLConfig
     judge: BiomedClipConfig | None  # None: nothing in the run asks the judge
     vocabulary: Vocabulary
 
-    def policy_shardings(self, tree: Any, rules: Rules = UPDATE_RULES) -> Any:
+    def policy_shardings(self, tree: Any, rules: Rules = UPDATE_RULES) -> Shardings:
         """Where parameters of the policy, a part of them or a training state of them lie."""
         return parameter_shardings(tree, policy_table(self.policy, self.mesh), self.mesh, rules)
 
@@ -51,7 +52,7 @@ class Shapes:
         return batch_rows(self.mesh, count)
 
 
-def named_shapes(config: Config, mesh: Mesh | AbstractMesh, *, with_judge: bool = True) -> Shapes:
+def named_shapes(config: Config, mesh: AnyMesh, *, with_judge: bool = True) -> Shapes:
     """The shapes of a run whose weights need not be here; every token of the vocabulary counts as allowed.
 
     Args:

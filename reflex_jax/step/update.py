@@ -5,23 +5,35 @@ The reference policy comes in as an argument and gets no gradient.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Bool, Float
 
 from reflex_jax.config import Config, GrpoConfig
-from reflex_jax.grpo.objective import Objective, TokenMetrics, loss_denominator, policy_loss_terms, reduce_metrics
+from reflex_jax.grpo.objective import (
+    Aggregation,
+    LossKlEstimator,
+    Objective,
+    Ratio,
+    TokenMetrics,
+    loss_denominator,
+    policy_loss_terms,
+    reduce_metrics,
+)
 from reflex_jax.models.qwen_vl import completion_log_probs
 from reflex_jax.records import PromptInputs, Rollout, TrainBatch
 from reflex_jax.sharding import map_prompts, split_prompts
 from reflex_jax.step.score import Scored, most_failed_rows, rollout_metrics
 from reflex_jax.step.shapes import Shapes
 from reflex_jax.step.state import FrozenParams, TrainState, compute_params
+from reflex_jax.trees import Array, Leaf, Params, pytree_dataclass
+
+State = TypeVar("State")  # what is carried from update to update
 
 
 def make_objective(grpo: GrpoConfig) -> Objective:
@@ -31,10 +43,10 @@ def make_objective(grpo: GrpoConfig) -> Objective:
         clip_high=grpo.clip_high,
         dual_clip=grpo.dual_clip,
         kl_coefficient=grpo.kl_coefficient,
-        kl_estimator=grpo.kl_estimator,
+        kl_estimator=cast(LossKlEstimator, grpo.kl_estimator),
         kl_clamp=grpo.kl_clamp,
-        ratio=grpo.ratio,
-        aggregation=grpo.aggregation,
+        ratio=cast(Ratio, grpo.ratio),
+        aggregation=cast(Aggregation, grpo.aggregation),
     )
 
 
@@ -43,15 +55,15 @@ LogProbsOf = Callable[
 ]  # (params, prompts, [P, G, Lc]) -> both [P, G, Lc]
 
 
-@struct.dataclass
+@pytree_dataclass
 class UpdateInputs:
     """What one microbatch of the update reads; every leaf counts prompts first."""
 
     prompts: PromptInputs
     rollout: Rollout
-    mask: Bool[Array, "P G Lc"]
-    advantages: Float[Array, "P G"]
-    old_log_probs: Float[Array, "P G Lc"] | None
+    mask: Bool[Leaf, "P G Lc"]
+    advantages: Float[Leaf, "P G"]
+    old_log_probs: Float[Leaf, "P G Lc"] | None
 
 
 def policy_update(
@@ -72,7 +84,7 @@ def policy_update(
     grpo, memory = config.grpo, config.memory
     dtype, objective = jnp.dtype(config.policy.dtype), make_objective(grpo)
 
-    def microbatch_loss(params: Any, part: UpdateInputs, denominator: Array) -> tuple[Array, TokenMetrics]:
+    def microbatch_loss(params: Params, part: UpdateInputs, denominator: Array) -> tuple[Array, TokenMetrics]:
         log_probs, entropy = log_probs_of(
             compute_params(params, frozen.fixed, dtype), part.prompts, part.rollout.tokens
         )
@@ -91,14 +103,14 @@ def policy_update(
         gap = jnp.where(part.mask, jnp.abs(log_probs - part.rollout.log_probs), 0.0).max()
         entropy_sum = jnp.where(part.mask, entropy, 0.0).sum()
         return loss, jax.lax.stop_gradient(
-            metrics.replace(
-                sums=metrics.sums | {"entropy": entropy_sum}, maxima=metrics.maxima | {"logprob_gap_max": gap}
+            dataclasses.replace(
+                metrics, sums=metrics.sums | {"entropy": entropy_sum}, maxima=metrics.maxima | {"logprob_gap_max": gap}
             )
         )
 
     def update(state: TrainState, part_and_valid: tuple[UpdateInputs, Array]) -> tuple[TrainState, dict[str, Array]]:
         part, valid = part_and_valid
-        denominator = loss_denominator(part.mask, valid, aggregation=grpo.aggregation)
+        denominator = loss_denominator(part.mask, valid, aggregation=objective.aggregation)
         loss, token_metrics, gradients = accumulate(
             jax.value_and_grad(microbatch_loss, has_aux=True),
             state.params, part, denominator, valid.shape[0] // (memory.microbatch_prompts or valid.shape[0]),
@@ -111,16 +123,13 @@ def policy_update(
     whole = compute_params(state.params, frozen.fixed, dtype)
     old = map_prompts(lambda p: log_probs_of(whole, p.prompts, p.rollout.tokens)[0], inputs, memory.microbatch_prompts)
     old = jax.lax.stop_gradient(old)
-    minibatches = split_prompts((inputs.replace(old_log_probs=old), is_valid), grpo.minibatches)
+    minibatches = split_prompts((dataclasses.replace(inputs, old_log_probs=old), is_valid), grpo.minibatches)
     return _repeat_updates(update, state, minibatches, grpo.epochs)
 
 
 def _repeat_updates(
-    update: Callable[[TrainState, Any], tuple[TrainState, dict[str, Array]]],
-    state: TrainState,
-    minibatches: Any,
-    epochs: int,
-) -> tuple[TrainState, dict[str, Array]]:
+    update: Callable[[State, Any], tuple[State, dict[str, Array]]], state: State, minibatches: Any, epochs: int
+) -> tuple[State, dict[str, Array]]:
     """Runs the minibatches in turn, `epochs` times; the metrics are means over all updates, or maxima where they are one."""
     passes = []
     for _ in range(epochs):
@@ -134,13 +143,13 @@ def _repeat_updates(
 
 def accumulate(
     gradient_of: Callable[[Any, Any, Array], Any], params: Any, inputs: Any, denominator: Array, parts: int
-) -> tuple[Array, TokenMetrics, Any]:
+) -> tuple[Array, Any, Any]:
     """Adds loss and gradients over microbatches; the metrics of all of them come back stacked."""
     if parts == 1:
         (loss, metrics), gradients = gradient_of(params, inputs, denominator)
         return loss, metrics, gradients
 
-    def add(total: Any, piece: Any) -> tuple[Any, TokenMetrics]:
+    def add(total: Any, piece: Any) -> tuple[Any, Any]:
         (loss, metrics), gradients = gradient_of(params, piece, denominator)
         return jax.tree.map(jnp.add, total, (loss, gradients)), metrics
 
@@ -166,7 +175,9 @@ def apply_update(
     """
     grad_norm = optax.global_norm(gradients)
     updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
-    after = state.replace(params=optax.apply_updates(state.params, updates), optimizer_state=optimizer_state)
+    after = dataclasses.replace(
+        state, params=optax.apply_updates(state.params, updates), optimizer_state=optimizer_state
+    )
     is_applied = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & is_wanted
     state = jax.tree.map(lambda new, old: jnp.where(is_applied, new, old), after, state)
     return state, {"loss": loss, "grad_norm": grad_norm, "skipped": 1.0 - is_applied.astype(jnp.float32)}
@@ -211,16 +222,16 @@ def scored_update(
         state, frozen, inputs, is_learned_from, config=config, log_probs_of=log_probs_of, optimizer=optimizer
     )
     metrics = rollout_metrics(scored, batch.scores, batch.rollout, eos_ids) | update_metrics
-    return state.replace(step=state.step + 1), metrics
+    return dataclasses.replace(state, step=state.step + 1), metrics
 
 
 def log_probs_function(config: Config, shapes: Shapes, *, temperature: float) -> LogProbsOf:
     """Log-probs and entropies of whole groups under a policy of these shapes, computed as `memory` says."""
     memory = config.memory
 
-    def log_probs_of(params: Any, prompts: PromptInputs, tokens: Array) -> tuple[Array, Array]:
+    def log_probs_of(params: Params, prompts: PromptInputs, tokens: Array) -> tuple[Array, Array]:
         return completion_log_probs(
-            params, prompts, tokens, shapes.policy, allowed=shapes.vocabulary.allowed, temperature=temperature,
+            params, prompts, tokens, shapes.policy, allowed=jnp.asarray(shapes.vocabulary.allowed), temperature=temperature,
             chunk=memory.log_prob_chunk, remat=memory.remat, attention=memory.attention,
         )  # fmt: skip
 

@@ -18,7 +18,7 @@ _MOST_MARKS = 30  # combining marks on one letter that stand, as in Unicode's st
 _APOSTROPHES = re.compile("['\u2018\u2019\u02bc`\u00b4]")
 _DECIMAL_POINT = re.compile(r"(?<![^\W\d_])\.(?=\d)")  # also ".5", not "t.2"
 _MINUS = re.compile(r"(?<![\w%)])[-\u2212](?=[\d.])")
-_OPENING_MARKS = re.compile(r"(?:[\s,;:!?\"'\u201c\u201d]|\.(?!\d))*")
+_OPENING_MARKS = re.compile(r"\A(?:[\s,;:!?\"'\u201c\u201d]|\.(?!\d))*")
 _CLOSING_MARKS = " .,;:!?\"'\u201c\u201d"
 # "B", "(B)", "B.", "B) a nodule", "option B: a nodule"; ASCII, for outside of it other letters than B count as a b
 _LETTERED = re.compile(r"(?:(?:option|choice|answer) )?\(?([a-j])(?:[).:]+ *|$)(.*)", re.IGNORECASE | re.ASCII)
@@ -57,7 +57,7 @@ def normalise_answer(answer: str, options: Sequence[str] | None = None) -> str:
     `LONGEST_ANSWER` characters is not read.
     """
     option = match_option(answer, options) if options else None
-    return _normalise(answer) if option is None else _normalise_options(tuple(options))[option]
+    return _normalise(answer) if option is None else _normalise_options(tuple(options or ()))[option]
 
 
 def match_option(answer: str, options: Sequence[str]) -> int | None:
@@ -79,7 +79,7 @@ def match_option(answer: str, options: Sequence[str]) -> int | None:
 def trim_answer(answer: str) -> str:
     """The answer's own words in lower case, without the marks around them; equal trims have equal normal forms."""
     lowered = _fold(clean_text(answer[:LONGEST_ANSWER]).lower())
-    return lowered[_OPENING_MARKS.match(lowered).end() :].rstrip(_CLOSING_MARKS) or lowered
+    return _OPENING_MARKS.sub("", lowered, count=1).rstrip(_CLOSING_MARKS) or lowered
 
 
 @functools.lru_cache(maxsize=1024)  # all answers to a question are compared with the same options

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -126,11 +127,11 @@ def render_turn(tokenizer: PreTrainedTokenizerBase, content: list[dict[str, str]
     Raises:
       ConfigError: the template has a syntax error, raises, or cannot read such parts.
     """
-    turn = {"role": "user", "content": content}
+    turn: Any = {"role": "user", "content": content}
     kinds = " and ".join(part["type"] for part in content)
     fault = f"policy.path: the chat template of {source} cannot render a turn of {kinds}"
     with _one_line(fault, "Copy the vision-language model's own there; one for text alone does not do."):
-        return tokenizer.apply_chat_template([turn], tokenize=False, add_generation_prompt=True)
+        return str(tokenizer.apply_chat_template([turn], tokenize=False, add_generation_prompt=True))
 
 
 def encode_user_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -147,11 +148,11 @@ def encode_template(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return tokenizer.encode(text, add_special_tokens=False)
 
 
-def decode(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int]) -> str:
+def decode(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int | np.integer]) -> str:
     """Turns ids of a completion into text, special tokens left out; `TAGS` stay, also where they are special tokens."""
     left_out = _left_out(tokenizer)
     kept = [token for token in map(int, ids) if token not in left_out]
-    return tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return str(tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
 @functools.lru_cache(maxsize=8)

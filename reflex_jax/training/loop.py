@@ -78,6 +78,8 @@ class _Run:
     def evaluate(self, state: TrainState) -> dict[str, float]:
         """Scores the policy on the held-out questions."""
         frozen = self.trainer.frozen
+        if self.evaluator is None:
+            raise ValueError("evaluate: expected a run with held-out questions (training.evaluate_every).")
         return self.evaluator.run(self.program.gather(state.params, frozen.fixed), frozen.judge)
 
     def save(self, state: TrainState, step: int, metrics: dict[str, Any]) -> None:

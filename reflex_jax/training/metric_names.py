@@ -12,6 +12,7 @@ from reflex_jax.data.examples import Example
 from reflex_jax.data.prompts import PromptSizes
 from reflex_jax.evaluation.validation import chosen_questions, question_columns, summarise
 from reflex_jax.step.abstract_run import AbstractRun, abstract_run
+from reflex_jax.step.imitate import SftBatch
 from reflex_jax.step.shapes import Shapes
 from reflex_jax.training.objectives import Objective
 
@@ -55,8 +56,11 @@ def check_best_metric(objective: Objective, shapes: Shapes, sizes: PromptSizes, 
 
 
 def _evaluation_names(run: AbstractRun, held_out: Sequence[Example]) -> set[str]:
-    scores = run.batch.scores
-    scored = jax.eval_shape(run.program.score, run.frozen.judge, run.batch.judge, scores)
+    batch = run.batch
+    if isinstance(batch, SftBatch):
+        raise TypeError("held-out questions are scored as GRPO's: expected an abstract run of it.")
+    scores = batch.scores
+    scored = jax.eval_shape(run.program.score, run.frozen.judge, batch.judge, scores)
     columns = jax.eval_shape(question_columns, scored, scores)
     is_closed = np.asarray([example.answer_type == "closed" for example in held_out])
     modes = ("sampled", "greedy")

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from jax.sharding import Mesh
 
@@ -42,11 +42,19 @@ class Parts:
     bridge: HostBridge
 
 
+@runtime_checkable
 class Objective(Protocol):
     """What the loop asks of either phase."""
 
-    config: Config
-    name: ClassVar[str]  # checkpoints carry it
+    @property
+    def config(self) -> Config:
+        """Of the run."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """Checkpoints carry it."""
+        ...
 
     @property
     def is_supervised(self) -> bool:

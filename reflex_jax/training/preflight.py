@@ -7,7 +7,7 @@ import json
 import platform
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -78,8 +78,9 @@ def check_memory(objective: Objective, mesh: Mesh, sizes: PromptSizes | None = N
         resolve_checkpoint(getattr(objective.config, name).path, name)
     estimate = _estimate(objective, mesh, sizes)
     phase, needed = estimate.of()
-    limits = [device_memory(device) for device in jax.local_devices()]
-    if not all(limits) or needed <= min(limits):
+    devices = jax.local_devices()
+    limits = [limit for device in devices if (limit := device_memory(device))]
+    if len(limits) < len(devices) or needed <= min(limits):
         return
     raise ConfigError(
         f"{host_name()}: a step needs at least {needed / GIB:.2f} GiB of each device, and JAX may take {min(limits) / GIB:.2f}. "
@@ -100,7 +101,9 @@ def _advice(objective: Objective, mesh: Mesh, sizes: PromptSizes | None, room: f
     for key, values in _frugal_values(objective, mesh):
         for value in values:
             config = objective.config
-            objective = replace(objective, config=replace(config, memory=replace(config.memory, **{key: value})))
+            objective = replace(
+                cast(Any, objective), config=replace(config, memory=replace(config.memory, **{key: value}))
+            )
             _, needed = _estimate(objective, mesh, sizes).of()
             if needed <= room:
                 break

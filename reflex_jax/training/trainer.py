@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -33,6 +33,7 @@ class StepResult:
     arrays: dict[str, np.ndarray]  # what went into the update, for looking into a step that failed
 
 
+@runtime_checkable
 class Trainer(Protocol):
     """What the loop asks of either phase."""
 
@@ -54,7 +55,6 @@ class GrpoTrainer:
     def __init__(
         self, config: Config, program: Program, frozen: FrozenParams, build: Any, bridge: HostBridge
     ):  # fmt: skip
-        """Takes the parts; nothing compiles before the first step."""
         self.frozen, self.build = frozen, build
         self.rows = program.shapes.rows(config.grpo.prompts_per_step)
         self._program, self._bridge = program, bridge
@@ -63,7 +63,8 @@ class GrpoTrainer:
 
     def run_step(self, state: TrainState, batch: HostBatch, step: int) -> tuple[TrainState, StepResult]:
         """One step of GRPO (paper Eq. 1-10)."""
-        program, seconds = self._program, {}
+        program = self._program
+        seconds: dict[str, float] = {}
         with _timed(seconds, "time/reshard"):
             weights = jax.block_until_ready(program.gather(state.params, self.frozen.fixed))
         with _timed(seconds, "time/generate"):
@@ -92,7 +93,6 @@ class SupervisedTrainer:
     """Imitates target completions."""
 
     def __init__(self, config: Config, program: Program, frozen: FrozenParams, build: Any):
-        """Takes the parts; nothing compiles before the first step."""
         self.frozen, self.build = frozen, build
         self.rows = program.shapes.rows(config.sft.batch_size)
         self._program, self._compilations = program, CompilationCounter()

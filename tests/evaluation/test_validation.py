@@ -1,11 +1,11 @@
 """Held-out scores: failed rows are counted and stay out of every mean."""
 
-from types import SimpleNamespace
-
 import numpy as np
 
 from reflex_jax.evaluation.validation import question_columns, summarise
 from reflex_jax.records import HostScores
+from reflex_jax.step.score import Scored
+from reflex_jax.trees import tree_of
 
 
 def summary(is_valid, answers, is_closed, applies=None):
@@ -13,8 +13,13 @@ def summary(is_valid, answers, is_closed, applies=None):
     answers = np.where(is_valid, np.float32(answers), np.float32(np.nan))
     is_valid = np.asarray(is_valid)
     applies = is_valid if applies is None else np.asarray(applies)
-    scored = SimpleNamespace(
-        components={"answer": answers}, applies={"answer": applies}, rewards=answers, is_valid=is_valid, evidence=None
+    scored = tree_of(
+        Scored,
+        components={"answer": answers},
+        applies={"answer": applies},
+        rewards=answers,
+        is_valid=is_valid,
+        evidence=None,
     )
     scores = HostScores(components={}, applies={}, is_correct=answers >= 0.5, is_valid=is_valid)
     columns = {f"sampled/{key}": np.asarray(values) for key, values in question_columns(scored, scores).items()}

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from reflex_jax.grpo.advantages import group_advantages
+from tests.unchecked import types_unchecked
 
 P, G = 3, 6
 RULES = ("sample_std", "population_std", "none")
@@ -114,5 +115,8 @@ def test_epsilon_is_added_to_the_standard_deviation():
 
 
 def test_unknown_rule_is_named():
-    with pytest.raises(ValueError, match="normalise: expected sample_std, population_std or none; got 'zscore'"):
+    with (
+        types_unchecked(),
+        pytest.raises(ValueError, match="normalise: expected sample_std, population_std or none; got 'zscore'"),
+    ):
         group_advantages(np.zeros((1, 2)), np.ones((1, 2), bool), normalise="zscore")

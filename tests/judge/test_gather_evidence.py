@@ -86,7 +86,8 @@ def test_shared_statements_equal_a_row_for_every_completion(judge, gather):
     inputs = prepare(judge, [["there is a nodule"] * 3 + ["no effusion is seen"]], ANCHORS[:1])
     tokens = [judge[2](text, TOKENS) for text in (ANCHORS[0], *["there is a nodule"] * 3, "no effusion is seen")]
     tokens = np.stack([np.pad(row, (0, TOKENS - len(row))) for row in tokens]).astype(np.int32)
-    repeated = inputs.replace(
+    repeated = dataclasses.replace(
+        inputs,
         statements=tokens[None],
         statement_count=np.array([5], np.int32),
         statement_index=np.array([[1, 2, 3, 4]], np.int32),
@@ -150,7 +151,7 @@ def test_many_statements_are_encoded_in_chunks_and_only_as_many_as_there_are(jud
     whole = np.asarray(encode_jitted(params, inputs, config))
     theirs = jax.jit(encode_text, static_argnums=2)(params, inputs.statements[0], config)
     np.testing.assert_allclose(whole[0], theirs / jnp.linalg.norm(theirs, axis=-1, keepdims=True), atol=1e-5)
-    few = encode_jitted(params, inputs.replace(statement_count=np.array([2, 1], np.int32)), config)
+    few = encode_jitted(params, dataclasses.replace(inputs, statement_count=np.array([2, 1], np.int32)), config)
     np.testing.assert_allclose(few[:, :2], whole[:, :2], atol=1e-5)
     assert not np.asarray(few)[:, -1].any()  # never computed
 

@@ -63,4 +63,6 @@ def test_a_long_statement_is_cut_between_its_frame(tokenizer):
 
 def test_counts_that_differ_are_refused_together(tokenizer):
     with pytest.raises(ValueError, match=r"2 groups.*'anchors': 1.*groups of \[1, 2\]"):
-        prepare_judge_batch(np.zeros((2, 1, 1, 3)), [["a"], ["a", "b"]], ["a"], tokenizer, max_statement_tokens=16)
+        prepare_judge_batch(
+            np.zeros((2, 1, 1, 3), np.uint8), [["a"], ["a", "b"]], ["a"], tokenizer, max_statement_tokens=16
+        )

@@ -4,6 +4,7 @@ The tolerance covers the order of float32 sums only; a completion that saw anoth
 key moves the numbers by more than a percent.
 """
 
+import dataclasses
 from functools import partial
 
 import chex
@@ -27,7 +28,8 @@ def repeated_prompts(prompts: PromptInputs, tokens: np.ndarray) -> PromptInputs:
     rows = tokens.reshape(-1, steps)
     next_position = jnp.where(copies.is_valid[:, None], copies.positions, -1).max((1, 2)) + 1
     own = jnp.broadcast_to((next_position[:, None] + jnp.arange(steps))[:, None], (len(rows), 3, steps))
-    return copies.replace(
+    return dataclasses.replace(
+        copies,
         tokens=jnp.concatenate([copies.tokens, rows], axis=1),
         is_valid=jnp.concatenate([copies.is_valid, jnp.ones(rows.shape, bool)], axis=1),
         positions=jnp.concatenate([copies.positions, own], axis=2),
@@ -94,7 +96,7 @@ def test_padding_side_and_amount_change_nothing(params):
 def test_prompts_of_a_batch_without_images_need_no_vision_inputs(params):
     prompts, tokens = odd_prompts(), odd_completions()
     with_empty_windows = jax.tree.map(lambda leaf: leaf[1:], prompts)
-    without = with_empty_windows.replace(vision=None)
+    without = dataclasses.replace(with_empty_windows, vision=None)
     expected, _ = shared_log_probs(params, with_empty_windows, tokens[1:])
     got, _ = shared_log_probs(params, without, tokens[1:])
     np.testing.assert_array_equal(got, expected)

@@ -5,6 +5,7 @@ import itertools
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from reflex_jax.config import Component
 from reflex_jax.data.examples import Example
@@ -173,9 +174,9 @@ def test_a_batch_is_scored_at_once_and_may_fail_in_part(bridge, monkeypatch):
 
 
 def test_a_row_knows_everything_of_its_question(bridge, monkeypatch):
-    seen = []
+    seen, picture = [], Image.new("RGB", (2, 2))
     replace_reward(monkeypatch, "format", lambda row: seen.append(row) or 1.0)
-    example = dataclasses.replace(EXAMPLES[0], modality="CT", target="t", image=lambda: "a picture", options=("x", "y"))
+    example = dataclasses.replace(EXAMPLES[0], modality="CT", target="t", image=lambda: picture, options=("x", "y"))
     run(bridge, [example, EXAMPLES[1]])
     first, last = seen[0], seen[-1]
     assert (first.question, first.truth, first.answer, first.answer_type) == (
@@ -187,7 +188,7 @@ def test_a_row_knows_everything_of_its_question(bridge, monkeypatch):
     assert (first.completion, first.tokens, first.options) == (TEXTS[0][0], 1, ("x", "y"))
     assert (first.statement, first.anchor) == ("there is a nodule", "there is a nodule")
     assert first.metadata == {"id": "a", "modality": "CT", "target": "t"}
-    assert first.load_image() == "a picture" and last.load_image() is None and last.image_id == "b"
+    assert first.load_image() is picture and last.load_image() is None and last.image_id == "b"
 
 
 def test_without_a_judge_nothing_is_prepared_for_one():

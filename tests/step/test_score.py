@@ -1,5 +1,6 @@
 """Components become a reward: what is paid, what does not apply, what failed, and when the judge is asked at all."""
 
+import dataclasses
 import math
 
 import jax.numpy as jnp
@@ -10,11 +11,13 @@ from hypothesis import strategies as st
 
 from reflex_jax.config import RewardsConfig
 from reflex_jax.config_reader import load_config
-from reflex_jax.records import HostScores, Rollout
+from reflex_jax.records import HostScores, JudgeInputs, Rollout
 from reflex_jax.rewards.components import REWARDS, Reward
 from reflex_jax.step import score as score_module
 from reflex_jax.step.score import most_failed_rows, needs_judge, rollout_metrics, score_rollout
+from reflex_jax.trees import tree_of
 from tests.judge_evidence import evidence_of
+from tests.step.conftest import JUDGE
 
 CORRECT = np.array([[True, False, True, False], [False, False, True, True]])
 
@@ -45,7 +48,7 @@ def judged(monkeypatch):
         monkeypatch.setitem(REWARDS, "provenance", Reward("device", provenance))
         config = load_config(None, ["rewards.components={answer: 1}", "rewards.components.provenance=2", *overrides])
         scores = host_scores(answer=CORRECT)
-        return score_rollout(None, None, scores, config, None), scores
+        return score_rollout({}, tree_of(JudgeInputs), scores, config, JUDGE), scores
 
     return score
 
@@ -62,7 +65,7 @@ def test_without_a_judge_strings_alone_are_rewarded_and_nothing_of_a_judge_is_re
     config = load_config(None, ["rewards.components={answer: 1, format: 0.5}"])
     scores = host_scores(answer=CORRECT, format=np.ones(CORRECT.shape))
     scored = score_rollout(None, None, scores, config, None)
-    np.testing.assert_array_equal(scored.rewards, CORRECT + 0.5)
+    np.testing.assert_array_equal(scored.rewards, CORRECT + np.float32(0.5))
     assert scored.evidence is None and scored.loop_tightness is None
     metrics = metrics_of(scored, scores)
     assert metrics["reward/total"] == 1.0 and not any(name.startswith("judge/") for name in metrics)
@@ -95,7 +98,7 @@ def test_a_device_component_may_look_at_right_or_at_wrong_answers_alone(judged, 
 def test_a_component_that_applied_nowhere_has_no_mean():
     config = load_config(None, ["rewards.components={answer: 1, format: 1}"])
     scores = host_scores(answer=CORRECT, format=np.zeros(CORRECT.shape))
-    scores = scores.replace(applies=scores.applies | {"format": np.zeros(CORRECT.shape, bool)})
+    scores = dataclasses.replace(scores, applies=scores.applies | {"format": np.zeros(CORRECT.shape, bool)})
     metrics = metrics_of(score_rollout(None, None, scores, config, None), scores)
     assert math.isnan(metrics["reward/format"]) and metrics["reward/total"] == 0.5
 

@@ -1,5 +1,6 @@
 """The training step: what it may depend on, and what gets a gradient."""
 
+import dataclasses
 import functools
 
 import chex
@@ -34,7 +35,7 @@ def start(world, *overrides: str, shape: tuple[int, int, int] | None = None):
     params = jax.device_put(jax.tree.map(jnp.copy, world.policy_params), place)
     state, frozen = program.start(params, jax.device_put(world.judge_params, whole), with_reference=False)
     moved = jax.tree.map(lambda x: x * 1.02, world.policy_params)
-    return program, state, frozen.replace(reference=jax.device_put(moved, place))
+    return program, state, dataclasses.replace(frozen, reference=jax.device_put(moved, place))
 
 
 def run(world, batch: TrainBatch, *overrides: str, shape: tuple[int, int, int] | None = None):
@@ -100,11 +101,13 @@ def test_an_invalid_row_leaves_every_number(tiny_world):
     batch = tiny_world.batch()
     is_valid = np.ones((8, 4), bool)
     is_valid[2, 1] = False
-    batch = batch.replace(scores=batch.scores.replace(is_valid=is_valid))
+    batch = dataclasses.replace(batch, scores=dataclasses.replace(batch.scores, is_valid=is_valid))
     poisoned = batch.scores.components | {"answer": np.where(is_valid, batch.scores.components["answer"], np.nan)}
     other_tokens = np.where(is_valid[..., None], batch.rollout.tokens, 7).astype(np.int32)
-    changed = batch.replace(
-        scores=batch.scores.replace(components=poisoned), rollout=batch.rollout.replace(tokens=other_tokens)
+    changed = dataclasses.replace(
+        batch,
+        scores=dataclasses.replace(batch.scores, components=poisoned),
+        rollout=dataclasses.replace(batch.rollout, tokens=other_tokens),
     )
     kept, altered = run(tiny_world, batch), run(tiny_world, changed)
     chex.assert_tree_all_finite(altered[0].params)
@@ -118,7 +121,9 @@ def test_a_group_without_a_valid_row_leaves_every_number(tiny_world):
     is_valid = np.ones((8, 4), bool)
     is_valid[2] = False
     components = {name: np.where(is_valid, v, np.nan) for name, v in batch.scores.components.items()}
-    batch = batch.replace(scores=batch.scores.replace(is_valid=is_valid, components=components))
+    batch = dataclasses.replace(
+        batch, scores=dataclasses.replace(batch.scores, is_valid=is_valid, components=components)
+    )
     state, scored, metrics = run(tiny_world, batch)
     chex.assert_tree_all_finite((state.params, scored.advantages, metrics))
     assert not np.any(scored.advantages[2]) and np.any(scored.advantages)
@@ -130,8 +135,8 @@ def test_a_group_without_a_valid_row_leaves_every_number(tiny_world):
 def test_a_step_without_a_valid_row_changes_nothing_and_has_no_reward(tiny_world):
     batch = tiny_world.batch()
     components = {name: np.full_like(values, np.nan) for name, values in batch.scores.components.items()}
-    scores = batch.scores.replace(is_valid=np.zeros((8, 4), bool), components=components)
-    state, scored, metrics = run(tiny_world, batch.replace(scores=scores), *SMALL_STEP)
+    scores = dataclasses.replace(batch.scores, is_valid=np.zeros((8, 4), bool), components=components)
+    state, scored, metrics = run(tiny_world, dataclasses.replace(batch, scores=scores), *SMALL_STEP)
     chex.assert_trees_all_equal(state.params, tiny_world.policy_params)
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(state.optimizer_state))  # Adam has not counted a step
     assert not np.any(scored.advantages)

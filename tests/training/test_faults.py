@@ -150,7 +150,7 @@ def test_rows_that_fail_are_left_out_and_steps_that_cannot_be_taken_end_the_run(
         if now["step"] != 2:
             return bridged
         answer = np.full_like(bridged.scores.components["answer"], np.nan)
-        scores = bridged.scores.replace(components=bridged.scores.components | {"answer": answer})
+        scores = dataclasses.replace(bridged.scores, components=bridged.scores.components | {"answer": answer})
         return dataclasses.replace(bridged, scores=scores)
 
     monkeypatch.setattr(HostBridge, "__call__", broken_bridge)
