@@ -28,6 +28,7 @@ from reflex_jax.planning.chips import local_chip
 from reflex_jax.planning.hlo_costs import Costs, count_costs
 from reflex_jax.sharding import make_mesh
 from reflex_jax.step.abstract_run import AbstractRun, abstract_run
+from reflex_jax.step.shapes import named_shapes
 
 POLICIES = {"3b": "Qwen2.5-VL-3B-Instruct", "7b": "Qwen2.5-VL-7B-Instruct", "phantom": "phantom"}
 JUDGE = "BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
@@ -108,7 +109,7 @@ def measure(name: str, function: Any, abstract: Any, repeats: int, chip: Any) ->
 
 def parity(run: AbstractRun) -> dict[str, float]:
     """Log-probs of one small group on this device and on the CPU, from the same numbers in the compute dtype."""
-    config, policy = run.config, run.models.policy.config
+    config, policy = run.config, run.shapes.policy
     prompts = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), run.batch.prompts)
     params = jax.eval_shape(lambda: init_policy_params(policy, jax.random.key(0), jnp.dtype(config.policy.dtype)))
     tokens = np.random.default_rng(0).integers(0, 1000, (1, 2, 16))
@@ -119,7 +120,7 @@ def parity(run: AbstractRun) -> dict[str, float]:
             prompts,
             tokens,
             policy,
-            allowed=run.models.allowed,
+            allowed=run.shapes.vocabulary.allowed,
             temperature=1.0,
             attention=config.memory.attention,
         )[0]
@@ -152,7 +153,7 @@ def main() -> None:
     config = make_config(options)
     device = jax.devices()[0]
     chip = local_chip(device)
-    run = abstract_run(config, make_mesh(config.mesh, [device]))
+    run = abstract_run(config, named_shapes(config, make_mesh(config.mesh, [device])))
     print(json.dumps({"device": device.device_kind, "jax": jax.__version__, "policy": options.policy}), flush=True)
     if options.parity:
         print(json.dumps(parity(run)))

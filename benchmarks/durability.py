@@ -20,7 +20,9 @@ import jax
 from reflex_jax.config import TrainingConfig
 from reflex_jax.config_reader import load_config
 from reflex_jax.run.checkpoint import RunCheckpoints
-from reflex_jax.step.program import load_models, place_state
+from reflex_jax.sharding import make_mesh
+from reflex_jax.step.models import load_models, load_params
+from reflex_jax.step.program import build_program
 
 
 def main() -> None:
@@ -37,10 +39,10 @@ def main() -> None:
         None,
         [
             f"policy.path={arguments.checkpoints}/qwen-{arguments.policy}",
-            f"judge.path={arguments.checkpoints}/biomedclip",
         ],
     )
-    state, _, _ = place_state(config, *load_models(config), 1)
+    models = load_models(config, make_mesh(config.mesh), with_judge=False)
+    state, _ = build_program(config, models.shapes).start(load_params(models), with_reference=False)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     blocked, written = [], []
     with tempfile.TemporaryDirectory() as directory:

@@ -11,6 +11,7 @@ process of its own, ours and the peer's by turns.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import re
@@ -58,8 +59,11 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     from reflex_jax.data.examples import Example
     from reflex_jax.data.pipeline import training_batches
     from reflex_jax.run.logs import RunLogger
-    from reflex_jax.step.program import BatchBuilder, load_models, measure_prompts, place_state
-    from reflex_jax.training.loop import Trainer
+    from reflex_jax.sharding import make_mesh
+    from reflex_jax.step.batch import BatchBuilder, measure_prompts
+    from reflex_jax.step.models import load_models, load_params
+    from reflex_jax.step.program import build_program
+    from reflex_jax.training.trainer import GrpoTrainer
 
     examples = [
         Example(
@@ -70,16 +74,21 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     ]  # fmt: skip
     with tempfile.TemporaryDirectory() as directory:
         config = load_config(None, settings(arguments.checkpoints.resolve(), arguments, directory))
-        models, params = load_models(config)
-        sizes = measure_prompts(config, models.policy.processor, examples)
+        models = load_models(config, make_mesh(config.mesh))
+        sizes = measure_prompts(config, models.processor, examples, with_judge=True)
         batches = training_batches(
             examples, config.data, prompts_per_step=arguments.prompts, steps=config.training.steps, seed=0
         )
-        state, frozen, optimizer = place_state(config, models, params, len(batches))
-        rows_here = models.rows(arguments.prompts)
+        program = build_program(config, models.shapes, updates=len(batches))
+        if arguments.unfused:
+            program = unfused(program)
+        state, frozen = program.start(
+            load_params(models), models.judge.params, with_reference=config.grpo.needs_reference
+        )
+        rows_here = models.shapes.rows(arguments.prompts)
         builder = TimedBuilder(BatchBuilder(models, sizes, rows_here, resize=config.judge.resize))
         bridge = make_bridge(config, models)
-        trainer = Trainer(config, models, state, frozen, optimizer, bridge)
+        trainer = GrpoTrainer(config, program, frozen, builder, bridge)
         logger = RunLogger(config.run.directory, tensorboard=True, wandb_project=None, resume_step=0)
         iterator = batches.iterate(0, builder)
         rows = []
@@ -108,6 +117,17 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "distinct_statements": bridge.distinct_statements,
         "threads": len(os.sched_getaffinity(0)),
     }
+
+
+def unfused(program: Any) -> Any:
+    """The program with score and update as two compiled functions, one after the other."""
+
+    def train_step(state: Any, frozen: Any, batch: Any) -> tuple[Any, Any, Any]:
+        scored = program.score(frozen.judge, batch.judge, batch.scores)
+        state, metrics = program.update(state, frozen, batch, scored)
+        return state, scored, metrics
+
+    return dataclasses.replace(program, train_step=train_step)
 
 
 class TimedBuilder:
@@ -142,9 +162,9 @@ def make_bridge(config: Any, models: Any) -> Any:
             return bridged
 
     return CountingBridge(
-        decode=lambda ids: decode(models.policy.processor.tokenizer, ids),
+        decode=lambda ids: decode(models.processor.tokenizer, ids),
+        components=config.rewards.components,
         statement_tokenizer=models.judge.tokenizer,
-        open_answer_parts=config.rewards.open_answer_parts,
         max_statement_tokens=config.judge.max_statement_tokens,
         centered=config.judge.centered,
         answer_of=workload.four_words,
@@ -231,6 +251,9 @@ def main() -> None:
     parser.add_argument("--peer-python", type=Path, help="interpreter of an environment with TRL")
     parser.add_argument("--peer-preload", type=Path, help="library the peer preloads, see README.md")
     parser.add_argument("--json", type=Path, help="also write all measurements to this file")
+    parser.add_argument(
+        "--unfused", action="store_true", help="score and update compiled apart, as Program has them too"
+    )
     parser.add_argument("--verbose", action="store_true", help="show every step")
     parser.add_argument("--measure", action="store_true", help="measure ours in this very process, print JSON")
     arguments = parser.parse_intermixed_args()

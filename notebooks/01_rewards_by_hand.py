@@ -126,7 +126,8 @@ show([evidence.anchor_masks[0], *evidence.masks[0]], ["anchor", *(f"IoU {i:.2f}"
 # passes by construction. **The component says something only about wrong or paraphrased answers.**
 
 # %%
-print(rx.rewards.visual_fidelity_reward(evidence.iou[0], threshold=0.5, is_degenerate=evidence.is_degenerate[0]))
+r_vfr = rx.rewards.visual_fidelity_reward(evidence, iou_threshold=0.5)
+print(r_vfr[0])
 
 # %% [markdown]
 # ## Eq. 6 and 7: provenance
@@ -137,8 +138,8 @@ print(rx.rewards.visual_fidelity_reward(evidence.iou[0], threshold=0.5, is_degen
 
 # %%
 s_tt, s_it = evidence.text_text_similarity[0], evidence.image_text_similarity[0]
-r_bpr = rx.rewards.provenance_reward(s_tt, s_it, text_threshold=0.8, image_threshold=0.5)
-print("s_tt", s_tt, "\ns_it", s_it, "\nR_BPR", r_bpr)
+r_bpr = rx.rewards.provenance_reward(evidence, text_threshold=0.8, image_threshold=0.5)
+print("s_tt", s_tt, "\ns_it", s_it, "\nR_BPR", r_bpr[0])
 
 # %% [markdown]
 # ## Eq. 8: LoopTight
@@ -146,7 +147,7 @@ print("s_tt", s_tt, "\ns_it", s_it, "\nR_BPR", r_bpr)
 # By how much *both* thresholds are passed; reported, not part of the reward. Positive only where $R_{BPR} = 1$.
 
 # %%
-print(rx.rewards.loop_tightness(s_tt, s_it, text_threshold=0.8, image_threshold=0.5))
+print(rx.rewards.loop_tightness(evidence, text_threshold=0.8, image_threshold=0.5)[0])
 
 # %% [markdown]
 # ## Eq. 9: the total
@@ -158,8 +159,8 @@ completions = [f"<think> i see it . </think> <answer> {answer} </answer>" for an
 components = {
     "format": np.float32([[rx.rewards.format_reward(text) for text in completions]]),
     "answer": np.float32([[rx.rewards.open_answer_reward(a, truth, parts={"bleu1": 0.5, "rouge1": 0.5}) for a in answers]]),
-    "visual_fidelity": evidence.visual_fidelity,
-    "provenance": evidence.provenance,
+    "visual_fidelity": r_vfr,
+    "provenance": r_bpr,
 }
 rewards = rx.rewards.combine_rewards(components, dict.fromkeys(components, 1.0))
 print({name: np.round(values[0], 2).tolist() for name, values in components.items()}, "\ntotal", rewards)

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from reflex_jax.config import REWARD_COMPONENTS, ConfigError, user_path
+from reflex_jax.config import ConfigError, RewardsConfig, user_path
 from reflex_jax.config_reader import load_config
 from reflex_jax.run.ownership import refuse_second_owner
 from reflex_jax.stops import PROCESS_LOST, RunStopped
@@ -125,8 +125,8 @@ def _train(options: argparse.Namespace) -> int:
     from reflex_jax.processes import is_first
     from reflex_jax.training.loop import train
 
-    weights = config.rewards.components
-    off = [name for name in REWARD_COMPONENTS if not weights.get(name)]
+    weights = config.rewards.weights
+    off = [name for name in RewardsConfig().components | weights if not weights.get(name)]
     if off and is_first():
         kept = ", ".join(f"{weight:g} x {name}" for name, weight in weights.items() if weight)
         print(f"reward: {kept}; without {', '.join(off)}", flush=True)
@@ -178,7 +178,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _export(options: argparse.Namespace) -> int:
     from reflex_jax.run.directory import load_run_config
 
-    config = load_run_config(options.directory, options.overrides)
+    config = load_run_config(options.directory, options.overrides, runs_rewards=False)
     if not options.to:
         raise ConfigError("--to: expected a directory to write; got ''.")
     target = user_path(options.to)
@@ -192,10 +192,10 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    # no data is read, so none has to be named
-    config = load_config(options.config, ["data.root=unread", *options.overrides])
     if options.topology is not None:
         os.environ["JAX_PLATFORMS"] = "cpu"  # the slice is described, not used
+    # no data is read, so none has to be named
+    config = load_config(options.config, ["data.root=unread", *options.overrides])
     _prepare()
     import jax
 

@@ -17,8 +17,7 @@ SALIENCY_METHODS = ("attention_gradient", "gradient_activation", "gradcam")
 TIE_RULES = ("strict", "rank", "paper")
 RESIZE_MODES = ("checkpoint", "crop", "squash", "pad")
 DATA_SETS = ("vqa_rad", "slake")  # each is read by the file of its name in data/readers/
-REWARD_COMPONENTS = ("answer", "format", "visual_fidelity", "provenance")
-OPEN_ANSWER_PARTS = ("bleu1", "rouge1")
+WHEN = ("always", "right", "wrong")
 
 
 class ConfigError(ValueError):
@@ -84,7 +83,7 @@ class PolicyConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeConfig:
-    """The frozen BiomedCLIP judge and the thresholds of the paper's Eq. 3, 5 and 7."""
+    """The frozen BiomedCLIP judge: what it looks at, and how (paper Eq. 2 and 3)."""
 
     path: str = "phantom"  # open_clip directory
     dtype: str = (
@@ -98,9 +97,6 @@ class JudgeConfig:
     centered: bool = False  # use u - u(question-only statement): removes what the template shares
     quantile: float = 0.5  # p of Eq. 3
     tie_rule: str = "strict"
-    iou_threshold: float = 0.5  # Eq. 5
-    text_threshold: float = 0.8  # tau_tt of Eq. 7
-    image_threshold: float = 0.5  # tau_it of Eq. 7
     max_statement_tokens: int = 64
 
     def __post_init__(self) -> None:
@@ -110,9 +106,6 @@ class JudgeConfig:
         _check_choice("judge.saliency", self.saliency, SALIENCY_METHODS)
         _check_choice("judge.tie_rule", self.tie_rule, TIE_RULES)
         _check(0 < self.quantile < 1, f"judge.quantile: expected a number in (0, 1); got {self.quantile}.")
-        for name in ("iou_threshold", "text_threshold", "image_threshold"):
-            value = getattr(self, name)
-            _check(-1 <= value <= 1, f"judge.{name}: expected a number in [-1, 1]; got {value}.")
         _check(
             self.max_statement_tokens >= 8,
             f"judge.max_statement_tokens: expected >= 8; got {self.max_statement_tokens}.",
@@ -253,27 +246,59 @@ class GrpoConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RewardsConfig:
-    """Which components enter the reward, and with which weight (paper Eq. 9: all 1); one that is not named has none."""
+class Component:
+    """How one component enters the reward; written as its weight alone, or as {weight: 1, when: always, option: value}."""
 
-    components: dict[str, float] = field(default_factory=lambda: dict.fromkeys(REWARD_COMPONENTS, 1.0))
-    open_answer_parts: dict[str, float] = field(default_factory=lambda: dict.fromkeys(OPEN_ANSWER_PARTS, 0.5))
+    weight: float = 1.0  # 0: measured and reported, not paid
+    when: str = (
+        "always"  # always | right | wrong: the answers it applies to; the others get nothing and are not counted
+    )
+    options: dict[str, Any] = field(
+        default_factory=dict
+    )  # keyword arguments of its function, see rewards/components.py
+
+
+def _components_of_the_paper() -> dict[str, Component]:
+    # the options are the defaults of the functions' signatures; read from a file, they are filled in from there
+    return {
+        "answer": Component(options={"parts": {"bleu1": 0.5, "rouge1": 0.5}}),
+        "format": Component(),
+        "visual_fidelity": Component(options={"iou_threshold": 0.5}),  # Eq. 5
+        "provenance": Component(options={"text_threshold": 0.8, "image_threshold": 0.5}),  # tau_tt, tau_it of Eq. 7
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardsConfig:
+    """What a completion is paid for (paper Eq. 9: four components of weight 1); what is not named is not computed."""
+
+    components: dict[str, Component] = field(default_factory=_components_of_the_paper)
+    files: tuple[str, ...] = ()  # Python files that define components of your own
+    timeout: float = 10.0  # seconds such a component has for one completion, which then counts as failed
+    max_failure_rate: float = 0.25  # share of a step's completions without a reward, beyond which the run stops
 
     def __post_init__(self) -> None:
-        """Refuses unknown components."""
-        for section, choices in (("components", REWARD_COMPONENTS), ("open_answer_parts", OPEN_ANSWER_PARTS)):
-            weights = getattr(self, section)
-            for name in weights:
-                _check_choice(f"rewards.{section}", name, choices)
-            _check(
-                any(weights.values()),
-                f"rewards.{section}: expected at least one weight other than 0; got {weights}. A mapping names all of its "
-                f"entries; rewards.{section}.{choices[0]}=1 sets one.",
-            )
+        """Refuses values out of range; names and options are checked where they are read, against the table."""
+        for name, component in self.components.items():
+            _check_choice(f"rewards.components.{name}.when", component.when, WHEN)
         _check(
-            min(self.open_answer_parts.values()) >= 0,
-            f"rewards.open_answer_parts: expected weights >= 0; got {self.open_answer_parts}.",
+            any(self.weights.values()),
+            f"rewards.components: expected at least one weight other than 0; got {self.weights}. A mapping names all of its "
+            "entries; rewards.components.answer=1 sets one.",
         )
+        _check(
+            0 < self.timeout <= 86400,
+            f"rewards.timeout: expected a number of seconds in (0, 86400]; got {self.timeout}.",
+        )
+        _check(
+            0 <= self.max_failure_rate <= 1,
+            f"rewards.max_failure_rate: expected a number in [0, 1]; got {self.max_failure_rate}.",
+        )
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Name of each component -> its weight."""
+        return {name: component.weight for name, component in self.components.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -447,15 +472,23 @@ MOVED_KEYS = {
     "policy.attention": "memory.attention",
     "grpo.microbatch_prompts": "memory.microbatch_prompts",
     "rollout.weights": "memory.rollout_weights",
+    "judge.iou_threshold": "rewards.components.visual_fidelity.iou_threshold",
+    "judge.text_threshold": "rewards.components.provenance.text_threshold",
+    "judge.image_threshold": "rewards.components.provenance.image_threshold",
+    "rewards.open_answer_parts": "rewards.components.answer.parts",
 }
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
-    """Returns a configuration as plain dicts, lists and scalars, ready for YAML."""
-    return _plain(dataclasses.asdict(config))
+    """Returns a configuration as plain dicts, lists and scalars, ready for YAML and as a file has them."""
+    return _plain(config)
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Component):
+        return {"weight": value.weight, "when": value.when, **_plain(value.options)}
+    if dataclasses.is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}
     return [_plain(v) for v in value] if isinstance(value, list | tuple) else value

@@ -10,24 +10,40 @@ What a value means is decided by the type of its key, by the same rules in a fil
 
 A section is merged key by key with what stood before: the defaults, the file, then the overrides in their order. A
 mapping that is a value (`rewards.components`) names all of its entries where it is written as a whole, in a file or as
-`rewards.components={answer: 1}`; a dotted key (`rewards.components.answer=1`) sets one entry and keeps the others.
+`rewards.components={answer: 1}`; a dotted key (`rewards.components.answer=1`) sets one entry and keeps the others. A
+component is its weight, or a mapping of weight, when and the options of its function; a dotted key sets one of them
+(`rewards.components.provenance.text_threshold=0.7`), and a number alone the weight.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import math
+import os
 import re
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from reflex_jax.config import MESH_PRESETS, MOVED_KEYS, Config, ConfigError, config_to_dict, nearest_name, user_path
+from reflex_jax.config import (
+    MESH_PRESETS,
+    MOVED_KEYS,
+    Component,
+    Config,
+    ConfigError,
+    config_to_dict,
+    nearest_name,
+    user_path,
+)
+from reflex_jax.rewards.options import TYPES, Option
+from reflex_jax.rewards.user_file import UserFileError, describe_files
 
 _YES, _NO = ("true", "yes", "on"), ("false", "no", "off")
 _LARGEST = 2**32 - 1  # a seed may be that large; no step, token or question is counted further
@@ -44,11 +60,16 @@ def load_config(path: str | Path | None = None, overrides: list[str] | tuple[str
       ConfigError: missing or broken file, unknown keys (all of them, each with the nearest valid name), wrong types,
         values out of range; one line each.
     """
-    return _resolve(_read_text(path) if path is not None else "", str(path), overrides)
+    text = _read_text(path) if path is not None else ""
+    place = Path.cwd() if path is None else user_path(path).absolute().parent
+    return _resolve(text, str(path), overrides, place=place, is_trusted=True)
 
 
 def load_saved_config(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Config:
     """Reads a file that `save_config` wrote in full: what is not there was cut off, and must not become a default.
+
+    A run directory may come from anywhere, so the `rewards.files` it names are not run: components that they define are
+    taken as they stand, unless an override names the files again.
 
     Raises:
       ConfigError: as `load_config`, or the file is damaged.
@@ -62,7 +83,7 @@ def load_saved_config(path: Path, overrides: list[str] | tuple[str, ...] = ()) -
         raise ConfigError(
             f"{path}: the settings of this run are damaged ({error}). Restore the file from a copy."
         ) from error
-    return _resolve(text, str(path), overrides)
+    return _resolve(text, str(path), overrides, place=path.parent, is_trusted=False)
 
 
 def save_config(config: Config, path: Path) -> None:
@@ -75,14 +96,18 @@ def save_config(config: Config, path: Path) -> None:
     path.write_text(text, encoding="utf-8", newline="\n")
 
 
-def _resolve(text: str, name: str, overrides: list[str] | tuple[str, ...]) -> Config:
+def _resolve(text: str, name: str, overrides: list[str] | tuple[str, ...], *, place: Path, is_trusted: bool) -> Config:
+    """Merges a file that lies in `place` with overrides; only of a trusted file the `rewards.files` are run."""
     problems: list[str] = []
-    layers = [_read_document(text, name), *[_read_override(override, problems) for override in overrides]]
+    layers = [_with_absolute_files(_read_document(text, name), place)]
+    layers += [_with_absolute_files(_read_override(override, problems), Path.cwd()) for override in overrides]
     problems += [problem for layer in layers for problem in _unknown_keys(layer, Config, "")]
     _refuse(problems)
     merged: dict[str, Any] = {}
     for layer in layers:
         _merge(merged, _with_preset(layer))
+    named = layers if is_trusted else layers[1:]
+    _read_components(merged.get("rewards", {}), problems, runs_files=any(_files_of(layer) for layer in named))
     config = _build(Config, merged, "", problems)
     _refuse(problems)
     return config
@@ -107,6 +132,10 @@ class _Scalar:
 
 class _Entries(dict):
     """Entries of a mapping that leave its other entries as they are."""
+
+
+class _Untyped(str):
+    """The value of an override whose type is not known yet: an option of a component."""
 
 
 class _Loader(yaml.BaseLoader):
@@ -192,7 +221,9 @@ def _read_override(override: str, problems: list[str]) -> dict[str, Any]:
     layer: dict[str, Any] = {}
     inner, last = layer, names[-1]
     for depth, name in enumerate(names):
-        if dataclasses.is_dataclass(hint):
+        if hint in (Component, _Untyped):  # what options there are is known when all layers are read
+            hint = _type_hints(Component).get(name, _Untyped) if hint is Component else _Untyped
+        elif dataclasses.is_dataclass(hint):
             section: Any = hint
             hint = _type_hints(section).get(name)
         elif typing.get_origin(hint) is dict:
@@ -205,7 +236,7 @@ def _read_override(override: str, problems: list[str]) -> dict[str, Any]:
             last = name
             break
         if depth < len(names) - 1:
-            inner = inner.setdefault(name, _Entries() if typing.get_origin(hint) is dict else {})
+            inner = inner.setdefault(name, {} if depth == 0 else _Entries())
     try:
         inner[last] = _read_value(value, hint)
     except ConfigError as error:
@@ -216,6 +247,10 @@ def _read_override(override: str, problems: list[str]) -> dict[str, Any]:
 
 def _read_value(value: str, hint: Any) -> Any:
     """The value of an override, for a key of this type."""
+    if hint is _Untyped:
+        return _Untyped(value)
+    if hint is Component and not value.lstrip().startswith("{"):
+        return _Entries(weight=_Scalar(value.strip()))
     kind, is_optional = _without_none(hint)
     if is_optional and (value if kind is str else value.strip()) == "null":
         return None
@@ -231,15 +266,27 @@ def _merge(merged: dict[str, Any], layer: dict[str, Any]) -> None:
     for section, values in layer.items():
         before = merged.setdefault(section, {})
         for key, value in values.items():
-            if isinstance(value, _Entries):
-                whole = before[key] if key in before else _default_entries(section, key)
-                value = {**whole, **value} if isinstance(whole, dict) else whole  # a wrong whole is refused later
-            before[key] = value
+            if isinstance(value, _Entries) and key not in before:
+                before[key] = _default_entries(section, key)
+            before[key] = _over(before.get(key), value)
 
 
-def _default_entries(section: str, key: str) -> dict[str, _Scalar]:
+def _over(before: Any, value: Any) -> Any:
+    """What stands after `value` was written over what stood before."""
+    if not isinstance(value, _Entries):
+        return value
+    if isinstance(before, _Scalar):
+        before = {"weight": before}  # a component that was given by its weight alone
+    if before is None:
+        return value
+    if not isinstance(before, dict):
+        return before  # it is refused later
+    return type(before)({**before, **{name: _over(before.get(name), entry) for name, entry in value.items()}})
+
+
+def _default_entries(section: str, key: str) -> dict[str, Any]:
     field: Any = {f.name: f for f in dataclasses.fields(_type_hints(Config)[section])}[key]
-    return {name: _Scalar(repr(number)) for name, number in field.default_factory().items()}
+    return {name: {} for name in field.default_factory()}
 
 
 def _with_preset(layer: dict[str, Any]) -> dict[str, Any]:
@@ -256,7 +303,7 @@ def _unknown_keys(values: dict[str, Any], cls: Any, prefix: str) -> list[str]:
     problems = []
     for key, value in values.items():
         if prefix + key in MOVED_KEYS:
-            problems.append(f"{prefix}{key} is now {MOVED_KEYS[prefix + key]}; write it there.")
+            problems.append(f"{prefix}{key} has moved: set {MOVED_KEYS[prefix + key]} instead.")
         elif key not in hints:
             problems.append(
                 f"unknown key {prefix}{_shown_key(key)}: expected one of {', '.join(hints)}.{nearest_name(key, hints)}"
@@ -268,6 +315,123 @@ def _unknown_keys(values: dict[str, Any], cls: Any, prefix: str) -> list[str]:
                 keys = ", ".join(_type_hints(hints[key]))
                 problems.append(f"{prefix}{key}: expected a section with keys {keys}; got {_shown(value)}.")
     return problems
+
+
+def _with_absolute_files(layer: dict[str, Any], place: Path) -> dict[str, Any]:
+    """Reads the paths of `rewards.files` as seen from where they are written."""
+    files = [
+        _Scalar(os.path.abspath(place / user_path(value.text)), is_text=True)
+        if isinstance(value, _Scalar) and _read_str(value)
+        else value
+        for value in _files_of(layer)
+    ]
+    return {**layer, "rewards": {**layer["rewards"], "files": files}} if files else layer
+
+
+def _files_of(layer: dict[str, Any]) -> list[Any]:
+    rewards = layer.get("rewards")
+    files = rewards.get("files") if isinstance(rewards, dict) else None
+    return files if isinstance(files, list) else []
+
+
+def _read_components(rewards: dict[str, Any], problems: list[str], *, runs_files: bool) -> None:
+    """Puts each component in the place of what was written for it, its options held against its function's signature."""
+    from reflex_jax.rewards.components import REWARDS  # brings the array library, which only a configuration needs
+
+    table = {name: (reward.options, reward.check) for name, reward in REWARDS.items()}
+    files = [value.text for value in _files_of({"rewards": rewards}) if isinstance(value, _Scalar)]
+    if files and runs_files:
+        try:
+            found = describe_files(files)
+        except UserFileError as error:
+            problems.append(f"rewards.files: {error}")
+            return
+        for name in sorted(found.keys() & table.keys()):
+            problems.append(f"rewards.files: {name} is the name of a reward that ships; give yours another.")
+        table |= {name: (options, None) for name, options in found.items()}
+    values = rewards.get("components")
+    if not isinstance(values, dict):
+        return
+    for name, value in values.items():
+        key = f"rewards.components.{_shown_key(name)}"
+        if name not in table and files and not runs_files:
+            values[name] = _read_unknown_component(value, key, problems)
+        elif name not in table:
+            advice = nearest_name(name, table) or " Your own come from rewards.files=[FILE.py]."
+            problems.append(f"{key}: expected one of {', '.join(table)}.{advice}")
+            values[name] = Component()
+        else:
+            values[name] = _read_component(value, *table[name], key, problems)
+
+
+def _read_component(
+    value: Any, options: dict[str, Option], check: Callable[..., None] | None, key: str, problems: list[str]
+) -> Component:
+    """A component of the right type; where there are problems, some component."""
+    before = len(problems)
+    if isinstance(value, _Scalar):
+        return Component(weight=_convert(value, float, key, problems), options=_defaults(options))
+    if not isinstance(value, dict):
+        problems.append(f"{key}: expected a weight or a mapping, {{weight: 1, ...}}; got {_shown(value)}.")
+        return Component()
+    given = {"weight": 1.0, "when": "always", **_defaults(options)}
+    types = {"weight": float, "when": str, **{name: TYPES[option.type] for name, option in options.items()}}
+    for name, entry in value.items():
+        if name not in types:
+            problems.append(
+                f"unknown key {key}.{_shown_key(name)}: expected one of {', '.join(types)}.{nearest_name(name, types)}"
+            )
+            continue
+        try:
+            entry = _typed(entry, types[name], given[name])
+        except ConfigError as error:
+            problems.append(f"{key}.{name}: {error}")
+            continue
+        given[name] = _convert(entry, types[name], f"{key}.{name}", problems)
+    if len(problems) > before:
+        return Component()
+    weight, when = given.pop("weight"), given.pop("when")
+    try:
+        if check is not None:
+            check(**given)
+    except ValueError as error:
+        problems.append(f"{key}.{error}")
+    return Component(weight=weight, when=when, options=given)
+
+
+def _read_unknown_component(value: Any, key: str, problems: list[str]) -> Component:
+    """A component of a file that is not run: its options are what YAML makes of them, which is how they were saved."""
+    options = {} if not isinstance(value, dict) else {k: v for k, v in value.items() if k not in ("weight", "when")}
+    rest = {k: v for k, v in value.items() if k in ("weight", "when")} if isinstance(value, dict) else value
+    component = _read_component(rest, {}, None, key, problems)
+    return dataclasses.replace(component, options={name: _as_yaml_types(entry) for name, entry in options.items()})
+
+
+def _as_yaml_types(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _as_yaml_types(entry) for name, entry in value.items()}
+    if isinstance(value, list):
+        return tuple(_as_yaml_types(entry) for entry in value)
+    if isinstance(value, _Scalar) and value.is_text:
+        return value.text
+    return yaml.safe_load(value.text if isinstance(value, _Scalar) else value) if value is not None else None
+
+
+def _defaults(options: dict[str, Option]) -> dict[str, Any]:
+    return {name: copy.copy(option.default) for name, option in options.items()}
+
+
+def _typed(value: Any, hint: Any, default: Any) -> Any:
+    """An option as the rest of the reader has values, now that its type is known."""
+    if isinstance(value, _Untyped):
+        return _read_value(value, hint)
+    if not isinstance(value, dict):
+        return value
+    inner = typing.get_args(hint)[1] if typing.get_origin(hint) is dict else None
+    typed = {name: _typed(entry, inner, None) for name, entry in value.items()}
+    if isinstance(value, _Entries) and isinstance(default, dict):
+        return {name: _Scalar(repr(number)) for name, number in default.items()} | typed
+    return typed
 
 
 def _build(cls: Any, values: dict[str, Any], prefix: str, problems: list[str]) -> Any:
@@ -296,6 +460,8 @@ def _convert(value: Any, hint: Any, key: str, problems: list[str]) -> Any:
         value = None
     if is_optional and value is None:
         return None
+    if isinstance(value, Component) and kind is Component:
+        return value
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is tuple:
         if not isinstance(value, list):

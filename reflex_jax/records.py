@@ -68,8 +68,9 @@ class JudgeInputs:
 class HostScores:
     """Rewards computed from strings, and what the strings say about validity."""
 
-    components: dict[str, Float[Leaf, "P G"]]  # e.g. answer, format
-    is_correct: Bool[Leaf, "P G"]  # for metrics only: closed exact match, open R_ans >= 0.5
+    components: dict[str, Float[Leaf, "P G"]]  # e.g. answer, format; 0 where one does not apply, NaN where a row failed
+    applies: dict[str, Bool[Leaf, "P G"]]  # False: nothing was to be scored, so the row is not counted there
+    is_correct: Bool[Leaf, "P G"]  # closed exact match, open R_ans >= 0.5: for metrics, and for what depends on it
     is_valid: Bool[Leaf, "P G"]  # False: a reward failed; the row leaves every statistic
 
 
@@ -101,8 +102,6 @@ class Evidence:
     chance_corrected_iou: Float[Leaf, "P G"]
     text_text_similarity: Float[Leaf, "P G"]
     image_text_similarity: Float[Leaf, "P G"]
-    visual_fidelity: Float[Leaf, "P G"]
-    provenance: Float[Leaf, "P G"]
-    loop_tightness: Float[Leaf, "P G"]
+    has_statement: Bool[Leaf, "P G"]  # False: no answer, so everything else of the completion is 0, empty or False
     is_degenerate: Bool[Leaf, "P G"]  # the statement's or the anchor's map cannot be cut: the mask says nothing
     tied_fraction: Float[Leaf, "P G"]  # cells of the statement's map that share the value at the cut

@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reflex_jax.config import Config, ConfigError, RunConfig, config_to_dict
+from reflex_jax.config import Component, Config, ConfigError, RunConfig, config_to_dict
 from reflex_jax.config_reader import load_config, load_saved_config, save_config
 
 # what YAML 1.1, OmegaConf or a shell would read as something else
@@ -53,7 +53,7 @@ def test_overrides_win_over_the_file_and_the_file_over_the_defaults(tmp_path):
     assert (config.grpo.group_size, config.grpo.prompts_per_step) == (4, 6)
     assert config.optimizer.learning_rate == 3e-4
     assert config.data.phases[0].fraction == 0.5
-    assert config.rewards.components["format"] == 0.5
+    assert config.rewards.weights["format"] == 0.5
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,24 @@ def test_overrides_win_over_the_file_and_the_file_over_the_defaults(tmp_path):
         (["data.phases=[{answer_type: open, answer_type: closed}]"], ["data.phases", "answer_type", "twice"]),
         (["data.phases=[{answer_type: open}"], ["data.phases", "YAML"]),
         (["rewards.components={visual_fidelity: 0}"], ["rewards.components", "other than 0", "names all"]),
-        (["rewards.open_answer_parts.bleu1=-1"], ["rewards.open_answer_parts", ">= 0"]),
+        (["rewards.components.answer.parts.bleu1=-1"], ["rewards.components.answer.parts", ">= 0"]),
+        (["rewards.components.answer.parts.blue1=1"], ["rewards.components.answer.parts", "bleu1, rouge1", "blue1"]),
+        (["rewards.components.provenance.text_treshold=1"], ["provenance.text_treshold", "'text_threshold'"]),
+        (["rewards.components.provenance.text_threshold=2"], ["provenance.text_threshold", "[-1, 1]", "2.0"]),
+        (["rewards.components.visual_fidelity.iou_threshold=x"], ["visual_fidelity.iou_threshold", "number", "'x'"]),
+        (["rewards.components.format.when=rigt"], ["rewards.components.format.when", "'right'"]),
+        (["rewards.components.format.when.x=1"], ["rewards.components.format.when", "has no keys"]),
+        (["rewards.components.format=[1]"], ["rewards.components.format", "'[1]'"]),
+        (["rewards.components={format: [1]}"], ["rewards.components.format", "{weight: 1, ...}", "a list"]),
+        (["rewards.components={format: }"], ["rewards.components.format", "null"]),
+        (
+            ["rewards.components.answr=1", "rewards.components.format.x=1", "rewards.components.answer.weight=y"],
+            ["answr", "'answer'", "format.x", "weight, when", "answer.weight", "'y'"],
+        ),
+        (["judge.iou_threshold=0.4"], ["judge.iou_threshold", "rewards.components.visual_fidelity.iou_threshold"]),
+        (["judge.text_threshold=0.4"], ["judge.text_threshold", "rewards.components.provenance.text_threshold"]),
+        (["judge={image_threshold: 0.4}"], ["judge.image_threshold", "rewards.components.provenance.image_threshold"]),
+        (["rewards.open_answer_parts.bleu1=1"], ["rewards.open_answer_parts", "rewards.components.answer.parts"]),
         (["mesh.preset=[x]"], ["mesh.preset", "'[x]'"]),
     ],
 )
@@ -225,7 +242,7 @@ def test_true_and_false_have_three_words_each(tmp_path):
     path = tmp_path / "c.yaml"
     for is_on, words in ((True, "true True YES on"), (False, "false no OFF Off")):
         for word in words.split():
-            path.write_text(f"policy: {{remat: {word}}}\n")
+            path.write_text(f"memory: {{remat: {word}}}\n")
             assert load_config(path).memory.remat is is_on
             assert load_config(None, [f"memory.remat={word}"]).memory.remat is is_on
     for word in ("1", "0", "y", "t", "null", "", "'true'"):
@@ -236,33 +253,61 @@ def test_true_and_false_have_three_words_each(tmp_path):
 
 
 def test_one_entry_of_a_mapping_leaves_the_others_as_they_stood(tmp_path):
-    weights = load_config(None, ["rewards.components.visual_fidelity=0"]).rewards.components
+    weights = load_config(None, ["rewards.components.visual_fidelity=0"]).rewards.weights
     assert weights == {"answer": 1.0, "format": 1.0, "visual_fidelity": 0.0, "provenance": 1.0}
-    weights = load_config(None, ["rewards.components.answer=2", "rewards.components.format=0.5"]).rewards.components
+    weights = load_config(None, ["rewards.components.answer=2", "rewards.components.format=0.5"]).rewards.weights
     assert weights == {"answer": 2.0, "format": 0.5, "visual_fidelity": 1.0, "provenance": 1.0}
-    assert load_config(None, ["rewards.open_answer_parts.bleu1=0"]).rewards.open_answer_parts == {
-        "bleu1": 0,
-        "rouge1": 0.5,
-    }
     path = tmp_path / "c.yaml"
     path.write_text("rewards: {components: {answer: 3, format: 0.25}}\n")
-    assert load_config(path, ["rewards.components.format=1"]).rewards.components == {"answer": 3.0, "format": 1.0}
+    assert load_config(path, ["rewards.components.format=1"]).rewards.weights == {"answer": 3.0, "format": 1.0}
 
 
 def test_a_shipped_configuration_keeps_three_rewards_where_the_fourth_is_turned_off(repository):
     overrides = ["run.name=mine", "grpo.group_size=4", "rewards.components.visual_fidelity=0"]
     config = load_config(repository / "configs" / "phantom.yaml", overrides)
-    assert config.rewards.components == {"answer": 1.0, "format": 1.0, "visual_fidelity": 0.0, "provenance": 1.0}
+    assert config.rewards.weights == {"answer": 1.0, "format": 1.0, "visual_fidelity": 0.0, "provenance": 1.0}
 
 
 def test_a_whole_mapping_names_all_of_its_entries_in_a_file_and_in_an_override(tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text("rewards: {components: {answer: 1, format: 0.5}}\n")
-    assert load_config(path).rewards.components == {"answer": 1.0, "format": 0.5}
-    assert load_config(path, ["rewards.components={provenance: 2}"]).rewards.components == {"provenance": 2.0}
-    later = load_config(path, ["rewards.components={provenance: 2}", "rewards.components.answer=1"]).rewards.components
+    assert load_config(path).rewards.weights == {"answer": 1.0, "format": 0.5}
+    assert load_config(path, ["rewards.components={provenance: 2}"]).rewards.weights == {"provenance": 2.0}
+    later = load_config(path, ["rewards.components={provenance: 2}", "rewards.components.answer=1"]).rewards.weights
     assert later == {"provenance": 2.0, "answer": 1.0}
-    assert load_config(path, ["rewards={components: {answer: 2}}"]).rewards.components == {"answer": 2.0}
+    assert load_config(path, ["rewards={components: {answer: 2}}"]).rewards.weights == {"answer": 2.0}
+
+
+def test_an_option_of_a_component_is_set_over_a_weight_a_mapping_or_the_default(tmp_path):
+    def provenance(*overrides, text="provenance: 2"):
+        path = tmp_path / "c.yaml"
+        path.write_text(f"rewards: {{components: {{{text}}}}}\n" if text else "")
+        component = load_config(path, list(overrides)).rewards.components["provenance"]
+        return component.weight, component.when, *component.options.values()
+
+    stricter = "rewards.components.provenance.text_threshold=0.9"
+    assert provenance() == (2.0, "always", 0.8, 0.5)
+    assert provenance(stricter) == (2.0, "always", 0.9, 0.5)
+    assert provenance(stricter, text="") == (1.0, "always", 0.9, 0.5)
+    whole = "provenance: {weight: 3, when: wrong, image_threshold: 0.1}"
+    assert provenance(stricter, text=whole) == (3.0, "wrong", 0.9, 0.1)
+    # a number alone is the weight: measured, not paid
+    assert provenance(stricter, "rewards.components.provenance=0", "rewards.components.format=1", text=whole) == (
+        0.0, "wrong", 0.9, 0.1,
+    )  # fmt: skip
+    again = "rewards.components.provenance={when: right}"
+    assert provenance(again, stricter, text=whole) == (1.0, "right", 0.9, 0.5)
+
+
+def test_a_mapping_among_the_options_follows_the_same_rule():
+    def parts(*overrides):
+        return load_config(None, list(overrides)).rewards.components["answer"].options["parts"]
+
+    assert parts("rewards.components.answer.parts.bleu1=0") == {"bleu1": 0.0, "rouge1": 0.5}
+    assert parts("rewards.components.answer.parts={bleu1: 2}") == {"bleu1": 2.0}
+    assert parts("rewards.components.answer={parts: {bleu1: 2}}", "rewards.components.answer.parts.rouge1=1") == {
+        "bleu1": 2.0, "rouge1": 1.0,
+    }  # fmt: skip
 
 
 def test_a_section_is_merged_key_by_key(tmp_path):
@@ -338,8 +383,15 @@ def test_what_is_saved_reads_back_as_it_was(tmp_path_factory, name, root, number
         run=RunConfig(name=name, dir=root, seed=seed),
         data=dataclasses.replace(default.data, root=root, split=name),
         grpo=dataclasses.replace(default.grpo, clip_low=number, kl_coefficient=1e-5 * number),
-        rewards=dataclasses.replace(default.rewards, components={"answer": number}),
-        policy=dataclasses.replace(default.policy, path=name, remat=is_on),
+        rewards=dataclasses.replace(
+            default.rewards,
+            components={
+                "answer": Component(weight=number, options={"parts": {"rouge1": 1.0}}),
+                "provenance": Component(when="wrong", options={"text_threshold": number, "image_threshold": -0.5}),
+            },
+        ),
+        policy=dataclasses.replace(default.policy, path=name),
+        memory=dataclasses.replace(default.memory, remat=is_on),
     )
     path = tmp_path_factory.getbasetemp() / "saved.yaml"
     save_config(config, path)
@@ -370,7 +422,15 @@ def _random_override(draw: random.Random) -> str:
     key = draw.choice(sections.get(section, ["x"]) * 3 + ["nosuch", ""])
     key = draw.choice(
         [f"{section}.{key}"] * 20
-        + [section, key, f"{section}.{key}.answer", f" {section}.{key} ", f"{section}..{key}", "\n.x"]
+        + [
+            section,
+            key,
+            f"{section}.{key}.answer",
+            f"{section}.{key}.answer.parts",
+            f" {section}.{key} ",
+            f"{section}..{key}",
+            "\n.x",
+        ]
     )
     letters = string.printable + "äß肺\u2028\u202e\ufeff\x1b\x85\udcff\0"
     typed = [

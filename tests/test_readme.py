@@ -65,8 +65,8 @@ WALKED = {
 # by something else, which does the same with other paths or a stand-in for the machine: the file, and what of it stands there
 ELSEWHERE = {
     "bash launch/test.sh": (".ci/run", "exec bash launch/test.sh"),  # this is the command that runs the tests
-    "bash launch/test.sh -k judge": ("launch/test.sh", 'python -m pytest -q "$@"'),
-    "bash launch/test.sh -m slow": ("launch/test.sh", 'python -m pytest -q "$@"'),
+    "bash launch/test.sh -k judge": ("launch/test.sh", 'python -m pytest -q --durations=40 "$@"'),
+    "bash launch/test.sh -m slow": ("launch/test.sh", 'python -m pytest -q --durations=40 "$@"'),
     "reflex train configs/reflex_med_7b.yaml policy.path=DIR judge.path=DIR data.root=DIR": (
         "tests/run/test_export.py", "policy.path={start}/policy\", f\"judge.path={start}/judge"),
     "reflex plan configs/reflex_med_7b.yaml --topology v5p:4x4x4": (

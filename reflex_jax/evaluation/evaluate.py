@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Any
 
 import jax
@@ -14,12 +15,13 @@ from reflex_jax.evaluation.validation import Evaluator, chosen_questions
 from reflex_jax.processes import refused_together
 from reflex_jax.run.checkpoint import RunCheckpoints
 from reflex_jax.run.directory import load_run_config
-from reflex_jax.run.identity import check_identity, checkpoint_fingerprint, data_fingerprint
+from reflex_jax.run.identity import check_identity, checkpoint_fingerprint, data_fingerprint, files_fingerprint
 from reflex_jax.run.weights import restore_policy
 from reflex_jax.sharding import check_batch, make_mesh
 from reflex_jax.step.batch import measure_prompts
-from reflex_jax.step.models import Models, load_models, load_params, needs_judge
+from reflex_jax.step.models import Models, load_models, load_params, make_host_bridge
 from reflex_jax.step.program import Program, build_program
+from reflex_jax.step.score import needs_judge
 from reflex_jax.step.state import split_trainable
 
 
@@ -37,7 +39,7 @@ def evaluate_run(config: Config, *, blank_image: bool = False, initial: bool = F
     with refused_together():
         mesh = make_mesh(config.mesh)
         check_batch(mesh, config.grpo.prompts_per_step, "grpo.prompts_per_step")
-        with_judge = needs_judge(config.rewards)
+        with_judge = needs_judge(config)
         models = load_models(config, mesh, with_judge=with_judge)
         examples = load_examples(config.data, config.data.evaluation_split, seed=config.run.seed)
         sizes = measure_prompts(config, models.processor, examples, with_judge=with_judge)
@@ -52,8 +54,9 @@ def evaluate_run(config: Config, *, blank_image: bool = False, initial: bool = F
     finally:
         checkpoints.close()
     judge = models.judge.params if models.judge else None
-    evaluator = Evaluator(config, models, program, examples, sizes, blank_image=blank_image)
-    return evaluator.run(weights, judge)
+    with closing(make_host_bridge(config, models)) as bridge:
+        evaluator = Evaluator(config, models, program, bridge, examples, sizes, blank_image=blank_image)
+        return evaluator.run(weights, judge)
 
 
 def _weights(config: Config, models: Models, program: Program, checkpoints: RunCheckpoints | None) -> Any:
@@ -71,10 +74,12 @@ def _weights(config: Config, models: Models, program: Program, checkpoints: RunC
 
 def _identify(config: Config, examples: list[Example], *, with_judge: bool) -> dict[str, str]:
     """What has to be as the run knew it. Another judge or other questions may be asked for by name; the policy may not."""
-    run = load_run_config(config.run.directory, [])
+    run = load_run_config(config.run.directory, [], runs_rewards=False)
     identity = {"policy": checkpoint_fingerprint(resolve_checkpoint(config.policy.path, "policy"))}
     if with_judge and config.judge.path == run.judge.path:
         identity["judge"] = checkpoint_fingerprint(resolve_checkpoint(config.judge.path, "judge"))
+    if config.rewards.files and config.rewards.files == run.rewards.files:
+        identity["rewards"] = files_fingerprint(config.rewards.files)
     settings = [(c.data, c.training.evaluation_questions, c.run.seed) for c in (config, run)]
     if settings[0] == settings[1]:
         identity["evaluation"] = data_fingerprint(chosen_questions(config, examples))

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
 from reflex_jax.config import Config
 from reflex_jax.data.examples import Example
@@ -15,10 +14,11 @@ from reflex_jax.data.prompts import PromptSizes
 from reflex_jax.records import Draws, HostScores
 from reflex_jax.sharding import replicated
 from reflex_jax.step.batch import BatchBuilder
-from reflex_jax.step.models import Models, make_host_bridge
+from reflex_jax.step.bridge import HostBridge
+from reflex_jax.step.models import Models
 from reflex_jax.step.program import Program
-from reflex_jax.step.score import ScoredRollout
-from reflex_jax.trees import Params
+from reflex_jax.step.score import Scored
+from reflex_jax.trees import Array, Params
 
 _STEP = 0  # training folds in its steps from 1 on, so no draw is shared with it, nor with another seed's
 
@@ -35,6 +35,7 @@ class Evaluator:
         config: Config,
         models: Models,
         program: Program,
+        bridge: HostBridge,
         examples: Sequence[Example],
         sizes: PromptSizes,
         *,
@@ -46,6 +47,7 @@ class Evaluator:
           config: of the run.
           models: of the run.
           program: of the run.
+          bridge: of the run; the caller closes it.
           examples: held-out questions; those of `chosen_questions` are looked at.
           sizes: of the prompts.
           blank_image: the policy sees a grey picture, the judge the real one.
@@ -54,7 +56,7 @@ class Evaluator:
         self._rows = models.shapes.rows(config.grpo.prompts_per_step)
         self._build = BatchBuilder(models, sizes, self._rows, resize=config.judge.resize, blank_image=blank_image)
         self._key = jax.random.fold_in(jax.random.key(config.run.seed), _STEP)
-        self._bridge = make_host_bridge(config, models)
+        self._bridge = bridge
         self._program = program
         # small, and every process needs them all
         self._columns = jax.jit(question_columns, out_shardings=replicated(models.shapes.mesh))
@@ -92,17 +94,21 @@ def chosen_questions(config: Config, examples: Sequence[Example]) -> Sequence[Ex
     return examples[: config.training.evaluation_questions or len(examples)]
 
 
-def question_columns(scored: ScoredRollout, scores: HostScores) -> dict[str, Array]:
-    """By name, one value per group: means over its valid rows, whether it has one, and how many failed."""
-    valid = scores.is_valid
-    columns = {f"reward/{key}": values for key, values in scored.components.items()}
-    columns |= {
-        "reward/total": scored.rewards,
-        "accuracy": scores.is_correct.astype(jnp.float32),
-        "iou": scored.iou,
-    }
-    count = jnp.maximum(valid.sum(-1), 1).astype(jnp.float32)
-    means = {key: jnp.where(valid, values, 0.0).sum(-1) / count for key, values in columns.items()}
+def question_columns(scored: Scored, scores: HostScores) -> dict[str, Array]:
+    """By name, one value per group: means over its valid rows that are counted there, whether it has one, and how many failed."""
+    valid = scored.is_valid
+    columns = {f"reward/{key}": (values, scored.applies[key]) for key, values in scored.components.items()}
+    columns |= {"reward/total": (scored.rewards, valid), "accuracy": (scores.is_correct.astype(jnp.float32), valid)}
+    if scored.evidence is not None:
+        columns["iou"] = (scored.evidence.iou, valid)
+
+    def mean(values: Array, rows: Array) -> Array:
+        """NaN where nothing of the group is counted."""
+        counted = valid & rows
+        total = jnp.where(counted, values, 0.0).sum(-1) / jnp.maximum(counted.sum(-1), 1).astype(jnp.float32)
+        return jnp.where(counted.any(-1), total, jnp.nan)
+
+    means = {key: mean(*column) for key, column in columns.items()}
     return means | {"is_scored": valid.any(-1), "failed_rows": (~valid).sum(-1)}
 
 
@@ -122,8 +128,9 @@ def summarise(columns: dict[str, np.ndarray], is_closed: np.ndarray) -> dict[str
         if name == "failed_rows":
             summary[f"eval/{key}"] = float(values.sum())
         elif name != "is_scored":
-            kinds = {"": is_scored}
+            counted = is_scored & ~np.isnan(values)
+            kinds = {"": counted}
             if name == "accuracy":
-                kinds |= {"_closed": is_scored & is_closed, "_open": is_scored & ~is_closed}
+                kinds |= {"_closed": counted & is_closed, "_open": counted & ~is_closed}
             summary |= {f"eval/{key}{kind}": float(values[rows].mean()) for kind, rows in kinds.items() if rows.any()}
     return summary

@@ -1,10 +1,12 @@
-"""DEVICE: what the frozen judge finds for each statement, beside the anchor of its prompt (paper Eq. 2-8).
+"""DEVICE: what the frozen judge finds for each statement, beside the anchor of its prompt (paper Eq. 2-4 and 6).
+
+The judge measures and never pays: what its findings are worth is said by the components that read them.
 
 `gather_evidence` is pure and runs inside the training step; `load_judge` and `judge_evidence` are its front door for
 single pictures and strings. Every distinct statement of a prompt is embedded and explained once, then handed to the
 completions that share it.
 
-A completion without a statement has no evidence: its similarities, IoU and rewards are 0, its maps and masks empty, and
+A completion without a statement has no evidence: its similarities and IoU are 0, its maps and masks empty, and
 `is_degenerate` is true.
 
 The `centered` mode (not in the paper) replaces each statement embedding u by the unit vector along u - u0, where u0 is
@@ -33,7 +35,6 @@ from reflex_jax.judge.batch import StatementTokenizer, judge_pixels, prepare_jud
 from reflex_jax.judge.saliency import image_evidence, unit
 from reflex_jax.models.biomedclip import BiomedClipConfig, encode_text, normalise_pixels, read_judge_config
 from reflex_jax.records import Evidence, JudgeInputs
-from reflex_jax.rewards.provenance import loop_tightness, provenance_reward
 from reflex_jax.rewards.visual_fidelity import (
     TieRule,
     chance_corrected_iou,
@@ -41,7 +42,6 @@ from reflex_jax.rewards.visual_fidelity import (
     is_degenerate,
     quantile_mask,
     tied_fraction,
-    visual_fidelity_reward,
 )
 from reflex_jax.sharding import replicated, to_global
 from reflex_jax.trees import Array, Params
@@ -49,6 +49,17 @@ from reflex_jax.trees import Array, Params
 # Lengths to which statements are padded; the longest statement of the batch picks one at run time.
 TOKEN_BUCKETS = (16, 24, 32, 64, 128, 256, 512)
 _CHUNK_ROWS = 288  # token rows per text tower call: more waste work on padding, fewer starve the matrix products
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvidenceSettings:
+    """How the judge looks; static where the mathematics is compiled."""
+
+    saliency: str = "attention_gradient"  # method, see judge/saliency.py
+    saliency_block: int = -1  # transformer block of the method; negative ones count from the end
+    quantile: float = 0.5  # p of Eq. 3
+    tie_rule: str = "strict"  # what happens to cells tied at the cut: strict, rank or paper
+    centered: bool = False  # compare statements after taking out what the question alone says
 
 
 @dataclass(frozen=True)
@@ -90,9 +101,6 @@ def judge_evidence(
     saliency_block: int = -1,
     quantile: float = 0.5,
     tie_rule: str = "strict",
-    iou_threshold: float = 0.5,
-    text_threshold: float = 0.8,
-    image_threshold: float = 0.5,
     resize: str = "checkpoint",
     max_statement_tokens: int = 64,
     questions: Sequence[str] | None = None,
@@ -108,9 +116,6 @@ def judge_evidence(
       saliency_block: transformer block, negative ones count from the end.
       quantile: p of Eq. 3.
       tie_rule: strict, rank or paper.
-      iou_threshold: of Eq. 5.
-      text_threshold: tau_tt of Eq. 7.
-      image_threshold: tau_it of Eq. 7.
       resize: checkpoint, crop, squash or pad, see `judge_pixels`.
       max_statement_tokens: longer statements are cut.
       questions: question-only statements, one for each picture; given, the evidence is `centered`.
@@ -123,80 +128,50 @@ def judge_evidence(
         max_statement_tokens=max_statement_tokens,
         questions=questions,
     )
-    return _jitted_gather_evidence(
-        judge.params,
-        inputs,
-        judge.config,
-        saliency=saliency,
-        saliency_block=saliency_block,
-        quantile=quantile,
-        tie_rule=tie_rule,
-        iou_threshold=iou_threshold,
-        text_threshold=text_threshold,
-        image_threshold=image_threshold,
+    settings = EvidenceSettings(
+        saliency=saliency, saliency_block=saliency_block, quantile=quantile, tie_rule=tie_rule,
         centered=questions is not None,
-    )
+    )  # fmt: skip
+    return _jitted_gather_evidence(judge.params, inputs, judge.config, settings)
 
 
 def gather_evidence(
-    params: Params,
-    inputs: JudgeInputs,
-    config: BiomedClipConfig,
-    *,
-    saliency: str,
-    saliency_block: int,
-    quantile: float,
-    tie_rule: str,
-    iou_threshold: float,
-    text_threshold: float,
-    image_threshold: float,
-    centered: bool,
+    params: Params, inputs: JudgeInputs, shape: BiomedClipConfig, settings: EvidenceSettings
 ) -> Evidence:
-    """Embeddings, saliency, masks, similarities and the rewards they give, for P prompts of G completions.
+    """Embeddings, saliency, masks and similarities, for P prompts of G completions.
 
     Nothing is differentiated through the judge: its parameters are cut off here, once.
 
     Args:
       params: of the judge.
-      inputs: from `prepare_judge_batch`, with questions exactly if `centered`.
-      config: of the judge; static, as is everything below.
-      saliency: method, see `judge/saliency.py`.
-      saliency_block: transformer block of the method.
-      quantile: p of Eq. 3.
-      tie_rule: what happens to cells tied at the cut.
-      iou_threshold: of Eq. 5.
-      text_threshold: tau_tt of Eq. 7.
-      image_threshold: tau_it of Eq. 7.
-      centered: compare statements after taking out what the question alone says.
+      inputs: from `prepare_judge_batch`, with questions exactly if `settings.centered`.
+      shape: of the judge; static.
+      settings: static as well.
     """
     prompts, group = inputs.statement_index.shape
-    chex.assert_shape(inputs.statements, (prompts, group + (2 if centered else 1), None))
-    chex.assert_shape(inputs.pixels, (prompts, config.vision.image_size, config.vision.image_size, 3))
+    chex.assert_shape(inputs.statements, (prompts, group + (2 if settings.centered else 1), None))
+    chex.assert_shape(inputs.pixels, (prompts, shape.vision.image_size, shape.vision.image_size, 3))
     params = jax.lax.stop_gradient(params)
-    embeddings = encode_statements(params, inputs, config)
-    if centered:
+    embeddings = encode_statements(params, inputs, shape)
+    if settings.centered:
         difference = embeddings - embeddings[:, 1:2]
         # The question's own words leave rounding noise, which would become a direction if stretched to length 1.
         says_more = jnp.linalg.norm(difference, axis=-1, keepdims=True) > 1e-5
         embeddings = jnp.where(says_more, unit(difference), 0.0)
+    pixels = normalise_pixels(inputs.pixels, shape)
     images, maps = image_evidence(
-        params, normalise_pixels(inputs.pixels, config), embeddings, config, method=saliency, block=saliency_block
+        params, pixels, embeddings, shape, method=settings.saliency, block=settings.saliency_block
     )
-    masks = quantile_mask(maps, quantile=quantile, tie_rule=cast(TieRule, tie_rule))
+    masks = quantile_mask(maps, quantile=settings.quantile, tie_rule=cast(TieRule, settings.tie_rule))
     degenerate = is_degenerate(masks)
-    thresholds = {"text_threshold": text_threshold, "image_threshold": image_threshold}
 
     def of_completions(per_statement: Array) -> Array:
         index = inputs.statement_index.reshape(prompts, group, *(1,) * (per_statement.ndim - 2))
         has = inputs.has_statement.reshape(index.shape)
         return jnp.where(has, jnp.take_along_axis(per_statement, index, axis=1), jnp.zeros((), per_statement.dtype))
 
-    iou = of_completions(intersection_over_union(masks, masks[:, :1]))
-    text_text = of_completions(jnp.einsum("psd,pd->ps", embeddings, embeddings[:, 0], precision="highest"))
-    image_text = of_completions(jnp.einsum("psd,pd->ps", embeddings, images, precision="highest"))
-    cannot_be_cut = of_completions(degenerate | degenerate[:, :1]) | ~inputs.has_statement
-    provenance = provenance_reward(text_text, image_text, **thresholds)
-    tightness = loop_tightness(text_text, image_text, **thresholds)
+    text_text = jnp.einsum("psd,pd->ps", embeddings, embeddings[:, 0], precision="highest")
+    image_text = jnp.einsum("psd,pd->ps", embeddings, images, precision="highest")
     return Evidence(
         image_embeddings=images,
         statement_embeddings=of_completions(embeddings),
@@ -205,26 +180,17 @@ def gather_evidence(
         anchor_saliency=maps[:, 0],
         masks=of_completions(masks),
         anchor_masks=masks[:, 0],
-        iou=iou,
+        iou=of_completions(intersection_over_union(masks, masks[:, :1])),
         chance_corrected_iou=of_completions(chance_corrected_iou(masks, masks[:, :1])),
-        text_text_similarity=text_text,
-        image_text_similarity=image_text,
-        visual_fidelity=visual_fidelity_reward(iou, threshold=iou_threshold, is_degenerate=cannot_be_cut),
-        # Thresholds below 0 are allowed, and the zeros of a missing statement would pass them.
-        provenance=jnp.where(inputs.has_statement, provenance, 0.0),
-        loop_tightness=jnp.where(inputs.has_statement, tightness, 0.0),
-        is_degenerate=cannot_be_cut,
-        tied_fraction=of_completions(tied_fraction(maps, quantile=quantile)),
+        text_text_similarity=of_completions(text_text),
+        image_text_similarity=of_completions(image_text),
+        has_statement=inputs.has_statement,
+        is_degenerate=of_completions(degenerate | degenerate[:, :1]) | ~inputs.has_statement,
+        tied_fraction=of_completions(tied_fraction(maps, quantile=settings.quantile)),
     )
 
 
-_jitted_gather_evidence = jax.jit(
-    gather_evidence,
-    static_argnames=(
-        "config", "saliency", "saliency_block", "quantile", "tie_rule",
-        "iou_threshold", "text_threshold", "image_threshold", "centered",
-    ),
-)  # fmt: skip
+_jitted_gather_evidence = jax.jit(gather_evidence, static_argnames=("shape", "settings"))
 
 
 def encode_statements(params: Params, inputs: JudgeInputs, config: BiomedClipConfig) -> Float[Array, "P S E"]:

@@ -1,32 +1,45 @@
-"""One file per reward. DEVICE modules take arrays, HOST modules take strings; neither sees configs or models."""
+"""One file per reward, one line in `components`. DEVICE modules take arrays, HOST modules take strings.
 
-from reflex_jax.rewards.answer import answer_reward, bleu1, closed_answer_reward, open_answer_reward, rouge1
-from reflex_jax.rewards.combine import combine_rewards
-from reflex_jax.rewards.format import format_reward
-from reflex_jax.rewards.provenance import loop_tightness, provenance_reward
-from reflex_jax.rewards.visual_fidelity import (
-    chance_corrected_iou,
-    intersection_over_union,
-    is_degenerate,
-    quantile_mask,
-    tied_fraction,
-    visual_fidelity_reward,
-)
+A name is loaded when it is first used: a file with rewards of your own imports `reward` from here, and no array library.
+"""
 
-__all__ = [
-    "answer_reward",
-    "bleu1",
-    "chance_corrected_iou",
-    "closed_answer_reward",
-    "combine_rewards",
-    "format_reward",
-    "intersection_over_union",
-    "is_degenerate",
-    "loop_tightness",
-    "open_answer_reward",
-    "provenance_reward",
-    "quantile_mask",
-    "rouge1",
-    "tied_fraction",
-    "visual_fidelity_reward",
-]
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_PUBLIC = {
+    "Answered": "answered",
+    "Failed": "answered",
+    "answer_reward": "answer",
+    "batch_reward": "answered",
+    "bleu1": "answer",
+    "chance_corrected_iou": "visual_fidelity",
+    "closed_answer_reward": "answer",
+    "combine_rewards": "combine",
+    "format_reward": "format",
+    "intersection_over_union": "visual_fidelity",
+    "is_degenerate": "visual_fidelity",
+    "loop_tightness": "provenance",
+    "open_answer_reward": "answer",
+    "provenance_reward": "provenance",
+    "quantile_mask": "visual_fidelity",
+    "reward": "answered",
+    "rouge1": "answer",
+    "tied_fraction": "visual_fidelity",
+    "visual_fidelity_reward": "visual_fidelity",
+}
+
+__all__ = list(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    """Loads a public name on first use."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'reflex_jax.rewards' has no attribute {name!r}; it has {', '.join(_PUBLIC)}")
+    return getattr(importlib.import_module(f"reflex_jax.rewards.{_PUBLIC[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """Lists the public names."""
+    return __all__

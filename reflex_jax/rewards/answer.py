@@ -12,17 +12,17 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
+from reflex_jax.rewards.answered import Answered
 from reflex_jax.text.normalise import LONGEST_ANSWER, normalise_answer
 
-__all__ = [
-    "OPEN_ANSWER_MEASURES",
-    "answer_reward",
-    "bleu1",
-    "closed_answer_reward",
-    "normalise_answer",
-    "open_answer_reward",
-    "rouge1",
-]
+OPEN_ANSWER_PARTS = {"bleu1": 0.5, "rouge1": 0.5}
+
+
+def answer_score(answered: Answered, *, parts: dict[str, float] = OPEN_ANSWER_PARTS) -> float:
+    """The component `answer`; `parts` are the weights of the measures of an open answer."""
+    return answer_reward(
+        answered.answer, answered.truth, answer_type=answered.answer_type, options=answered.options, parts=parts
+    )
 
 
 def answer_reward(
@@ -67,18 +67,26 @@ def open_answer_reward(answer: str | None, truth: str, *, parts: Mapping[str, fl
       truth: the dataset's answer, not blank.
       parts: measure -> weight; weights are divided by their sum.
     """
-    unknown = sorted(set(parts) - set(OPEN_ANSWER_MEASURES))
-    if unknown or any(weight < 0 for weight in parts.values()) or not sum(parts.values()) > 0:
-        raise ValueError(
-            f"open answer parts: expected weights >= 0, not all 0, for some of {', '.join(OPEN_ANSWER_MEASURES)}; "
-            f"got {dict(parts)}."
-        )
+    check_parts(parts=parts)
     if not normalise_answer(truth):
         raise ValueError(f"open_answer_reward: expected a true answer with visible characters; got {truth!r}.")
     if answer is None:
         return 0.0
     total = sum(weight * OPEN_ANSWER_MEASURES[name](answer, truth) for name, weight in parts.items())
     return total / sum(parts.values())
+
+
+def check_parts(*, parts: Mapping[str, float]) -> None:
+    """Refuses weights that no mean can be made of.
+
+    Raises:
+      ValueError: unknown measures, weights below 0, or none above.
+    """
+    unknown = sorted(set(parts) - set(OPEN_ANSWER_MEASURES))
+    if unknown or any(weight < 0 for weight in parts.values()) or not sum(parts.values()) > 0:
+        raise ValueError(
+            f"parts: expected weights >= 0, not all 0, for some of {', '.join(OPEN_ANSWER_MEASURES)}; got {dict(parts)}."
+        )
 
 
 def bleu1(candidate: str, reference: str) -> float:

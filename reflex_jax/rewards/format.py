@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from reflex_jax.rewards.answered import Answered
 from reflex_jax.text.completion import parse_completion
+
+
+def format_score(answered: Answered) -> float:
+    """The component `format`."""
+    return format_reward(answered.completion)
 
 
 def format_reward(completion: str) -> float:

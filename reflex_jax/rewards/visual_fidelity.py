@@ -1,6 +1,6 @@
 """DEVICE: visual fidelity reward (paper Eq. 3-5): do two statements look at the same cells of the image?
 
-Pure array math on saliency maps [..., h, w]; imports jax.numpy and chex only. Departures from the paper as printed:
+Pure array math on saliency maps [..., h, w] and on what the judge made of them. Departures from the paper as printed:
 
 - Eq. 3 keeps every cell tied at the cut. A map that is zero on more than `quantile` of its cells would then be kept
   everywhere and give IoU 1 for free, so the default tie rule is `strict`; `paper` is the printed rule.
@@ -17,6 +17,7 @@ import chex
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
+from reflex_jax.records import Evidence
 from reflex_jax.trees import Array
 
 TieRule = Literal["strict", "rank", "paper"]
@@ -108,20 +109,28 @@ def chance_corrected_iou(masks: Bool[Array, "*#b h w"], other_masks: Bool[Array,
     return jnp.where(says_something, (iou - chance) / jnp.where(says_something, 1 - chance, 1.0), 0.0)
 
 
-def visual_fidelity_reward(
-    iou: Float[Array, "*b"], *, threshold: float, is_degenerate: Bool[Array, "*b"]
-) -> Float[Array, "*b"]:
+def visual_fidelity_reward(evidence: Evidence, *, iou_threshold: float = 0.5) -> Float[Array, "P G"]:
     """R_VFR = 1[IoU > threshold] (Eq. 5), strictly above as printed.
 
     Args:
-      iou: agreement of the statement's mask with the anchor's.
-      threshold: 0.5 in the paper.
-      is_degenerate: True where the statement's or the anchor's map cannot be cut; earns 0.
+      evidence: its `iou` is the agreement of the statement's mask with the anchor's; where one of them `is_degenerate`,
+        nothing is earned.
+      iou_threshold: 0.5 in the paper.
 
     Returns:
       0.0 or 1.0.
     """
-    return ((iou > threshold) & ~is_degenerate).astype(jnp.float32)
+    return ((evidence.iou > iou_threshold) & ~evidence.is_degenerate).astype(jnp.float32)
+
+
+def check_iou_threshold(*, iou_threshold: float) -> None:
+    """Refuses a threshold that every overlap would pass or none.
+
+    Raises:
+      ValueError: it is outside [-1, 1].
+    """
+    if not -1 <= iou_threshold <= 1:
+        raise ValueError(f"iou_threshold: expected a number in [-1, 1]; got {iou_threshold}.")
 
 
 def _flat_cells(saliency: Float[Array, "*b h w"]) -> Float[Array, "*b n"]:

@@ -28,6 +28,9 @@ FREE_KEYS = {
     "training.keep_checkpoints": "how many stay",
     "training.best_metric": "which one stays too; checkpoints carry all metrics, so it is looked up in those there",
     "training.max_skipped_steps": "when a run without finite steps ends",
+    "rewards.files": "by content: other code than before is refused (identity.py)",
+    "rewards.timeout": "when a completion counts as failed",
+    "rewards.max_failure_rate": "when a run whose rewards fail ends",
     "training.stall_seconds": "when a step is reported",
     "training.log_every": "how often",
     "training.evaluate_every": "how often; the policy is not touched",
@@ -71,14 +74,18 @@ def open_run_directory(config: Config) -> Iterator[bool]:
         yield is_resumed
 
 
-def load_run_config(directory: str | Path, overrides: list[str]) -> Config:
+def load_run_config(directory: str | Path, overrides: list[str], *, runs_rewards: bool = True) -> Config:
     """Reads the configuration a run was made with; it is then looked at where it lies now.
+
+    A run directory may come from anywhere, so code that only it names is never run.
 
     Args:
       directory: of the run, taken as it stands but for a "~".
       overrides: "section.key=value", over what the run was made with.
+      runs_rewards: its rewards are to be computed.
     Raises:
-      ConfigError: no run there, its file was cut off, or an override would point at another run.
+      ConfigError: no run there, its file was cut off, an override would point at another run, or the rewards need files
+        that no override names.
     """
     place = user_path(directory)
     if not str(directory) or not os.path.isfile(place / CONFIG_FILE):
@@ -90,6 +97,13 @@ def load_run_config(directory: str | Path, overrides: list[str]) -> Config:
     if elsewhere:
         raise ConfigError(f"{', '.join(elsewhere)}: the run is {str(directory)!r}; name another one in its place.")
     config = load_saved_config(place / CONFIG_FILE, overrides)
+    is_named = any(text.partition("=")[0].strip() == "rewards.files" for text in overrides)
+    if config.rewards.files and runs_rewards and not is_named:
+        files = ", ".join(config.rewards.files)
+        raise ConfigError(
+            f"rewards.files: the run directory {str(directory)!r} names code that would be run. Look at it, and name it again "
+            f"if you trust it: 'rewards.files=[{files}]'"
+        )
     return dataclasses.replace(config, run=dataclasses.replace(config.run, dir=str(place)))
 
 

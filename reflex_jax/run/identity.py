@@ -1,4 +1,4 @@
-"""What a run may not change under its checkpoints, by content: questions, reference policy, judge, held-out questions."""
+"""What a run may not change under its checkpoints, by content: questions, policy, judge, own rewards, held-out questions."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ _WHAT = {
     "data": "the training questions or their pictures (data.*) are others",
     "policy": "policy.path holds other weights or settings, so the reference policy would be another",
     "judge": "judge.path holds other weights or settings, so the rewards would be others",
+    "rewards": "rewards.files hold other code, so the rewards would be others",
     "evaluation": "the held-out questions (data.evaluation_split, training.evaluation_questions) are others, so eval/... would "
     "not compare",
 }
@@ -57,6 +58,19 @@ def checkpoint_fingerprint(directory: Path) -> str:
         raise ConfigError(f"{error.filename}: cannot be read ({error.strerror}).") from error
     names = [[path.relative_to(directory).as_posix(), digest] for path, digest in zip(chosen, digests, strict=True)]
     return _KIND + hashlib.sha256(json.dumps(names).encode()).hexdigest()
+
+
+def files_fingerprint(files: Sequence[str]) -> str:
+    """Hash of every byte of some files, in their order; where they lie and what they are called does not matter.
+
+    Raises:
+      ConfigError: a file cannot be read.
+    """
+    try:
+        digests = [_file_digest(Path(file)) for file in files]
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: cannot be read ({error.strerror}).") from error
+    return _KIND + hashlib.sha256(json.dumps(digests).encode()).hexdigest()
 
 
 def check_identity(

@@ -11,20 +11,20 @@ from reflex_jax.processes import gather
 from reflex_jax.sharding import BatchRows
 from reflex_jax.step.batch import HostBatch
 from reflex_jax.step.bridge import BridgedRollout
-from reflex_jax.step.score import ScoredRollout
+from reflex_jax.step.score import Scored
 
 
 def completion_rows(
-    batch: HostBatch, *, rollout_tokens: np.ndarray, bridged: BridgedRollout, scored: ScoredRollout
+    batch: HostBatch, *, rollout_tokens: np.ndarray, bridged: BridgedRollout, scored: Scored
 ) -> list[dict[str, Any]]:
     """One row per completion: what was asked, what came, what the judge read, and every score.
 
-    A row that failed has no reward, and `failure` says why.
+    A row that failed has no reward, and `failure` says why; a component that does not apply to a row has none there.
     """
     rows = []
     for p, example in enumerate(batch.examples):
         for g, completion in enumerate(bridged.completions[p]):
-            failure = bridged.failures[p][g]
+            failure = bridged.failures[p][g] or _failed_component(scored, p, g)
             rows.append(
                 {
                     "id": example.id,
@@ -38,14 +38,37 @@ def completion_rows(
                     "failure": failure and str(failure),
                     "reward": None if failure else float(scored.rewards[p, g]),
                     "advantage": float(scored.advantages[p, g]),
-                    **{f"reward/{name}": float(values[p, g]) for name, values in scored.components.items()},
-                    "iou": float(scored.iou[p, g]),
-                    "text_text_similarity": float(scored.text_text_similarity[p, g]),
-                    "image_text_similarity": float(scored.image_text_similarity[p, g]),
-                    "is_degenerate": bool(scored.is_degenerate[p, g]),
+                    **{
+                        f"reward/{name}": float(values[p, g]) if scored.applies[name][p, g] else None
+                        for name, values in scored.components.items()
+                    },
+                    **_evidence_of(scored, p, g),
                 }
             )
     return rows
+
+
+def _failed_component(scored: Scored, p: int, g: int) -> str | None:
+    """What failed on the device, where the host has nothing to complain of."""
+    if scored.is_valid[p, g]:
+        return None
+    return "; ".join(
+        f"{name}: {values[p, g]} is no score"
+        for name, values in scored.components.items()
+        if not np.isfinite(values[p, g])
+    )
+
+
+def _evidence_of(scored: Scored, p: int, g: int) -> dict[str, Any]:
+    evidence = scored.evidence
+    if evidence is None:
+        return {}
+    return {
+        "iou": float(evidence.iou[p, g]),
+        "text_text_similarity": float(evidence.text_text_similarity[p, g]),
+        "image_text_similarity": float(evidence.image_text_similarity[p, g]),
+        "is_degenerate": bool(evidence.is_degenerate[p, g]),
+    }
 
 
 def all_rows(rows: list[dict[str, Any]], layout: BatchRows) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from reflex_jax.config import Config
 from reflex_jax.data.prompts import PromptSizes
 from reflex_jax.models.biomedclip import BiomedClipConfig, init_judge_params
 from reflex_jax.records import Draws, HostScores, JudgeInputs, PromptInputs, Rollout, TrainBatch, VisionInputs
+from reflex_jax.rewards.components import is_of_device
 from reflex_jax.sharding import UPDATE_RULES, AnyMesh, batch_sharding, replicated
 from reflex_jax.step.imitate import SftBatch
 from reflex_jax.step.program import Program, build_program
@@ -191,6 +192,7 @@ def _abstract_targets(config: Config, shapes: Shapes, sizes: PromptSizes) -> Sft
 def _abstract_batch(config: Config, shapes: Shapes, sizes: PromptSizes) -> TrainBatch:
     prompts, group, steps = config.grpo.prompts_per_step, config.grpo.group_size, config.rollout.max_new_tokens
     batched = _batched(shapes.mesh, prompts)
+    of_host = [name for name in config.rewards.components if not is_of_device(name)]
     return TrainBatch(
         prompts=_abstract_prompts(shapes, sizes, prompts),
         rollout=Rollout(
@@ -200,7 +202,8 @@ def _abstract_batch(config: Config, shapes: Shapes, sizes: PromptSizes) -> Train
         ),
         judge=None if shapes.judge is None else _abstract_statements(config, shapes.judge, batched),
         scores=HostScores(
-            components={name: batched((group,), jnp.float32) for name in ("answer", "format")},
+            components={name: batched((group,), jnp.float32) for name in of_host},
+            applies={name: batched((group,), jnp.bool_) for name in of_host},
             is_correct=batched((group,), jnp.bool_),
             is_valid=batched((group,), jnp.bool_),
         ),

@@ -1,28 +1,33 @@
 """The seam: the only place where strings meet arrays.
 
 Sampled tokens go in; out come the statements the judge reads (paper Eq. 1) and the rewards that are string operations
-(answer and format, Eq. 9). It runs once per step, on the host, between `generate` and `train_step`. Whatever raises here
+(Eq. 9: answer and format). It runs once per step, on the host, between `generate` and `train_step`. Whatever raises here
 marks its rows as failed, see `row_failures`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
+from reflex_jax.config import Component
 from reflex_jax.data.examples import Example
 from reflex_jax.judge.batch import StatementTokenizer, pack_statements
 from reflex_jax.records import HostScores, JudgeInputs
-from reflex_jax.rewards.answer import answer_reward
-from reflex_jax.rewards.format import format_reward
+from reflex_jax.rewards.answered import Answered, Result
+from reflex_jax.rewards.components import REWARDS, is_of_device
+from reflex_jax.rewards.user_file import UserRewards
 from reflex_jax.statements.operator import decl
-from reflex_jax.step.row_failures import Failure, FailureReporter, RowFailures, finite
+from reflex_jax.step.row_failures import Failure, FailureReporter, RowFailures
 from reflex_jax.text.completion import parse_completion
 
-OPEN_CORRECT_AT = 0.5  # an open answer counts as correct, in metrics only, from this R_ans on
+OPEN_CORRECT_AT = 0.5  # an open answer counts as correct from this R_ans on
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ class BridgedRollout:
     answers: list[list[str | None]]  # [P][G] content of the answer block; None: no single block
     statements: list[list[str | None]]  # [P][G] t1 = decl(q, a)
     anchors: list[str]  # [P] t2 = decl(q, a*)
-    judge: JudgeInputs
+    judge: JudgeInputs | None  # None: no component asks the judge
     scores: HostScores
     failures: list[list[Failure | None]]  # [P][G] why a row has no reward; None: it has one
 
@@ -43,10 +48,11 @@ class HostBridge:
 
     Args:
       decode: token ids of one completion -> text without special tokens.
-      statement_tokenizer: the judge's.
-      open_answer_parts: weights of the parts of the open answer reward.
+      components: of the reward; those of the device are left to the compiled step.
+      statement_tokenizer: the judge's; None: nothing is prepared for a judge.
       max_statement_tokens: T, static.
       centered: also encode the question-only statement of each prompt.
+      user_rewards: where components that do not ship are computed.
       answer_of: completion -> its answer, None where there is not exactly one; benchmarks with random weights replace it
         to give the judge a full load.
     """
@@ -55,17 +61,21 @@ class HostBridge:
         self,
         *,
         decode: Callable[[Int[np.ndarray, "L"]], str],
-        statement_tokenizer: StatementTokenizer,
-        open_answer_parts: dict[str, float],
+        components: Mapping[str, Component],
+        statement_tokenizer: StatementTokenizer | None,
         max_statement_tokens: int,
         centered: bool,
+        user_rewards: UserRewards | None = None,
         answer_of: Callable[[str], str | None] = lambda text: parse_completion(text).answer,
     ):
         self._decode = decode
+        self._components = {name: c for name, c in components.items() if not is_of_device(name)}
+        # an answer is right or wrong by the rule of this component, also where it is not among those that pay
+        self._answer = components.get("answer", Component())
         self._statement_tokenizer = statement_tokenizer
-        self._open_answer_parts = open_answer_parts
         self._max_statement_tokens = max_statement_tokens
         self._centered = centered
+        self._user_rewards = user_rewards
         self._answer_of = answer_of
         self._reporter = FailureReporter()
 
@@ -76,7 +86,7 @@ class HostBridge:
         mask: Bool[np.ndarray, "P G Lc"],
         judge_pixels: UInt8[np.ndarray, "P H W 3"] | None,
     ) -> BridgedRollout:
-        """Scores the strings of P groups and prepares what the judge reads."""
+        """Scores the strings of P groups and prepares what the judge reads; without one, nobody looks at the pixels."""
         lengths = mask.sum(-1)
         failures = RowFailures(*lengths.shape)
         completions = failures.of_rows(
@@ -89,10 +99,23 @@ class HostBridge:
 
         statements = failures.of_rows("statement", lambda p, g: declare(examples[p], answers[p][g]))
         anchors = failures.of_prompts("anchor", lambda p: declare(examples[p], examples[p].answer), otherwise="")
-        judge = self._pack(failures, examples, statements, anchors, judge_pixels)
-        scores = self._score(failures, examples, completions, answers)
+        judge = None
+        if self._statement_tokenizer is not None:
+            judge = self._pack(failures, examples, statements, anchors, judge_pixels)
+        scores = self._score(
+            failures,
+            lambda p, g: Answered(
+                completion=completions[p][g], answer=answers[p][g], tokens=int(lengths[p, g]),
+                statement=statements[p][g], anchor=anchors[p], **_facts(examples[p]),
+            ),
+        )  # fmt: skip
         self._reporter.tell(failures)
         return BridgedRollout(completions, answers, statements, anchors, judge, scores, failures.first)
+
+    def close(self) -> None:
+        """Ends the process of a user's own rewards, where there is one."""
+        if self._user_rewards is not None:
+            self._user_rewards.close()
 
     def _pack(
         self,
@@ -105,8 +128,10 @@ class HostBridge:
         if judge_pixels is None:
             raise ValueError("judge_pixels: expected the pictures as the judge sees them; got None.")
 
+        tokenizer: Any = self._statement_tokenizer  # there is one, or nobody would pack
+
         def encode(text: str | None) -> tuple[int, ...] | None:
-            return None if text is None else self._statement_tokenizer(text, self._max_statement_tokens)
+            return None if text is None else tokenizer(text, self._max_statement_tokens)
 
         questions = None
         if self._centered:
@@ -116,34 +141,47 @@ class HostBridge:
             failures.of_rows("statement", lambda p, g: encode(statements[p][g])),
             failures.of_prompts("anchor", lambda p: encode(anchors[p]), otherwise=()),
             max_statement_tokens=self._max_statement_tokens,
-            pad_token_id=self._statement_tokenizer.pad_token_id,
+            pad_token_id=tokenizer.pad_token_id,
             questions=questions,
         )
 
-    def _score(
-        self,
-        failures: RowFailures,
-        examples: Sequence[Example],
-        completions: list[list[str]],
-        answers: list[list[str | None]],
-    ) -> HostScores:
-        def score_answer(example: Example, answer: str | None) -> float:
-            kind, options, parts = example.answer_type, example.options, self._open_answer_parts
-            return finite(answer_reward(answer, example.answer, answer_type=kind, options=options, parts=parts))
+    def _score(self, failures: RowFailures, answered: Callable[[int, int], Answered]) -> HostScores:
+        def results_of(name: str, options: Mapping[str, Any]) -> Callable[[list[tuple[int, int]]], Sequence[Result]]:
+            score: Callable[..., Sequence[Result]]
+            if name in REWARDS:
+                score = REWARDS[name].score
+            elif self._user_rewards is not None:
+                score = partial(self._user_rewards.score, name)
+            else:
+                raise ValueError(f"rewards.components.{name}: expected a reward of the package or of rewards.files.")
+            return lambda rows: score([answered(p, g) for p, g in rows], options)
 
-        scores = {
-            "answer": failures.of_rows(
-                "answer", lambda p, g: score_answer(examples[p], answers[p][g]), otherwise=np.nan
-            ),
-            "format": failures.of_rows(
-                "format", lambda p, g: finite(format_reward(completions[p][g])), otherwise=np.nan
-            ),
-        }
-        is_valid = np.array([[failure is None for failure in row] for row in failures.first], bool)
+        everywhere = np.ones_like(failures.is_valid)
+        answer, _ = failures.of_component("answer", results_of("answer", self._answer.options), everywhere)
+        is_correct = answer >= OPEN_CORRECT_AT
+        rows_of = {"always": everywhere, "right": is_correct, "wrong": ~is_correct}
+        scores, applies = {}, {}
+        for name, component in self._components.items():
+            rows = rows_of[component.when]
+            if name == "answer":
+                scores[name], applies[name] = np.where(rows, answer, np.float32(0)), rows
+            else:
+                scores[name], applies[name] = failures.of_component(name, results_of(name, component.options), rows)
+        is_valid = failures.is_valid
         # a failed row has no reward: NaN would be seen where a zero would pass for one
-        components = {
-            name: np.where(is_valid, np.asarray(values, np.float32), np.float32(np.nan))
-            for name, values in scores.items()
-        }
-        is_correct = is_valid & (components["answer"] >= OPEN_CORRECT_AT)
-        return HostScores(components=components, is_correct=is_correct, is_valid=is_valid)
+        components = {name: np.where(is_valid, values, np.float32(np.nan)) for name, values in scores.items()}
+        return HostScores(components=components, applies=applies, is_correct=is_valid & is_correct, is_valid=is_valid)
+
+
+def _facts(example: Example) -> dict[str, Any]:
+    """What a reward may know of a question."""
+    known = {
+        "id": example.id, "modality": example.modality, "organ": example.organ, "target": example.target,
+        "paraphrases": example.paraphrases or None,
+    }  # fmt: skip
+    return {
+        "question": example.question, "truth": example.answer, "answer_type": example.answer_type,
+        "options": example.options, "image_id": example.image_id,
+        "metadata": MappingProxyType({key: value for key, value in known.items() if value is not None}),
+        "open_image": None if example.image is None else example.load_image,
+    }  # fmt: skip

@@ -11,9 +11,10 @@ from jax.sharding import Mesh
 from reflex_jax.checkpoints.huggingface import load_policy_params
 from reflex_jax.checkpoints.paths import resolve_checkpoint
 from reflex_jax.checkpoints.policy import policy_shardings, special_ids
-from reflex_jax.config import Config, ConfigError, RewardsConfig
+from reflex_jax.config import Config, ConfigError
 from reflex_jax.data.prompts import Processor, load_processor
 from reflex_jax.judge.evidence import Judge, load_judge
+from reflex_jax.rewards.user_file import UserRewards
 from reflex_jax.sharding import check_attention
 from reflex_jax.step.bridge import HostBridge
 from reflex_jax.step.sampling import Vocabulary, allowed_tokens
@@ -29,11 +30,6 @@ class Models:
     directory: Path  # of the policy
     processor: Processor
     judge: Judge | None  # on every device; None: nothing in the run asks it
-
-
-def needs_judge(rewards: RewardsConfig) -> bool:
-    """Whether some component asks the judge."""
-    return any(name in rewards.components for name in ("visual_fidelity", "provenance"))
 
 
 def load_models(config: Config, mesh: Mesh, *, with_judge: bool = True) -> Models:
@@ -79,16 +75,15 @@ def load_params(models: Models) -> Any:
 
 
 def make_host_bridge(config: Config, models: Models) -> HostBridge:
-    """The seam of this run: the policy's words, the judge's tokenizer, the configured answer reward."""
-    tokenizer = models.processor.tokenizer
-    if models.judge is None:
-        raise ValueError("make_host_bridge: expected models with the judge.")
+    """The seam of this run: the policy's words, the judge's tokenizer, the components of the reward."""
+    tokenizer, rewards = models.processor.tokenizer, config.rewards
     return HostBridge(
         decode=lambda ids: decode(tokenizer, ids),
-        statement_tokenizer=models.judge.tokenizer,
-        open_answer_parts=config.rewards.open_answer_parts,
+        components=rewards.components,
+        statement_tokenizer=models.judge.tokenizer if models.judge else None,
         max_statement_tokens=config.judge.max_statement_tokens,
         centered=config.judge.centered,
+        user_rewards=UserRewards(rewards.files, timeout=rewards.timeout) if rewards.files else None,
     )
 
 

@@ -22,7 +22,7 @@ from reflex_jax.sharding import batch_sharding, replicated
 from reflex_jax.step.generate import generate
 from reflex_jax.step.imitate import SftBatch, imitation_update
 from reflex_jax.step.sampling import Sampling
-from reflex_jax.step.score import ScoredRollout, score_rollout
+from reflex_jax.step.score import Scored, score_rollout
 from reflex_jax.step.shapes import Shapes, rollout_rules
 from reflex_jax.step.state import (
     FrozenParams,
@@ -48,11 +48,9 @@ class Program:
     gather: Callable[[Any, Any], Any]  # (params, fixed) -> weights to sample with
     sample: Callable[[Any, PromptInputs, Draws], Rollout]  # (weights, prompts, draws) -> [P, G, Lc]
     greedy: Callable[[Any, PromptInputs, Draws], Rollout]  # the same with temperature 0 -> [P, 1, Lc]
-    score: Callable[[Any, JudgeInputs | None, HostScores], ScoredRollout]  # (judge_params | None, inputs, host scores)
-    update: Callable[
-        [TrainState, FrozenParams, TrainBatch, ScoredRollout], tuple[TrainState, Metrics]
-    ]  # gives state away
-    train_step: Callable[[TrainState, FrozenParams, TrainBatch], tuple[TrainState, ScoredRollout, Metrics]]  # as one
+    score: Callable[[Any, JudgeInputs | None, HostScores], Scored]  # (judge_params | None, inputs, host scores)
+    update: Callable[[TrainState, FrozenParams, TrainBatch, Scored], tuple[TrainState, Metrics]]  # gives state away
+    train_step: Callable[[TrainState, FrozenParams, TrainBatch], tuple[TrainState, Scored, Metrics]]  # as one
     imitate: Callable[[TrainState, FrozenParams, SftBatch], tuple[TrainState, Metrics]]  # supervised; gives state away
 
 
@@ -81,9 +79,7 @@ def build_program(config: Config, shapes: Shapes, *, updates: int = 1) -> Progra
         log_probs_of=log_probs_function(config, shapes, temperature=1),
     )
 
-    def train_step(
-        state: TrainState, frozen: FrozenParams, batch: TrainBatch
-    ) -> tuple[TrainState, ScoredRollout, Metrics]:
+    def train_step(state: TrainState, frozen: FrozenParams, batch: TrainBatch) -> tuple[TrainState, Scored, Metrics]:
         scored = score(frozen.judge, batch.judge, batch.scores)
         state, metrics = update(state, frozen, batch, scored)
         return state, scored, metrics

@@ -1,48 +1,40 @@
 """HOST: what raises marks its row as failed; the run goes on, and says why.
 
 A failed row is not a row that earned nothing: it has no reward, so it leaves its group's mean and spread, the loss and
-every metric but the count of failures. Whatever comes is caught here, as at the doors of pictures and tokenizers
+every metric but the count of failures. Whatever comes is caught here, as at the doors of rewards, pictures and tokenizers
 (`tests/test_architecture.py` knows them all). Sampled text is input that nobody has seen before, and a step is
-deterministic: an exception would end the run at the same place for ever. A mistake in a component, which fails every
-row, ends the run all the same (`training.max_skipped_steps`).
+deterministic: an exception would end the run at the same place for ever. A mistake in a component, which fails many rows,
+ends the run all the same (`rewards.max_failure_rate`).
 """
 
 from __future__ import annotations
 
-import math
 import sys
-import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from reflex_jax.rewards.answered import Failed, Result
 
 
 @dataclass(frozen=True)
 class Failure:
-    """What a component raised."""
+    """What went wrong, and where."""
 
-    component: str
-    error: str  # name of the exception
-    place: str  # file and line that raised
-    message: str
-
-    @classmethod
-    def of(cls, component: str, error: Exception) -> Failure:
-        """Reads an exception that was caught."""
-        frames = traceback.extract_tb(error.__traceback__)
-        place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}"
-        message = (str(error).strip().splitlines() or ["no message"])[0][:200]
-        return cls(component, type(error).__name__, place, message)
+    component: str  # or the part of the seam before any component: completion, statement, anchor
+    reason: Failed
 
     @property
     def kind(self) -> tuple[str, str, str]:
         """The same for failures that have one cause."""
-        return self.component, self.error, self.place
+        return self.component, self.reason.error, self.reason.place
 
     def __str__(self) -> str:
-        return f"{self.component}: {self.error} at {self.place}: {self.message}"
+        return f"{self.component}: {self.reason}"
 
 
 class RowFailures:
@@ -50,6 +42,35 @@ class RowFailures:
 
     def __init__(self, prompts: int, group: int):
         self.first: list[list[Failure | None]] = [[None] * group for _ in range(prompts)]  # the first of each row
+
+    @property
+    def is_valid(self) -> Bool[np.ndarray, "P G"]:
+        """The rows that have not failed."""
+        return np.array([[failure is None for failure in row] for row in self.first], bool)
+
+    def of_component(
+        self, component: str, score: Callable[[list[tuple[int, int]]], Sequence[Result]], rows: Bool[np.ndarray, "P G"]
+    ) -> tuple[Float[np.ndarray, "P G"], Bool[np.ndarray, "P G"]]:
+        """Scores some rows, but for those that have failed already, and notes which fail.
+
+        Args:
+          component: its name.
+          score: results for rows (p, g), in their order.
+          rows: those it applies to.
+        Returns:
+          The scores, 0 where there is none and NaN where it failed; and the rows that it applied to.
+        """
+        scores, applies = np.zeros(rows.shape, np.float32), rows & self.is_valid
+        asked = [(int(p), int(g)) for p, g in np.argwhere(applies)]
+        for (p, g), result in zip(asked, score(asked), strict=True):
+            if isinstance(result, Failed):
+                self.first[p][g] = Failure(component, result)
+                scores[p, g] = np.nan
+            elif result is None:
+                applies[p, g] = False
+            else:
+                scores[p, g] = result
+        return scores, applies
 
     def of_rows(self, component: str, compute: Callable[[int, int], Any], *, otherwise: Any = None) -> list[list[Any]]:
         """[P][G] results of `compute(p, g)`, and `otherwise` where it raised: that row has failed."""
@@ -68,7 +89,7 @@ class RowFailures:
         try:
             return compute(p, *index)
         except Exception as error:
-            failure = Failure.of(component, error)
+            failure = Failure(component, Failed.of(error))
             for g in rows:
                 self.first[p][g] = self.first[p][g] or failure
             return otherwise
@@ -94,14 +115,3 @@ class FailureReporter:
                 "count them as failed_rows, samples.jsonl says why.",
                 file=sys.stderr, flush=True,
             )  # fmt: skip
-
-
-def finite(value: float) -> float:
-    """The value of a component, which has to be a number.
-
-    Raises:
-      ValueError: it is not finite.
-    """
-    if not math.isfinite(value):
-        raise ValueError(f"expected a finite reward; got {value}.")
-    return value

@@ -2,35 +2,56 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from reflex_jax.config import Config
+from reflex_jax.config import Config, JudgeConfig, RewardsConfig
 from reflex_jax.grpo.advantages import AdvantageRule, group_advantages
-from reflex_jax.judge.evidence import gather_evidence
+from reflex_jax.judge.evidence import EvidenceSettings, gather_evidence
 from reflex_jax.models.biomedclip import BiomedClipConfig
-from reflex_jax.records import HostScores, JudgeInputs, Rollout
+from reflex_jax.records import Evidence, HostScores, JudgeInputs, Rollout
 from reflex_jax.rewards.combine import combine_rewards
+from reflex_jax.rewards.components import REWARDS, is_of_device
+from reflex_jax.rewards.provenance import loop_tightness
 from reflex_jax.trees import Array, Leaf, pytree_dataclass
 
 
 @pytree_dataclass
-class ScoredRollout:
+class Scored:
     """Rewards of P x G completions and what they were made of."""
 
-    components: dict[str, Float[Leaf, "P G"]]
+    components: dict[str, Float[Leaf, "P G"]]  # 0 where one does not apply, NaN where the row failed
+    applies: dict[str, Bool[Leaf, "P G"]]
     rewards: Float[Leaf, "P G"]
     advantages: Float[Leaf, "P G"]
     is_zero_variance: Bool[Leaf, "P"]
-    iou: Float[Leaf, "P G"]
-    chance_corrected_iou: Float[Leaf, "P G"]
-    text_text_similarity: Float[Leaf, "P G"]
-    image_text_similarity: Float[Leaf, "P G"]
-    loop_tightness: Float[Leaf, "P G"]
-    is_degenerate: Bool[Leaf, "P G"]
-    tied_fraction: Float[Leaf, "P G"]
+    is_valid: Bool[Leaf, "P G"]  # False: a component failed, on the host or here
+    evidence: Evidence | None  # None: no component asks the judge
+    loop_tightness: Float[Leaf, "P G"] | None  # reported where provenance is among the components
+
+
+def needs_judge(config: Config) -> bool:
+    """Whether a component of the reward asks the judge, at whatever weight; else it is neither loaded nor run."""
+    return any(is_of_device(name) for name in config.rewards.components)
+
+
+def most_failed_rows(rewards: RewardsConfig, rows: int) -> int:
+    """How many of so many rows may fail in a step that is still learned from."""
+    return math.floor(rewards.max_failure_rate * rows + 1e-6)  # 0.29 * 100 is 28.999999999999996
+
+
+def make_evidence_settings(judge: JudgeConfig) -> EvidenceSettings:
+    """The part of a configuration that the judge's mathematics reads."""
+    return EvidenceSettings(
+        saliency=judge.saliency,
+        saliency_block=judge.saliency_block,
+        quantile=judge.quantile,
+        tie_rule=judge.tie_rule,
+        centered=judge.centered,
+    )
 
 
 def score_rollout(
@@ -39,76 +60,69 @@ def score_rollout(
     scores: HostScores,
     config: Config,
     judge_config: BiomedClipConfig | None,
-) -> ScoredRollout:
+) -> Scored:
     """Rewards (paper Eq. 3-9) and group advantages of a rollout.
 
     Args:
-      judge_params: the frozen judge.
+      judge_params: the frozen judge; None, as are its inputs and its shape, where no component asks it.
       judge_inputs: pixels and the distinct statements of each prompt.
       scores: the rewards computed from strings, and which rows count.
       config: sections `judge`, `rewards` and `grpo` are read.
       judge_config: shape of the judge.
     """
-    if judge_inputs is None or judge_config is None:
-        raise ValueError("score_rollout: expected what the judge reads, and its shape; got None.")
-    judge = config.judge
-    evidence = gather_evidence(
-        judge_params,
-        judge_inputs,
-        judge_config,
-        saliency=judge.saliency,
-        saliency_block=judge.saliency_block,
-        quantile=judge.quantile,
-        tie_rule=judge.tie_rule,
-        iou_threshold=judge.iou_threshold,
-        text_threshold=judge.text_threshold,
-        image_threshold=judge.image_threshold,
-        centered=judge.centered,
-    )
-    components = {
-        **scores.components,
-        "visual_fidelity": evidence.visual_fidelity,
-        "provenance": evidence.provenance,
-    }
-    weights = config.rewards.components
-    rewards = combine_rewards({name: components[name] for name in weights}, weights)
+    components, applies = dict(scores.components), dict(scores.applies)
+    is_valid, tightness = scores.is_valid, None
+    evidence: Any = None  # a record, where a component of the device reads it
+    if needs_judge(config):
+        if judge_inputs is None or judge_config is None:
+            raise ValueError("score_rollout: expected what the judge reads, and its shape; got None.")
+        evidence = gather_evidence(judge_params, judge_inputs, judge_config, make_evidence_settings(config.judge))
+    for name, component in config.rewards.components.items():
+        if not is_of_device(name):
+            continue
+        values = REWARDS[name].function(evidence, **component.options)
+        applies[name] = _rows_of(component.when, scores.is_correct)
+        # what is no number is a failure, not a row that the component has nothing to say of
+        is_valid = is_valid & (jnp.isfinite(values) | ~applies[name])
+        components[name] = values if component.when == "always" else jnp.where(applies[name], values, 0.0)
+        if name == "provenance":
+            tightness = loop_tightness(evidence, **component.options)
+    rewards = combine_rewards(components, config.rewards.weights)
     advantages, is_zero_variance = group_advantages(
-        rewards, scores.is_valid, normalise=cast(AdvantageRule, config.grpo.advantage)
+        rewards, is_valid, normalise=cast(AdvantageRule, config.grpo.advantage)
     )
-    return ScoredRollout(
+    return Scored(
         components=components,
+        applies=applies,
         rewards=rewards,
         advantages=advantages,
         is_zero_variance=is_zero_variance,
-        iou=evidence.iou,
-        chance_corrected_iou=evidence.chance_corrected_iou,
-        text_text_similarity=evidence.text_text_similarity,
-        image_text_similarity=evidence.image_text_similarity,
-        loop_tightness=evidence.loop_tightness,
-        is_degenerate=evidence.is_degenerate,
-        tied_fraction=evidence.tied_fraction,
+        is_valid=is_valid,
+        evidence=evidence,
+        loop_tightness=tightness,
     )
 
 
-def rollout_metrics(
-    scored: ScoredRollout, scores: HostScores, rollout: Rollout, eos_ids: tuple[int, ...]
-) -> dict[str, Array]:
+def _rows_of(when: str, is_correct: Bool[Array, "P G"]) -> Bool[Array, "P G"]:
+    return {"always": jnp.ones_like(is_correct), "right": is_correct, "wrong": ~is_correct}[when]
+
+
+def rollout_metrics(scored: Scored, scores: HostScores, rollout: Rollout, eos_ids: tuple[int, ...]) -> dict[str, Array]:
     """Means over the valid completions, and each component apart for correct and for wrong answers.
 
     Where no completion is valid there is no mean: NaN, but for the counts. A group without a valid row is none of those
-    that could have a spread.
+    that could have a spread. A component is averaged over the completions it applies to.
 
     A right closed answer has the anchor's words, so its visual fidelity is 1 by construction: only the wrong rows tell
     whether the judge's rewards carry anything beyond correctness. `pass_rate` of provenance is the share of its two
     indicators that pass.
     """
-    valid = scores.is_valid
+    valid = scored.is_valid
     correct, wrong = valid & scores.is_correct, valid & ~scores.is_correct
 
-    def mean(values: Array, rows: Array) -> Array:
-        return jnp.where(
-            valid.any(), jnp.where(rows, values, 0.0).sum() / jnp.maximum(rows.sum(), 1).astype(jnp.float32), jnp.nan
-        )
+    def mean(values: Array, rows: Array, among: Array = valid) -> Array:
+        count = jnp.maximum(rows.sum(), 1).astype(jnp.float32)
+        return jnp.where(among.any(), jnp.where(rows, values, 0.0).sum() / count, jnp.nan)
 
     lengths = rollout.mask.sum(-1)
     finished = jnp.any(rollout.mask & jnp.isin(rollout.tokens, jnp.asarray(eos_ids)), -1)
@@ -122,16 +136,23 @@ def rollout_metrics(
         "completion_length": mean(lengths.astype(jnp.float32), valid),
         "tokens": lengths.sum().astype(jnp.float32),
         "truncation_rate": mean((~finished).astype(jnp.float32), valid),
-        "judge/iou": mean(scored.iou, valid),
-        "judge/iou_chance_corrected": mean(scored.chance_corrected_iou, valid),
-        "judge/text_text_similarity": mean(scored.text_text_similarity, valid),
-        "judge/image_text_similarity": mean(scored.image_text_similarity, valid),
-        "judge/loop_tightness": mean(scored.loop_tightness, valid),
-        "judge/degenerate_rate": mean(scored.is_degenerate.astype(jnp.float32), valid),
-        "judge/tied_fraction": mean(scored.tied_fraction, valid),
     }
+    if scored.evidence is not None:
+        evidence = scored.evidence
+        measured = {
+            "iou": evidence.iou,
+            "iou_chance_corrected": evidence.chance_corrected_iou,
+            "text_text_similarity": evidence.text_text_similarity,
+            "image_text_similarity": evidence.image_text_similarity,
+            "degenerate_rate": evidence.is_degenerate.astype(jnp.float32),
+            "tied_fraction": evidence.tied_fraction,
+        }
+        metrics |= {f"judge/{name}": mean(values, valid) for name, values in measured.items()}
+    if scored.loop_tightness is not None:
+        metrics["judge/loop_tightness"] = mean(scored.loop_tightness, valid)
     for name, values in scored.components.items():
-        metrics[f"reward/{name}"] = mean(values, valid)
-        metrics[f"pass_rate/{name}/correct"] = mean(values, correct)
-        metrics[f"pass_rate/{name}/wrong"] = mean(values, wrong)
+        rows = scored.applies[name]
+        metrics[f"reward/{name}"] = mean(values, valid & rows, valid & rows)
+        metrics[f"pass_rate/{name}/correct"] = mean(values, correct & rows, valid & rows)
+        metrics[f"pass_rate/{name}/wrong"] = mean(values, wrong & rows, valid & rows)
     return metrics

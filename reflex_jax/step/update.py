@@ -28,7 +28,7 @@ from reflex_jax.grpo.objective import (
 from reflex_jax.models.qwen_vl import completion_log_probs
 from reflex_jax.records import PromptInputs, Rollout, TrainBatch
 from reflex_jax.sharding import map_prompts, split_prompts
-from reflex_jax.step.score import ScoredRollout, rollout_metrics
+from reflex_jax.step.score import Scored, most_failed_rows, rollout_metrics
 from reflex_jax.step.shapes import Shapes
 from reflex_jax.step.state import FrozenParams, TrainState, compute_params
 from reflex_jax.trees import Array, Leaf, Params, pytree_dataclass
@@ -187,7 +187,7 @@ def scored_update(
     state: TrainState,
     frozen: FrozenParams,
     batch: TrainBatch,
-    scored: ScoredRollout,
+    scored: Scored,
     *,
     config: Config,
     log_probs_of: LogProbsOf,
@@ -201,22 +201,25 @@ def scored_update(
       frozen: what the step only reads.
       batch: prompts, rollout and what the host said of it.
       scored: of `score_rollout`; nothing is differentiated through it.
-      config: sections `grpo`, `memory` and `policy` are read.
+      config: sections `grpo`, `memory`, `policy` and `rewards` are read.
       log_probs_of: of `log_probs_function`.
       optimizer: of `make_optimizer`.
       eos_ids: tokens that end a completion.
     Returns:
       The state after the step, and the metrics of rollout and update.
     """
+    # counted over the whole batch, so all processes decide alike
+    failed, most_failed = (~scored.is_valid).sum(), most_failed_rows(config.rewards, scored.is_valid.size)
+    is_learned_from = scored.is_valid & (failed <= most_failed)
     inputs = UpdateInputs(
         prompts=batch.prompts,
         rollout=batch.rollout,
-        mask=batch.rollout.mask & batch.scores.is_valid[..., None],
+        mask=batch.rollout.mask & is_learned_from[..., None],
         advantages=jax.lax.stop_gradient(scored.advantages),
         old_log_probs=None,
     )
     state, update_metrics = policy_update(
-        state, frozen, inputs, batch.scores.is_valid, config=config, log_probs_of=log_probs_of, optimizer=optimizer
+        state, frozen, inputs, is_learned_from, config=config, log_probs_of=log_probs_of, optimizer=optimizer
     )
     metrics = rollout_metrics(scored, batch.scores, batch.rollout, eos_ids) | update_metrics
     return dataclasses.replace(state, step=state.step + 1), metrics

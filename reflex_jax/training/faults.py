@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from reflex_jax.processes import any_process
+from reflex_jax.processes import any_process, gather
 from reflex_jax.run.checkpoint import RunCheckpoints
 from reflex_jax.step.state import TrainState
 from reflex_jax.stops import NOT_FINITE, PREEMPTED, RunStopped, StopRequest, not_written
@@ -56,18 +56,20 @@ class StepEnd:
 class SkippedSteps:
     """Keeps what went into the updates that were skipped, and stops a run that no longer learns."""
 
-    def __init__(self, directory: Path, *, limit: int):
+    def __init__(self, directory: Path, *, limit: int, most_failed: int):
         """Starts counting.
 
         Args:
           directory: the run directory.
           limit: so many skipped steps in a row end the run.
+          most_failed: a step with more failed rows ends it at once.
         """
         self._folder, self._limit, self._in_a_row = directory / SKIPPED_FOLDER, limit, 0
+        self._most_failed, self._has_failed = most_failed, False
         self._cause = ""
 
     def note(self, step: int, result: Any) -> None:
-        """Looks at one step (`loop.StepResult`) and keeps its inputs if it was skipped.
+        """Looks at one step (`trainer.StepResult`) and keeps its inputs if it was skipped.
 
         Raises:
           RunStopped: they cannot be written.
@@ -76,6 +78,7 @@ class SkippedSteps:
             self._in_a_row = 0
             return
         self._in_a_row += 1
+        self._has_failed = result.metrics.get("failed_rows", 0) > self._most_failed
         self._cause = _cause_of(result)
         stem = f"step-{step:06d}.process-{jax.process_index()}"
         try:
@@ -89,14 +92,17 @@ class SkippedSteps:
     @property
     def is_hopeless(self) -> bool:
         """Whether the run should end; its policy is still that of the last update."""
-        return self._in_a_row >= self._limit
+        return self._has_failed or self._in_a_row >= self._limit
 
     def as_stop(self, step: int) -> RunStopped:
         """Why the run ends."""
+        if self._has_failed:
+            steps = f"step {step} {self._cause}. rewards.max_failure_rate allows {self._most_failed} failed completions"
+        else:
+            steps = f"{self._in_a_row} steps in a row {self._cause} (the last was step {step})"
         return RunStopped(
             NOT_FINITE,
-            f"{self._in_a_row} steps in a row {self._cause} (the last was step {step}); the policy is that of before, and is "
-            f"saved. What went into them is in {self._folder}.",
+            f"{steps}; the policy is that of before, and is saved. What went into it is in {self._folder}.",
         )
 
 
@@ -106,11 +112,13 @@ def _without_nan(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _cause_of(result: Any) -> str:
-    """Why a step (`loop.StepResult`) was skipped, and what to do."""
+    """Why a step (`trainer.StepResult`) was skipped, counted over all processes, which all call this."""
     if not all(math.isfinite(result.metrics[name]) for name in ("loss", "grad_norm")):
         return (
             "had a loss or gradient that is not a number: lower optimizer.learning_rate or look at what went into them"
         )
-    counts = Counter(row["failure"] for row in result.rows if row["failure"])
+    counts: Counter[str] = Counter()
+    for found in gather(Counter(row["failure"] for row in result.rows if row["failure"])):
+        counts.update(found)
     reasons = "; ".join(f"{count} times {reason}" for reason, count in counts.most_common(3))
-    return f"had no completion with a reward, because of {reasons or 'failures in other processes'}"
+    return f"had {counts.total()} completions without a reward: {reasons}"

@@ -26,19 +26,21 @@ from reflex_jax.run.identity import (
     check_processes_alike,
     checkpoint_fingerprint,
     data_fingerprint,
+    files_fingerprint,
 )
 from reflex_jax.run.logs import RunLogger, SilentLogger, last_metrics, open_logger
 from reflex_jax.run.ownership import refuse_second_owner
 from reflex_jax.run.samples import all_rows
 from reflex_jax.sharding import make_mesh
 from reflex_jax.step.batch import measure_prompts
-from reflex_jax.step.models import Models, load_models, load_params
+from reflex_jax.step.models import Models, load_models, load_params, make_host_bridge
 from reflex_jax.step.program import Program, build_program
+from reflex_jax.step.score import most_failed_rows
 from reflex_jax.step.state import TrainState
 from reflex_jax.stops import PROCESS_LOST, RunStopped, StopRequest
 from reflex_jax.training.faults import SkippedSteps, StepEnd
 from reflex_jax.training.metric_names import check_best_metric
-from reflex_jax.training.objectives import Grpo, Objective, Supervised
+from reflex_jax.training.objectives import Grpo, Objective, Parts, Supervised
 from reflex_jax.training.preflight import check_memory, check_processes
 from reflex_jax.training.trainer import Trainer
 from reflex_jax.training.watchdog import Watchdog
@@ -165,8 +167,10 @@ def _open_run(objective: Objective, mesh: Mesh, held: ExitStack) -> tuple[_Run, 
         print(f"{directory}: continuing after step {start} of {len(batches)}", flush=True)
     if is_first() and batches.repeating:
         print(f"data.phases: {'; '.join(batches.repeating)}: some are in it more than once", flush=True)
-    trainer = objective.trainer(models, program, frozen, sizes)
-    evaluator = Evaluator(config, models, program, held_out, sizes) if held_out else None
+    bridge = make_host_bridge(config, models)
+    held.callback(bridge.close)
+    trainer = objective.trainer(Parts(models, program, frozen, sizes, bridge))
+    evaluator = Evaluator(config, models, program, bridge, held_out, sizes) if held_out else None
     # what this command did not look at (held-out questions, say) stays as the run knew it
     identity = {key: value for key, value in facts.items() if key == "evaluation"} | identity
     return _Run(objective, models, program, batches, trainer, evaluator, checkpoints, identity, start), state
@@ -188,6 +192,8 @@ def _identify(objective: Objective, examples: list[Example], held_out: list[Exam
     }
     if objective.with_judge:
         identity["judge"] = checkpoint_fingerprint(resolve_checkpoint(config.judge.path, "judge"))
+    if config.rewards.files:
+        identity["rewards"] = files_fingerprint(config.rewards.files)
     if held_out:
         identity["evaluation"] = data_fingerprint(chosen_questions(config, held_out))
     return identity
@@ -257,7 +263,11 @@ def _run_steps(
     run: _Run, state: TrainState, logger: RunLogger | SilentLogger, step_end: StepEnd
 ) -> tuple[TrainState, dict[str, Any]]:
     training, total = run.config.training, len(run.batches)
-    skipped = SkippedSteps(run.config.run.directory, limit=training.max_skipped_steps)
+    grpo = run.config.grpo
+    skipped = SkippedSteps(
+        run.config.run.directory, limit=training.max_skipped_steps,
+        most_failed=most_failed_rows(run.config.rewards, grpo.prompts_per_step * grpo.group_size),
+    )  # fmt: skip
     metrics: dict[str, Any] = {}
     if run.evaluator and run.start == 0:
         metrics = run.evaluate(state)

@@ -19,14 +19,27 @@ from reflex_jax.data.sources import load_examples
 from reflex_jax.processes import is_first
 from reflex_jax.sharding import check_batch, check_batches
 from reflex_jax.step.batch import BatchBuilder
+from reflex_jax.step.bridge import HostBridge
 from reflex_jax.step.imitate import TargetBuilder
-from reflex_jax.step.models import Models, make_host_bridge, needs_judge
+from reflex_jax.step.models import Models
 from reflex_jax.step.program import Program
+from reflex_jax.step.score import needs_judge
 from reflex_jax.step.state import FrozenParams, TrainState, compute_params
 from reflex_jax.stops import not_written
 from reflex_jax.training.trainer import GrpoTrainer, SupervisedTrainer, Trainer
 
 POLICY_FOLDER = "policy"  # inside the directory of a supervised run: what `policy.path` of the next run names
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """What a trainer is made of."""
+
+    models: Models
+    program: Program
+    frozen: FrozenParams
+    sizes: PromptSizes
+    bridge: HostBridge
 
 
 @runtime_checkable
@@ -75,7 +88,7 @@ class Objective(Protocol):
         """The order of the questions; `laid_out`: the steps of each phase as a run that is continued has them."""
         ...
 
-    def trainer(self, models: Models, program: Program, frozen: FrozenParams, sizes: PromptSizes) -> Trainer:
+    def trainer(self, parts: Parts) -> Trainer:
         """Takes the parts of a run together."""
         ...
 
@@ -95,7 +108,7 @@ class Grpo:
     @property
     def with_judge(self) -> bool:
         """Whether some reward asks the judge."""
-        return needs_judge(self.config.rewards)
+        return needs_judge(self.config)
 
     @property
     def updates_per_step(self) -> int:
@@ -123,12 +136,12 @@ class Grpo:
             seed=config.run.seed, laid_out=laid_out,
         )  # fmt: skip
 
-    def trainer(self, models: Models, program: Program, frozen: FrozenParams, sizes: PromptSizes) -> Trainer:
+    def trainer(self, parts: Parts) -> Trainer:
         """Takes the parts of a run together."""
-        config = self.config
+        config, models = self.config, parts.models
         rows = models.shapes.rows(config.grpo.prompts_per_step)
-        build = BatchBuilder(models, sizes, rows, resize=config.judge.resize)
-        return GrpoTrainer(config, program, frozen, build, make_host_bridge(config, models))
+        build = BatchBuilder(models, parts.sizes, rows, resize=config.judge.resize)
+        return GrpoTrainer(config, parts.program, parts.frozen, build, parts.bridge)
 
     def finish(self, models: Models, state: TrainState, frozen: FrozenParams, *, is_new: bool) -> None:
         """Leaves nothing but the run."""
@@ -146,7 +159,7 @@ class Supervised:
     @property
     def with_judge(self) -> bool:
         """The judge is asked of held-out questions alone, where the run looks at them."""
-        return bool(self.config.training.evaluate_every) and needs_judge(self.config.rewards)
+        return bool(self.config.training.evaluate_every) and needs_judge(self.config)
 
     @property
     def update_prompts(self) -> int:
@@ -183,14 +196,14 @@ class Supervised:
             laid_out=laid_out,
         )  # fmt: skip
 
-    def trainer(self, models: Models, program: Program, frozen: FrozenParams, sizes: PromptSizes) -> Trainer:
+    def trainer(self, parts: Parts) -> Trainer:
         """Takes the parts of a run together."""
-        config = self.config
+        config, models = self.config, parts.models
         build = TargetBuilder(
-            models, sizes, models.shapes.rows(config.sft.batch_size), answer_weight=config.sft.answer_weight,
+            models, parts.sizes, models.shapes.rows(config.sft.batch_size), answer_weight=config.sft.answer_weight,
             length=config.rollout.max_new_tokens,
         )  # fmt: skip
-        return SupervisedTrainer(config, program, frozen, build)
+        return SupervisedTrainer(config, parts.program, parts.frozen, build)
 
     def finish(self, models: Models, state: TrainState, frozen: FrozenParams, *, is_new: bool) -> None:
         """Leaves the trained policy as a Hugging Face directory, `POLICY_FOLDER`, in the run directory.

@@ -4,15 +4,24 @@ import numpy as np
 
 from reflex_jax.evaluation.validation import question_columns, summarise
 from reflex_jax.records import HostScores
-from reflex_jax.step.score import ScoredRollout
+from reflex_jax.step.score import Scored
 from reflex_jax.trees import tree_of
 
 
-def summary(is_valid, answers, is_closed):
+def summary(is_valid, answers, is_closed, applies=None):
     """Of one generator, `sampled`, with the answer reward as the only component."""
     answers = np.where(is_valid, np.float32(answers), np.float32(np.nan))
-    scored = tree_of(ScoredRollout, components={"answer": answers}, rewards=answers, iou=np.nan_to_num(answers))
-    scores = HostScores(components={}, is_correct=answers >= 0.5, is_valid=np.asarray(is_valid))
+    is_valid = np.asarray(is_valid)
+    applies = is_valid if applies is None else np.asarray(applies)
+    scored = tree_of(
+        Scored,
+        components={"answer": answers},
+        applies={"answer": applies},
+        rewards=answers,
+        is_valid=is_valid,
+        evidence=None,
+    )
+    scores = HostScores(components={}, applies={}, is_correct=answers >= 0.5, is_valid=is_valid)
     columns = {f"sampled/{key}": np.asarray(values) for key, values in question_columns(scored, scores).items()}
     return summarise(columns, np.asarray(is_closed))
 
@@ -29,3 +38,9 @@ def test_a_mean_over_nothing_is_left_out():
     found = summary([[False], [True]], [[1], [1]], [True, False])
     assert "eval/sampled/accuracy_closed" not in found and found["eval/sampled/accuracy"] == 1.0
     assert summary([[False]], [[1]], [True]) == {"eval/sampled/failed_rows": 1.0}
+
+
+def test_a_component_is_averaged_over_the_rows_and_questions_it_applies_to():
+    is_valid, applies = [[True, True], [True, True]], [[True, False], [False, False]]
+    found = summary(is_valid, [[1, 0], [0, 0]], [True, True], applies)
+    assert (found["eval/sampled/reward/answer"], found["eval/sampled/reward/total"]) == (1.0, 0.25)

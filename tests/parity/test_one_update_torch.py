@@ -74,6 +74,7 @@ def train_batch(prompts: Any) -> TrainBatch:
                 "answer": answer.astype(np.float32),
                 "format": random.integers(0, 2, (P, G)).astype(np.float32),
             },
+            applies={name: np.ones((P, G), bool) for name in ("answer", "format")},
             is_correct=answer == 1,
             is_valid=IS_VALID,
         ),

@@ -289,6 +289,7 @@ def test_the_judge_costs_what_a_hand_count_says(block):
     )
     scores = HostScores(
         components={name: jnp.zeros((prompts, group)) for name in ("answer", "format")},
+        applies={name: jnp.ones((prompts, group), bool) for name in ("answer", "format")},
         is_correct=jnp.ones((prompts, group), bool), is_valid=jnp.ones((prompts, group), bool),
     )  # fmt: skip
     params = jax.eval_shape(lambda: init_judge_params(JUDGE, jax.random.key(0)))

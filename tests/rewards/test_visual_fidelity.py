@@ -19,6 +19,7 @@ from reflex_jax.rewards.visual_fidelity import (
     tied_fraction,
     visual_fidelity_reward,
 )
+from tests.judge_evidence import evidence_of
 from tests.unchecked import types_unchecked
 
 SIDE = 7
@@ -186,10 +187,11 @@ def test_independent_masks_are_at_chance():
 
 
 def test_reward_is_strictly_above_the_threshold_and_nothing_for_degenerate_maps():
-    iou = jnp.array([0.0, 0.5, 0.5000001, 1.0, 1.0, jnp.nan])
-    degenerate = jnp.array([False, False, False, False, True, False])
-    reward = visual_fidelity_reward(iou, threshold=0.5, is_degenerate=degenerate)
-    np.testing.assert_array_equal(reward, [0, 0, 1, 1, 0, 0])
+    iou = jnp.array([[0.0, 0.5, 0.5000001, 1.0, 1.0]])
+    degenerate = jnp.array([[False, False, False, False, True]])
+    evidence = evidence_of(iou=iou, is_degenerate=degenerate)
+    np.testing.assert_array_equal(visual_fidelity_reward(evidence), [[0, 0, 1, 1, 0]])
+    np.testing.assert_array_equal(visual_fidelity_reward(evidence, iou_threshold=0.6), [[0, 0, 0, 1, 0]])
 
 
 def _everything(maps, quantile):

@@ -58,8 +58,8 @@ class TinyWorld:
         """A configuration for P = 8 prompts."""
         return load_config(None, [
             f"grpo.group_size={GROUP}", "grpo.prompts_per_step=8", "optimizer.name=sgd", "optimizer.learning_rate=0.5",
-            "optimizer.weight_decay=0", "optimizer.clip_norm=1000", "grpo.kl_coefficient=0.05", "judge.text_threshold=0.5",
-            "judge.image_threshold=0.0", "memory.remat=false", *overrides,
+            "optimizer.weight_decay=0", "optimizer.clip_norm=1000", "grpo.kl_coefficient=0.05", "memory.remat=false",
+            "rewards.components.provenance.text_threshold=0.5", "rewards.components.provenance.image_threshold=0.0", *overrides,
         ])  # fmt: skip
 
     def batch(self, prompts: int = 8, seed: int = 0) -> TrainBatch:
@@ -102,6 +102,7 @@ class TinyWorld:
                     "answer": correct.astype(np.float32),
                     "format": random.integers(0, 2, (prompts, GROUP)).astype(np.float32),
                 },
+                applies={name: np.ones((prompts, GROUP), bool) for name in ("answer", "format")},
                 is_correct=correct, is_valid=np.ones((prompts, GROUP), bool),
             ),
         )  # fmt: skip

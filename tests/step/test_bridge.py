@@ -1,12 +1,17 @@
 """The seam: strings in, arrays out; what raises there fails its rows and nothing else."""
 
+import dataclasses
 import itertools
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from reflex_jax.config import Component
 from reflex_jax.data.examples import Example
 from reflex_jax.judge.batch import StatementTokenizer
+from reflex_jax.rewards.answered import Failed
+from reflex_jax.rewards.components import REWARDS, Reward
 from reflex_jax.step import bridge as host_bridge
 from reflex_jax.step.bridge import HostBridge
 from tests.parity.judge_reference import write_judge_directory
@@ -33,13 +38,24 @@ def tokenizer(tmp_path_factory):
     return StatementTokenizer(write_judge_directory(tmp_path_factory.mktemp("judge")))
 
 
-@pytest.fixture
-def bridge(tokenizer):
+ANSWER = Component(options={"parts": {"rouge1": 1.0}})
+
+
+def bridge_of(tokenizer, **components):
     """Reads `TEXTS`, whose rows are their own numbers in the place of tokens."""
     return HostBridge(
         decode=lambda ids: TEXTS[ids[0] // GROUP][ids[0] % GROUP], statement_tokenizer=tokenizer,
-        open_answer_parts={"rouge1": 1.0}, max_statement_tokens=16, centered=False,
+        components=components, max_statement_tokens=16, centered=False,
     )  # fmt: skip
+
+
+@pytest.fixture
+def bridge(tokenizer):
+    return bridge_of(tokenizer, answer=ANSWER, format=Component(), provenance=Component())
+
+
+def replace_reward(monkeypatch, name, function):
+    monkeypatch.setitem(REWARDS, name, Reward("row", function))
 
 
 def run(bridge, examples=EXAMPLES):
@@ -89,19 +105,97 @@ def test_without_failures_every_row_counts(bridge, capsys):
     assert bridged.failures == [[None] * 4] * 2 and not capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("name", "component"), [("answer_reward", "answer"), ("decl", "statement")])
-def test_what_raises_on_one_answer_fails_that_row(bridge, monkeypatch, name, component):
-    monkeypatch.setattr(host_bridge, name, raising_at(getattr(host_bridge, name), "boom"))
+def raising_for(name, answer, error=NO_LUCK):
+    """A reward of the table, which raises for one answer."""
+    score = REWARDS[name].function
+
+    def broken(answered, **options):
+        if answered.answer == answer:
+            raise error
+        return score(answered, **options)
+
+    return broken
+
+
+@pytest.mark.parametrize("component", ["answer", "statement"])
+def test_what_raises_on_one_answer_fails_that_row(bridge, monkeypatch, component):
+    if component == "answer":
+        replace_reward(monkeypatch, "answer", raising_for("answer", "boom"))
+    else:
+        monkeypatch.setattr(host_bridge, "decl", raising_at(host_bridge.decl, "boom"))
     bridged = run(bridge)
     assert_only_failed(bridged, [(0, 2)], f"{component}: ZeroDivisionError at test_bridge.py:")
     assert bridged.completions == TEXTS  # still there to be read
     assert bridged.judge.has_statement[0, 2] == (component == "answer")
 
 
-def test_a_reward_that_is_no_number_fails_its_row(bridge, monkeypatch):
-    score = host_bridge.format_reward
-    monkeypatch.setattr(host_bridge, "format_reward", lambda text: np.nan if "heart" in text else score(text))
+@pytest.mark.parametrize("rubbish", [np.nan, np.inf, "1.0", [1.0], 1e39, {}])
+def test_a_reward_that_is_no_number_fails_its_row(bridge, monkeypatch, rubbish):
+    score = REWARDS["format"].function
+    replace_reward(monkeypatch, "format", lambda row: rubbish if "heart" in row.completion else score(row))
     assert_only_failed(run(bridge), [(1, 2)], "format: ValueError")
+
+
+def test_a_component_that_does_not_apply_is_neither_a_score_nor_a_failure(bridge, monkeypatch):
+    score = REWARDS["format"].function
+    replace_reward(monkeypatch, "format", lambda row: None if row.answer is None else score(row))
+    bridged = run(bridge)
+    assert_only_failed(bridged, [], "")
+    np.testing.assert_array_equal(bridged.scores.applies["format"], [[True] * 3 + [False], [True] * 4])
+    assert bridged.scores.applies["answer"].all()
+
+
+@pytest.mark.parametrize("when", ["right", "wrong"])
+@pytest.mark.parametrize("with_answer", [True, False])
+def test_a_component_may_look_at_right_or_at_wrong_answers_alone(tokenizer, monkeypatch, when, with_answer):
+    """Right is what the answer reward says, whether or not it is paid."""
+    seen = []
+    replace_reward(monkeypatch, "format", lambda row: seen.append(row.answer) or 1.0)
+    bridge = bridge_of(tokenizer, format=Component(when=when), **({"answer": ANSWER} if with_answer else {}))
+    scores = run(bridge).scores
+    right = np.array([[True, False, False, False], [True, True, False, True]])
+    np.testing.assert_array_equal(scores.is_correct, right)
+    np.testing.assert_array_equal(scores.applies["format"], right if when == "right" else ~right)
+    np.testing.assert_array_equal(scores.components["format"], scores.applies["format"])
+    assert len(seen) == 4 and scores.components.keys() == ({"answer", "format"} if with_answer else {"format"})
+
+
+def test_a_batch_is_scored_at_once_and_may_fail_in_part(bridge, monkeypatch):
+    def score(rows, *, calls=0.0):
+        return [Failed("Busy", "the server did not answer") if row.answer == "heart" else 1 for row in rows]
+
+    monkeypatch.setitem(REWARDS, "format", Reward("batch", score))
+    bridged = run(bridge)
+    np.testing.assert_array_equal(bridged.scores.is_valid, [[True] * 4, [True, True, False, True]])
+    assert str(bridged.failures[1][2]) == "format: Busy: the server did not answer"
+    monkeypatch.setitem(REWARDS, "format", Reward("batch", lambda rows: [1.0]))
+    bridged = run(bridge)
+    assert not bridged.scores.is_valid.any() and "expected 8 scores" in str(bridged.failures[0][0])
+
+
+def test_a_row_knows_everything_of_its_question(bridge, monkeypatch):
+    seen = []
+    replace_reward(monkeypatch, "format", lambda row: seen.append(row) or 1.0)
+    picture = Image.new("RGB", (1, 1))
+    example = dataclasses.replace(EXAMPLES[0], modality="CT", target="t", image=lambda: picture, options=("x", "y"))
+    run(bridge, [example, EXAMPLES[1]])
+    first, last = seen[0], seen[-1]
+    assert (first.question, first.truth, first.answer, first.answer_type) == (
+        "is there a nodule?",
+        "yes",
+        "yes",
+        "closed",
+    )
+    assert (first.completion, first.tokens, first.options) == (TEXTS[0][0], 1, ("x", "y"))
+    assert (first.statement, first.anchor) == ("there is a nodule", "there is a nodule")
+    assert first.metadata == {"id": "a", "modality": "CT", "target": "t"}
+    assert first.load_image() is picture and last.load_image() is None and last.image_id == "b"
+
+
+def test_without_a_judge_nothing_is_prepared_for_one():
+    bridged = run(bridge_of(None, answer=ANSWER, format=Component()))
+    assert bridged.judge is None and bridged.statements[0][0] == "there is a nodule"
+    assert bridged.scores.is_valid.all()
 
 
 def test_a_completion_that_cannot_be_decoded_or_parsed_fails_its_row(bridge, monkeypatch):
@@ -139,14 +233,20 @@ def test_an_anchor_that_cannot_be_made_fails_its_whole_group(bridge, monkeypatch
 
 
 def test_each_kind_of_failure_is_told_in_one_line_and_once(bridge, monkeypatch, capsys):
-    monkeypatch.setattr(host_bridge, "answer_reward", raising_at(host_bridge.answer_reward, "left"))
+    score = REWARDS["answer"].function
+
+    def score_or_raise(row, **options):
+        if row.answer == broken_at:
+            raise NO_LUCK
+        return score(row, **options)
+
+    replace_reward(monkeypatch, "answer", score_or_raise)
+    broken_at = "left"
     run(bridge)
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("1 of 8 completions have no reward") and "ZeroDivisionError" in line
     assert "no such luck" in line
-    monkeypatch.setattr(host_bridge, "answer_reward", raising_at(host_bridge.answer_reward, "heart"))
-    run(bridge)
-    assert len(capsys.readouterr().err.strip().splitlines()) <= 1
+    broken_at = "heart"
     run(bridge)
     assert not capsys.readouterr().err
 
@@ -158,7 +258,7 @@ def test_no_row_of_any_characters_fails(tokenizer):
         for i, (q, a, o, kind) in enumerate(QUESTIONS[:8])
     ]
     bridge = HostBridge(
-        decode=lambda ids: texts[ids[0]], statement_tokenizer=tokenizer, open_answer_parts={"bleu1": 1.0},
+        decode=lambda ids: texts[ids[0]], statement_tokenizer=tokenizer, components={"answer": ANSWER, "format": Component()},
         max_statement_tokens=16, centered=True,
     )  # fmt: skip
     rows = np.arange(800).reshape(8, 100, 1)
@@ -168,8 +268,6 @@ def test_no_row_of_any_characters_fails(tokenizer):
 
 
 def test_ctrl_c_is_no_failure_of_a_row(bridge, monkeypatch):
-    monkeypatch.setattr(
-        host_bridge, "answer_reward", raising_at(host_bridge.answer_reward, "boom", KeyboardInterrupt())
-    )
+    replace_reward(monkeypatch, "answer", raising_for("answer", "boom", KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
         run(bridge)

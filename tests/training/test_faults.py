@@ -17,8 +17,8 @@ import pytest
 from reflex_jax.cli import main
 from reflex_jax.config import ConfigError
 from reflex_jax.run.checkpoint import RunCheckpoints
+from reflex_jax.run.directory import load_run_config
 from reflex_jax.run.ownership import sole_owner
-from reflex_jax.step import bridge as host_bridge
 from reflex_jax.step.bridge import HostBridge
 from reflex_jax.step.state import TrainState
 from reflex_jax.stops import NOT_FINITE, PREEMPTED, SAVE_FAILED, RunStopped
@@ -122,20 +122,30 @@ def test_a_signal_ends_the_step_saves_and_says_how_to_go_on(undisturbed, phantom
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
-def test_rows_that_fail_are_left_out_and_steps_that_cannot_be_taken_end_the_run(phantom, tmp_path, monkeypatch, capsys):
-    score, score_answer = HostBridge.__call__, host_bridge.answer_reward
-    now = {"step": 0, "row": 0}
+FAULTY = """
+from reflex_jax.rewards import reward
+calls = 0
 
-    def broken_answer(*arguments, **settings):
-        """Raises for the sixth completion of the first step and for all of the third."""
-        now["row"] += 1
-        if now == {"step": 1, "row": 6} or now["step"] == 3:
-            raise LookupError("no such word")
-        return score_answer(*arguments, **settings)
+@reward
+def short(answered, *, longest: int = 20) -> float | None:
+    global calls
+    calls += 1  # 32 in a step
+    if calls == 6 or calls > 64 and calls % 5 < 3:
+        raise LookupError("no such word")
+    if calls == 9:
+        return float("nan")
+    return None if answered.answer is None else float(answered.tokens <= longest)
+"""
+
+
+def test_rows_that_fail_are_left_out_and_steps_that_cannot_be_taken_end_the_run(phantom, tmp_path, monkeypatch, capsys):
+    """A reward of a user's own file, turned on by one override: it fails for 6 % of a step, then for 60 %."""
+    score = HostBridge.__call__
+    now = {"step": 0}
 
     def broken_bridge(self, *inputs):
         """Its rewards are not numbers in the second step."""
-        now.update(step=now["step"] + 1, row=0)
+        now["step"] += 1
         bridged = score(self, *inputs)
         if now["step"] != 2:
             return bridged
@@ -143,22 +153,30 @@ def test_rows_that_fail_are_left_out_and_steps_that_cannot_be_taken_end_the_run(
         scores = dataclasses.replace(bridged.scores, components=bridged.scores.components | {"answer": answer})
         return dataclasses.replace(bridged, scores=scores)
 
-    monkeypatch.setattr(host_bridge, "answer_reward", broken_answer)
     monkeypatch.setattr(HostBridge, "__call__", broken_bridge)
-    directory = tmp_path / "run"
-    assert train(phantom, directory, "training.max_skipped_steps=2", "training.save_every=50") == NOT_FINITE
+    directory, file = tmp_path / "run", tmp_path / "my_rewards.py"
+    file.write_text(FAULTY)
+    own = [f"rewards.files=[{file}]", "rewards.components.short=0.5"]
+    assert train(phantom, directory, *own, "training.save_every=50") == NOT_FINITE
     message = capsys.readouterr().err
-    assert message.count("1 of 32 completions have no reward") == 1 and "no such word" in message
-    assert "2 steps in a row" in message and "LookupError" in message.splitlines()[-1]
+    assert message.count("1 of 32 completions have no reward") == 2 and "no such word" in message
+    last = message.splitlines()[-1]
+    assert "step 3 had 20 completions without a reward: 20 times short: LookupError at my_rewards.py:" in last
+    assert "rewards.max_failure_rate allows 8" in last
     rows = metrics(directory)
     assert [row["skipped"] for row in rows] == [0.0, 1.0, 1.0] and rows[1]["loss"] is None
-    assert [row["failed_rows"] for row in rows] == [1.0, 0.0, 32.0] and rows[2]["reward/total"] is None
+    assert [row["failed_rows"] for row in rows] == [2.0, 0.0, 20.0] and rows[2]["loss"] == 0
     with open(directory / "samples.jsonl") as lines:
         samples = [json.loads(line) for line in lines]
     failed = [row for row in samples if row["failure"]]
-    assert [row["step"] for row in failed] == [1] + [3] * 32
-    assert failed[0] == samples[5] and failed[0]["failure"].endswith("no such word")
-    assert all(row["reward"] is None and row["advantage"] == 0 for row in failed)
+    assert [row["step"] for row in failed] == [1] * 2 + [3] * 20
+    assert failed[:2] == [samples[5], samples[8]] and failed[0]["failure"].endswith("no such word")
+    assert all(row["reward"] is None and row["advantage"] == 0 and row["reward/short"] is None for row in failed)
+    counted = [row for row in samples if row["step"] == 1 and not row["failure"]]
+    assert all(row["reward"] is not None for row in counted)  # also beside a row that failed
+    assert all((row["reward/short"] is None) == (row["parsed_answer"] is None) for row in counted)
+    short = [row["reward/short"] for row in counted if row["reward/short"] is not None]
+    assert rows[0]["reward/short"] == pytest.approx(np.mean(short)) and len(short) < len(counted)
     assert {path.name for path in (directory / "skipped").iterdir()} == {
         f"step-00000{step}.process-0.{kind}" for step in (2, 3) for kind in ("npz", "jsonl")
     }
@@ -166,9 +184,18 @@ def test_rows_that_fail_are_left_out_and_steps_that_cannot_be_taken_end_the_run(
         assert np.isnan(arrays["reward_answer"]).all() and arrays["tokens"].shape == (8, 4, 24)
     assert "NaN" not in (directory / "skipped" / "step-000003.process-0.jsonl").read_text()
     monkeypatch.setattr(HostBridge, "__call__", score)
-    monkeypatch.setattr(host_bridge, "answer_reward", score_answer)
-    assert train(phantom, directory) == 0  # saved at step 3, so one step is left
+    file.write_text(f"{FAULTY}# mended\n")
+    assert train(phantom, directory, *own) == 2
+    assert "rewards.files hold other code" in (message := capsys.readouterr().err) and message.count("\n") == 1
+    file.rename(tmp_path / "elsewhere.py").write_text(FAULTY)  # the same code in another place
+    own[0] = f"rewards.files=[{tmp_path / 'elsewhere.py'}]"
+    assert train(phantom, directory, *own) == 0  # saved at step 3, so one step is left
     assert [row["step"] for row in metrics(directory)] == [1, 2, 3, 4]
+    with pytest.raises(ConfigError, match=r"Look at it, and name it again .*'rewards.files=.*elsewhere\.py"):
+        load_run_config(directory, [])
+    assert load_run_config(directory, own[:1]).rewards.components["short"].weight == 0.5
+    found = load_run_config(directory, [], runs_rewards=False)
+    assert found.rewards.files == (str(tmp_path / "elsewhere.py"),)  # as the run went on last
 
 
 @pytest.mark.parametrize(
@@ -176,9 +203,11 @@ def test_rows_that_fail_are_left_out_and_steps_that_cannot_be_taken_end_the_run(
     [(float("nan"), None, "not a number"), (0.0, "answer: KeyError at answer.py:1: x", "2 times answer: KeyError")],
 )
 def test_a_run_without_updates_says_why_it_ends(tmp_path, loss, failure, expected):
-    skipped = SkippedSteps(tmp_path, limit=2)
-    skip = StepResult({"skipped": 1.0, "loss": loss, "grad_norm": 0.0}, [{"failure": failure}] * 2, {})
-    taken = StepResult({"skipped": 0.0, "loss": 1.0, "grad_norm": 1.0}, [], {})
+    skipped = SkippedSteps(tmp_path, limit=2, most_failed=2)
+    skip = StepResult(
+        {"skipped": 1.0, "loss": loss, "grad_norm": 0.0, "failed_rows": 2}, [{"failure": failure}] * 2, {}
+    )
+    taken = StepResult({"skipped": 0.0, "loss": 1.0, "grad_norm": 1.0, "failed_rows": 0}, [], {})
     for step, result in enumerate([skip, taken, skip], 1):
         skipped.note(step, result)
         assert not skipped.is_hopeless
@@ -315,8 +344,8 @@ def test_a_run_that_is_under_way_or_of_an_earlier_version_is_refused(
 
 def test_what_a_full_disk_keeps_from_being_written_is_named_with_its_step(tmp_path):
     watchdog = Watchdog(tmp_path, process=0, stall_seconds=0)
-    skipped = SkippedSteps(tmp_path, limit=9)
-    metrics = {"skipped": 1, "loss": np.nan, "grad_norm": 1.0}
+    skipped = SkippedSteps(tmp_path, limit=9, most_failed=2)
+    metrics = {"skipped": 1, "loss": np.nan, "grad_norm": 1.0, "failed_rows": 0}
     result = StepResult(metrics, [{"id": "1"}], {"tokens": np.random.default_rng(0).random(5000)})
     with file_size_limit(10):
         for write, words in (

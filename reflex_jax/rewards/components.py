@@ -1,0 +1,54 @@
+"""HOST: the table of all rewards that ship: one line each, under the name a configuration calls it by.
+
+A reward is a function of one of three kinds. Its options are its keyword-only parameters; it sees neither a configuration
+nor a model.
+
+- row: `(answered, *, ...) -> float | None` of one completion in words, see `answered`;
+- batch: `(rows, *, ...) -> [float | None | Failed, ...]`, of all completions of a step at once;
+- device: `(evidence, *, ...) -> [P, G]` of what the judge found, inside the compiled step. A NaN there is a failure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from reflex_jax.rewards.answer import answer_score, check_parts
+from reflex_jax.rewards.answered import Answered, Result, score_batch, score_rows
+from reflex_jax.rewards.format import format_score
+from reflex_jax.rewards.options import Option, read_options
+from reflex_jax.rewards.provenance import check_thresholds, provenance_reward
+from reflex_jax.rewards.visual_fidelity import check_iou_threshold, visual_fidelity_reward
+
+
+@dataclass(frozen=True)
+class Reward:
+    """A reward of the table."""
+
+    kind: Literal["row", "batch", "device"]
+    function: Callable[..., Any]
+    check: Callable[..., None] | None = None  # of the options: raises ValueError for values out of range
+
+    @property
+    def options(self) -> dict[str, Option]:
+        """What can be set, see `read_options`."""
+        return read_options(self.function)
+
+    def score(self, rows: Sequence[Answered], options: Mapping[str, Any]) -> list[Result]:
+        """Results of a host reward, one for each row; it does not raise."""
+        run = score_rows if self.kind == "row" else score_batch
+        return run(self.function, rows, options)
+
+
+REWARDS: dict[str, Reward] = {
+    "answer": Reward("row", answer_score, check_parts),
+    "format": Reward("row", format_score),
+    "visual_fidelity": Reward("device", visual_fidelity_reward, check_iou_threshold),
+    "provenance": Reward("device", provenance_reward, check_thresholds),
+}
+
+
+def is_of_device(name: str) -> bool:
+    """Whether a component is computed from the judge's evidence; those of a user's own file never are."""
+    return name in REWARDS and REWARDS[name].kind == "device"
