@@ -22,8 +22,10 @@ import pytest
 
 import reflex_jax
 from reflex_jax.cli import make_parser
-from reflex_jax.config import Config
+from reflex_jax.config import Component, Config, RewardsConfig
 from reflex_jax.config_reader import load_config
+from reflex_jax.rewards.answered import Answered
+from reflex_jax.rewards.user_file import UserRewards
 from tests.test_architecture import PATHS, _imported_files, _room
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -59,14 +61,16 @@ WALKED = {
     "reflex train configs/vqa_rad_tiny.yaml data.root=/data/vqa-rad training.steps=4": TINY,
     "reflex train configs/slake_tiny.yaml data.root=/data/slake training.steps=4": TINY,
     "reflex plan configs/reflex_med_7b.yaml memory.microbatch_prompts=32": "",
-    "ruff format .": "--check",
-    "ruff check .": "",
 }  # fmt: skip
 # by something else, which does the same with other paths or a stand-in for the machine: the file, and what of it stands there
 ELSEWHERE = {
+    "reflex train configs/phantom.yaml 'rewards.files=[my_rewards.py]' rewards.components.short=0.5": (
+        "tests/training/test_faults.py", "rewards.components.short=0.5"),
     "bash launch/test.sh": (".ci/run", "exec bash launch/test.sh"),  # this is the command that runs the tests
     "bash launch/test.sh -k judge": ("launch/test.sh", 'python -m pytest -q --durations=40 "$@"'),
     "bash launch/test.sh -m slow": ("launch/test.sh", 'python -m pytest -q --durations=40 "$@"'),
+    "ruff format .": ("launch/test.sh", "ruff format --check ."),
+    "ruff check .": ("launch/test.sh", "ruff check ."),
     "reflex train configs/reflex_med_7b.yaml policy.path=DIR judge.path=DIR data.root=DIR": (
         "tests/run/test_export.py", "policy.path={start}/policy\", f\"judge.path={start}/judge"),
     "reflex plan configs/reflex_med_7b.yaml --topology v5p:4x4x4": (
@@ -99,7 +103,7 @@ def code_spans(text: str) -> list[str]:
 
 def commands(text: str) -> list[str]:
     """Every command of the bash blocks (what stands before the comment), and every one set as code in a sentence."""
-    blocks = re.findall(r"```(?:bash)?\n(.*?)```", text, re.DOTALL)
+    blocks = [block for kind, block in re.findall(r"```(\w*)\n(.*?)```", text, re.DOTALL) if kind in ("", "bash")]
     lines = [line.removeprefix("$ ") for block in blocks for line in block.splitlines()]
     found = [re.sub(r"\s+#.*", "", text).strip() for text in lines + code_spans(text)]
     # `reflex train` in a sentence is a name, not a command to type
@@ -118,6 +122,13 @@ def is_check(command: str) -> bool:
 COMMANDS = list(dict.fromkeys(command for text in DOCUMENTS.values() for command in commands(text)))
 
 
+def write_own_reward(file: Path) -> str:
+    """Writes the ten lines of the README; returns their section and what follows."""
+    section = README[README.index("## Your own reward") :]
+    file.write_text(re.search(r"```python\n(.*?)```", section, re.DOTALL).group(1))
+    return section
+
+
 def test_every_command_is_executed_somewhere():
     told = {command for command in COMMANDS if not is_installation(command) and not is_check(command)}
     assert told == WALKED.keys() | ELSEWHERE.keys()
@@ -126,7 +137,9 @@ def test_every_command_is_executed_somewhere():
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("reflex ")])
-def test_every_command_has_words_and_settings_that_exist(command):
+def test_every_command_has_words_and_settings_that_exist(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_own_reward(tmp_path / "my_rewards.py")
     if "NAME" in command:
         command = command.replace("NAME", "3b").replace("SLICE", "v5e:4x4")
     options = make_parser().parse_args(shlex.split(command)[1:])
@@ -182,8 +195,11 @@ def test_every_link_leads_somewhere(document):
 
 def is_setting(parts: list[str]) -> bool:
     """Whether a configuration has this key; of a list its entries' keys, of a mapping its names."""
-    value: Any = Config()
+    own = {"short": Component(options={"longest": 20})}  # the README's example
+    value: Any = Config(rewards=RewardsConfig(components=RewardsConfig().components | own))
     for part in parts:
+        if isinstance(value, Component) and part in value.options:
+            value = value.options
         value = value[0] if isinstance(value, tuple) and value else value
         if isinstance(value, dict) and part in value:
             value = value[part]
@@ -266,6 +282,23 @@ def test_what_moved_is_where_the_changelog_says():
         assert not is_code(old.split(".")), f"{old} is still there"
         new = [name for name in re.findall(r"`([\w.]+)`", now) if "." in name]
         assert new and all(is_code(name.split(".")) for name in new), row
+
+
+def test_a_reward_of_your_own_works_as_the_readme_says(tmp_path):
+    """The ten lines are run, under the override that stands below them."""
+    file = tmp_path / "my_rewards.py"
+    section = write_own_reward(file)
+    command = re.search(r"```bash\n(.*?)```", section, re.DOTALL).group(1)
+    overrides = re.findall(r"(rewards\.[\w.]+=\S+?)'?(?=\s)", command)
+    config = load_config(None, [override.replace("my_rewards.py", str(file)) for override in overrides])
+    options = config.rewards.components["short"].options
+    rows = [
+        Answered(question="?", completion="", answer=answer, truth="yes", answer_type="closed", tokens=tokens)
+        for answer, tokens in (("yes", options["longest"]), ("no", options["longest"] + 1), (None, 3))
+    ]
+    rewards = UserRewards(config.rewards.files, timeout=config.rewards.timeout)
+    assert rewards.score("short", rows, options) == [1.0, 0.0, None]
+    rewards.close()
 
 
 def test_every_manual_is_in_the_readme_and_no_sentence_stands_twice():

@@ -50,7 +50,7 @@ def estimate_memory(run: AbstractRun) -> MemoryEstimate:
     shapes = _Shapes(run)
     resident = {
         "float32 masters": bytes_on_device(run.state.params),
-        "moments": bytes_on_device(run.state.optimizer_state),
+        "moments": bytes_on_device((run.state.optimizer_state, run.state.step)),
         "fixed parameters": bytes_on_device(run.frozen.fixed),
         "reference": bytes_on_device(run.frozen.reference),
         "judge": bytes_on_device(run.frozen.judge),
