@@ -163,7 +163,9 @@ def test_training_again_continues_and_other_mathematics_is_refused(capsys, phant
     assert "closed 1, open 2 steps" in message and "at least 3; got 2" in message and message.count("\n") == 1
     timings = {name for name in rows[0] if name.startswith("time/")} | {"tokens_per_second", "compilations"}
     written = set(rows[0]) - timings - {"step", "phase"}
-    assert written == set(metric_names(load_config(phantom, quick), []))
+    config = load_config(phantom, quick)
+    shapes = named_shapes(config, make_mesh(config.mesh))
+    assert written == set(metric_names(Grpo(config), shapes, PromptSizes(64, 4), []))
     assert main(["train", phantom, *quick, "run.dir=out", "training.steps=3"]) == 0
     said = f"Nothing left to do, the run is complete: 3 steps, reward {rows[-1]['reward/total']:.2f}."
     assert said in capsys.readouterr().out

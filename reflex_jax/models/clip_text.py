@@ -14,7 +14,7 @@ from flax import linen as nn
 from jaxtyping import Bool, Float, Int
 
 from reflex_jax.models.clip_attention import attention_probabilities, mix_values
-from reflex_jax.models.layers import apply
+from reflex_jax.models.layers import LayerNorm, apply
 from reflex_jax.trees import Array, Params
 
 
@@ -112,6 +112,6 @@ def init_text_params(config: TextTowerConfig, embed_dim: int, key: jax.Array) ->
     }
 
 
-def _layer_norm(config: TextTowerConfig, name: str) -> nn.LayerNorm:
+def _layer_norm(config: TextTowerConfig, name: str) -> LayerNorm:
     # The fast variance, E[x^2] - E[x]^2, cancels digits that parity with the original needs.
-    return nn.LayerNorm(epsilon=config.epsilon, use_fast_variance=False, name=name)
+    return LayerNorm(epsilon=config.epsilon, use_fast_variance=False, name=name)

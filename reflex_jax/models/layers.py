@@ -34,6 +34,15 @@ class RMSNorm(nn.Module):
         return rms_norm(x, self.param("scale", nn.initializers.ones, (x.shape[-1],)), epsilon=self.epsilon)
 
 
+class LayerNorm(nn.LayerNorm):
+    """Flax's layer norm, whose float32 statistics of narrower inputs mix dtypes by JAX's standard rules."""
+
+    def __call__(self, x: Float[Array, "*rows D"], **settings: Any) -> Float[Array, "*rows D"]:
+        """Normalises the last axis."""
+        with jax.numpy_dtype_promotion("standard"):
+            return super().__call__(x, **settings)
+
+
 def apply(module: nn.Module, params: Params, *inputs: Any) -> Any:
     """What a module makes of its inputs with these parameters."""
     return module.apply({"params": params}, *inputs)

@@ -1,1 +1,1 @@
-"""Strings: tokenisers, statements, completions."""
+"""Strings: tokenisers, chat templates, completions and how answers are compared."""

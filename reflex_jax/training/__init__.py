@@ -1,1 +1,1 @@
-"""The step, the loop around it, checkpoints and metrics."""
+"""The loop: steps until the end, by either objective, and what happens when something goes wrong."""

@@ -276,7 +276,7 @@ WHERE = "--worker=all --zone=us-east5-a --project=lab"
         ),
         (["--stop"], [rf"{GCLOUD} ssh pod {WHERE} '--command=pkill -TERM -f '\''[r]eflex (train|sft)'\'''"]),
     ],
-    ids=["train", "setup", "stop"],
+    ids=["train", "setup", "sft", "stop"],
 )  # fmt: skip
 def test_tpu_pod_prints_the_commands_it_would_run(arguments, expected):
     command = ["bash", LAUNCH / "tpu_pod.sh", "--name", "pod", "--zone", "us-east5-a", "--project", "lab", "--dry-run"]

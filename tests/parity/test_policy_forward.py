@@ -101,7 +101,7 @@ def test_vision_features_are_those_of_transformers(policy):
         expected = model.model.get_image_features(
             torch.from_numpy(inputs["pixel_values"]), torch.from_numpy(inputs["image_grid_thw"])
         ).pooler_output
-    first, second, third = (tuple(grid) for grid in inputs["image_grid_thw"])
+    first, second, third = (tuple(map(int, grid)) for grid in inputs["image_grid_thw"])
     got = np.concatenate(
         [
             features[0, merged_feature_order([first], config.vision)],

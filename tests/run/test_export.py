@@ -173,7 +173,9 @@ def test_an_empty_folder_a_link_to_one_and_a_link_to_nothing_are_places_to_expor
 
 
 def test_a_place_that_cannot_be_written_is_refused_before_anything_is_read(capsys, run, tmp_path, monkeypatch):
-    monkeypatch.setattr("reflex_jax.run.export._restore", lambda *_: pytest.fail("the weights were restored"))
+    monkeypatch.setattr(
+        "reflex_jax.run.export.restore_policy", lambda *_, **settings: pytest.fail("the weights were restored")
+    )
     (tmp_path / "file").write_text("precious")
     assert "nothing can be written to" in refused(capsys, run, "--to", tmp_path / "file" / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -254,7 +254,7 @@ def test_a_full_disk_keeps_the_older_checkpoints(undisturbed, phantom, tmp_path,
 
 
 def test_a_disk_that_fills_while_a_checkpoint_is_written_is_one_line_with_its_step(tmp_path, capfd):
-    state = TrainState(step=jnp.int32(0), params=jnp.arange(300_000.0) % 1.7, optimizer_state=None)
+    state = TrainState(step=jnp.int32(0), params={"w": jnp.arange(300_000.0) % 1.7}, optimizer_state=None)
     checkpoints = RunCheckpoints(tmp_path, keep=9)
     checkpoints.save(state, 1, {"step": 1}, {})
     checkpoints.wait()
@@ -280,7 +280,7 @@ def test_a_disk_that_fills_while_a_checkpoint_is_written_is_one_line_with_its_st
 @pytest.mark.parametrize("content", [b'{"step": ', b"[1]", None])
 def test_facts_that_cannot_be_read_are_refused_by_name(tmp_path, content):
     checkpoints = RunCheckpoints(tmp_path, keep=9)
-    checkpoints.save(TrainState(step=jnp.int32(0), params=jnp.ones(2), optimizer_state=None), 1, {"step": 1}, {})
+    checkpoints.save(TrainState(step=jnp.int32(0), params={"w": jnp.ones(2)}, optimizer_state=None), 1, {"step": 1}, {})
     checkpoints.wait()
     (facts,) = (tmp_path / "checkpoints" / "1" / "facts").glob("metadata")
     facts.unlink()
@@ -294,7 +294,7 @@ def test_facts_that_cannot_be_read_are_refused_by_name(tmp_path, content):
 
 def test_a_checkpoint_that_the_run_replaces_while_it_is_exported_is_said(tmp_path):
     checkpoints = RunCheckpoints(tmp_path, keep=1)
-    state = TrainState(step=jnp.int32(0), params=jnp.ones(2), optimizer_state=None)
+    state = TrainState(step=jnp.int32(0), params={"w": jnp.ones(2)}, optimizer_state=None)
     checkpoints.save(state, 1, {"step": 1}, {})
     checkpoints.wait()
     reader = RunCheckpoints(tmp_path, keep=1, is_owner=False)
