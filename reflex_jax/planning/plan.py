@@ -20,6 +20,7 @@ from reflex_jax.planning.memory import MemoryEstimate, estimate_memory
 from reflex_jax.planning.topology import Topology, find_topology
 from reflex_jax.sharding import check_batch, make_mesh
 from reflex_jax.step.abstract_run import AbstractRun, abstract_run, bytes_on_device
+from reflex_jax.step.score import needs_judge
 from reflex_jax.step.shapes import named_shapes, policy_sizes
 
 UPDATE = "update"
@@ -120,7 +121,8 @@ def plan_run(config: Config, topology: Topology, *, only: Sequence[str] = ()) ->
 
 
 def _run_on(config: Config, topology: Topology) -> AbstractRun:
-    return abstract_run(config, named_shapes(config, make_mesh(config.mesh, topology.devices)))
+    mesh = make_mesh(config.mesh, topology.devices)
+    return abstract_run(config, named_shapes(config, mesh, with_judge=needs_judge(config)))
 
 
 def largest_microbatch(plan: Plan) -> int:

@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from reflex_jax.cli import main
-from reflex_jax.config import ConfigError
+from reflex_jax.config import Component, ConfigError
 from reflex_jax.config_reader import load_config
 from reflex_jax.models.biomedclip import read_judge_config
 from reflex_jax.models.published import published_judge, published_policy
@@ -86,6 +86,13 @@ def test_weights_that_do_not_fit_are_refused_without_compiling(config):
     verdict = describe_verdict(plan, remedy=find_remedy(config, plan))
     assert "weights, optimiser and frozen models alone need" in verdict and "shorten" in verdict
     assert "between steps" in describe_plan(plan)
+
+
+def test_a_run_that_asks_no_judge_is_planned_without_one(config):
+    strings = dataclasses.replace(config.rewards, components={"answer": Component(), "format": Component()})
+    plan = plan_run(dataclasses.replace(config, rewards=strings), machine(memory=1e5))
+    assert plan.run.shapes.judge is None and plan.run.frozen.judge is None and plan.run.batch.judge is None
+    assert plan.estimate.resident["judge"] == 0 and "score_rollout" not in plan.estimate.phases
 
 
 def test_an_update_that_is_too_large_fits_with_a_smaller_microbatch(config, plan):
