@@ -52,15 +52,17 @@ def describe_files(files: Sequence[str]) -> dict[str, dict[str, Option]]:
 class UserRewards:
     """The rewards of some files, and the one process they run in; it is started when it is needed."""
 
-    def __init__(self, files: Sequence[str], *, timeout: float):
+    def __init__(self, files: Sequence[str], *, timeout: float, memory: int = 0):
         """Reads the files, and runs nothing yet; what becomes of them later does not matter.
 
         Args:
           files: absolute paths.
           timeout: seconds for one completion.
+          memory: bytes that the process may have; 0: a quarter of the machine's.
         Raises:
           UserFileError: one cannot be read.
         """
+        self._memory = memory
         self._files, self._timeout = [(file, _read(file)) for file in files], timeout
         self._worker: _Worker | None = None
 
@@ -96,7 +98,7 @@ class UserRewards:
 
     def _started(self) -> _Worker:
         if self._worker is None:
-            self._worker = _Worker(self._files)
+            self._worker = _Worker(self._files, self._memory)
         return self._worker
 
     def _ask(
@@ -126,8 +128,8 @@ class UserRewards:
 class _Worker:
     """A process that has read the files."""
 
-    def __init__(self, files: Sequence[tuple[str, str]]):
-        """Starts it.
+    def __init__(self, files: Sequence[tuple[str, str]], memory: int):
+        """Starts it with so many bytes of memory, 0: a quarter of the machine's.
 
         Raises:
           UserFileError: as `UserRewards.describe`.
@@ -138,7 +140,7 @@ class _Worker:
         # the accelerator belongs to the run, so arrays of a component live on the CPU
         environment = {**os.environ, "PYTHONPATH": path, "JAX_PLATFORMS": "cpu"}
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "reflex_jax.rewards.user_worker", str(theirs.fileno())],
+            [sys.executable, "-P", "-m", "reflex_jax.rewards.user_worker", str(theirs.fileno()), str(memory)],
             stdin=subprocess.PIPE, stdout=2, pass_fds=(theirs.fileno(),), env=environment, start_new_session=True,
         )  # fmt: skip
         theirs.close()

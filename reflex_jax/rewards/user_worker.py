@@ -75,7 +75,7 @@ def main() -> None:
     """Answers until there is nobody to answer."""
     connection = Connection(int(sys.argv[1]))
     _end_with_the_run()
-    _limit_memory()
+    _limit_memory(int(sys.argv[2]))
     try:
         files = _receive(connection)
         try:
@@ -138,11 +138,11 @@ def _end_with_the_run() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _limit_memory() -> None:
+def _limit_memory(most: int) -> None:
     """A component that keeps what it allocates gets a MemoryError before the machine gets into trouble."""
-    quarter = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
+    most = most or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (quarter if hard == resource.RLIM_INFINITY else min(quarter, hard), hard))
+    resource.setrlimit(resource.RLIMIT_DATA, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
 if __name__ == "__main__":

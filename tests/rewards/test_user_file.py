@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -150,8 +151,9 @@ def test_a_component_that_hangs_for_every_row_ends_in_bounded_time(file):
     rewards.close()
 
 
-def test_memory_that_is_not_given_back_is_lost_with_its_process(rewards):
-    full, fresh = errors(rewards.score("odd", [row("leak"), row("leaked")], {}))
+def test_memory_that_is_not_given_back_is_lost_with_its_process(file):
+    with closing(UserRewards([file], timeout=60, memory=3 << 30)) as rewards:
+        full, fresh = errors(rewards.score("odd", [row("leak"), row("leaked")], {}))
     assert "MemoryError" in full and fresh == 0
 
 

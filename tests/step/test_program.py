@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from reflex_jax.config_reader import load_config
@@ -11,11 +12,12 @@ from reflex_jax.evaluation import validation
 from reflex_jax.evaluation.validation import Evaluator
 from reflex_jax.planning import plan as planning
 from reflex_jax.planning.topology import find_topology
-from reflex_jax.sharding import make_mesh
+from reflex_jax.sharding import batch_sharding, make_mesh, replicated
 from reflex_jax.step.abstract_run import abstract_run
 from reflex_jax.step.batch import BatchBuilder, measure_prompts
 from reflex_jax.step.models import load_models, load_params, make_host_bridge
 from reflex_jax.step.program import Program, build_program
+from reflex_jax.step.shapes import rollout_rules
 from reflex_jax.training.trainer import GrpoTrainer
 
 SETTINGS = [
@@ -25,20 +27,29 @@ SETTINGS = [
 
 
 class Noted:
-    """A jitted function that also keeps the program it was asked for, by the arguments it was called with."""
+    """A jitted function that keeps what would be compiled for the arguments it is called with, and returns zeros there."""
 
-    def __init__(self, function, texts: dict[str, str], name: str):
-        self._function, self._texts, self._name = function, texts, name
+    def __init__(self, function, texts: dict[str, str], name: str, place):
+        self._function, self._texts, self._name, self._place = function, texts, name, place
 
     def __call__(self, *arguments):
-        self._texts[self._name] = self._function.lower(*arguments).as_text()
-        return self._function(*arguments)
+        lowered = self._function.lower(*arguments)
+        self._texts[self._name] = lowered.as_text()
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), lowered.out_info)
+        return jax.device_put(zeros, self._place(zeros))
 
 
-def noted(program: Program) -> tuple[Program, dict[str, str]]:
+def noted(config, program: Program) -> tuple[Program, dict[str, str]]:
+    """A program that computes nothing; what it returns lies where the real one's results would."""
     texts: dict[str, str] = {}
-    names = ("gather", "sample", "greedy", "score", "train_step")
-    return dataclasses.replace(program, **{n: Noted(getattr(program, n), texts, n) for n in names}), texts
+    shapes = program.shapes
+    batched = lambda _: batch_sharding(shapes.mesh)  # noqa: E731
+    places = {
+        "gather": lambda weights: shapes.policy_shardings(weights, rollout_rules(config.memory)),
+        "sample": batched, "greedy": batched, "score": batched, "train_step": lambda _: replicated(shapes.mesh),
+    }  # fmt: skip
+    functions = {n: Noted(getattr(program, n), texts, n, place) for n, place in places.items()}
+    return dataclasses.replace(program, **functions), texts
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +63,12 @@ def run():
 
 def test_training_and_evaluation_run_what_is_planned(run, monkeypatch):
     config, models, sizes, examples = run
-    program, texts = noted(build_program(config, models.shapes))
+    program, texts = noted(config, build_program(config, models.shapes))
     state, frozen = program.start(load_params(models), models.judge.params, with_reference=True)
     bridge = make_host_bridge(config, models)
     build = BatchBuilder(models, sizes, models.shapes.rows(8), resize=config.judge.resize)
     trainer = GrpoTrainer(config, program, frozen, build, bridge)
-    state, _ = trainer.run_step(state, build(examples[:8]), 1)
+    trainer.run_step(state, build(examples[:8]), 1)
     planned = abstract_run(config, models.shapes, sizes)
     functions = planned.functions()
     assert texts.keys() == {"gather", "sample", "train_step"}

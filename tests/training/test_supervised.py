@@ -1,9 +1,9 @@
 """The supervised phase through the command line: taken up bit for bit, exported, kept apart from runs of GRPO."""
 
-import json
 import os
 import signal
 
+import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -11,6 +11,8 @@ from safetensors.numpy import load_file
 from reflex_jax.cli import main
 from reflex_jax.config_reader import load_config
 from reflex_jax.run.checkpoint import RunCheckpoints
+from reflex_jax.sharding import make_mesh
+from reflex_jax.step.models import load_models, load_params
 from reflex_jax.stops import PREEMPTED
 from reflex_jax.training.objectives import POLICY_FOLDER
 from reflex_jax.training.trainer import SupervisedTrainer
@@ -87,6 +89,7 @@ def test_an_interrupted_supervised_run_ends_with_the_same_bytes(undisturbed, pha
     assert imitate(phantom, tmp_path / "run") == 2 and "laid out for 4 steps" in capsys.readouterr().err
 
 
+@pytest.mark.slow  # the step itself is held to meshes and microbatches in tests/step/test_imitate.py
 def test_a_supervised_run_continues_on_another_mesh_in_microbatches(undisturbed, phantom, tmp_path):
     directory = cut_back(undisturbed, tmp_path / "run", 1)
     assert (
@@ -116,11 +119,10 @@ def test_a_microbatch_must_divide_the_batch_of_the_phase_that_runs(phantom, tmp_
     )  # 32 is another phase's
 
 
-def test_training_starts_from_the_policy_that_imitation_left(undisturbed, phantom, tmp_path):
-    overrides = [
-        "training.steps=2", "training.evaluate_every=0", "grpo.prompts_per_step=8", "grpo.group_size=2",
-        "rollout.max_new_tokens=8", "data.size=16", "logging.progress=false", f"policy.path={undisturbed / POLICY_FOLDER}",
-    ]  # fmt: skip
-    assert main(["train", phantom, *overrides, f"run.dir={tmp_path / 'run'}"]) == 0
-    assert len((tmp_path / "run" / "samples.jsonl").read_text().splitlines()) == 2 * 8 * 2
-    assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 2
+def test_training_starts_from_the_policy_that_imitation_left(undisturbed, phantom):
+    """As `train` reads it, on its mesh."""
+    config = load_config(phantom, [f"policy.path={undisturbed / POLICY_FOLDER}", "mesh.fsdp=4"])
+    params = load_params(load_models(config, make_mesh(config.mesh), with_judge=False))
+    checkpoint = saved(undisturbed, STEPS)
+    for leaf in jax.tree.leaves(params):
+        assert any(leaf.shape == array.shape and np.array_equal(leaf, array) for array in checkpoint)
