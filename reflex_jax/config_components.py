@@ -48,7 +48,7 @@ def read_components(rewards: dict[str, Any], problems: list[str], convert: Conve
         if name not in table and files and not runs_files:
             values[name] = _read_unknown_component(value, key, problems, convert)
         elif name not in table:
-            advice = nearest_name(name, table) or " Your own come from rewards.files=[FILE.py]."
+            advice = nearest_name(name, table) + " Your own come from rewards.files=[FILE.py]."
             problems.append(f"{key}: expected one of {', '.join(table)}.{advice}")
             values[name] = Component()
         else:

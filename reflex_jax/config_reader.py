@@ -105,7 +105,8 @@ def save_config(config: Config, path: Path) -> None:
 def _resolve(text: str, name: str, overrides: list[str] | tuple[str, ...], *, place: Path, is_trusted: bool) -> Config:
     """Merges a file that lies in `place` with overrides; only of a trusted file the `rewards.files` are run."""
     problems: list[str] = []
-    layers = [_with_absolute_files(read_document(text, name), place)]
+    document = read_document(text, name)
+    layers = [_with_absolute_files(document if is_trusted else _with_keys_moved(document), place)]
     layers += [_with_absolute_files(_read_override(override, problems), Path.cwd()) for override in overrides]
     problems += [problem for layer in layers for problem in _unknown_keys(layer, Config, "")]
     _refuse(problems)
@@ -117,6 +118,26 @@ def _resolve(text: str, name: str, overrides: list[str] | tuple[str, ...], *, pl
     config = _build(Config, merged, "", problems)
     _refuse(problems)
     return config
+
+
+def _with_keys_moved(document: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a run that an earlier version saved, under the names they have now."""
+    moved = {section: dict(values) if isinstance(values, dict) else values for section, values in document.items()}
+    for old, new in MOVED_KEYS.items():
+        section, _, key = old.partition(".")
+        if not isinstance(moved.get(section), dict) or key not in moved[section]:
+            continue
+        value, inner = moved[section].pop(key), moved
+        *path, last = new.split(".")
+        for name in path:
+            inside = inner.get(name, {})
+            inner[name] = {"weight": inside} if isinstance(inside, Scalar) else dict(inside)
+            inner = inner[name]
+        if new.startswith("rewards.") and "weight" not in inner:  # a component that the run did without
+            del moved["rewards"]["components"][path[-1]]
+            continue
+        inner[last] = value
+    return moved
 
 
 def _refuse(problems: list[str]) -> None:

@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reflex_jax.config import Component, Config, ConfigError, RunConfig, config_to_dict
+from reflex_jax.config import Component, Config, ConfigError, MemoryConfig, RunConfig, config_to_dict
 from reflex_jax.config_reader import load_config, load_saved_config, save_config
 
 # what YAML 1.1, OmegaConf or a shell would read as something else
@@ -455,3 +455,24 @@ def test_five_hundred_overrides_give_a_configuration_or_one_line_each():
             assert len(lines) == 1 or any(bracket in override for bracket in "{["), (override, lines)
             assert all(line.strip() and len(line) < 700 for line in lines), (override, lines)
     assert 50 < accepted < 450  # neither door is always taken
+
+
+def test_a_run_of_an_earlier_version_is_read_under_the_names_of_today(tmp_path):
+    """But what it did without stays away, and a file of a user says the new name instead."""
+    path = tmp_path / "config.yaml"
+    save_config(load_config(None, ["memory.remat=false", "memory.microbatch_prompts=4"]), path)
+    old = yaml.safe_load(path.read_text())
+    memory = old.pop("memory")
+    old["policy"] |= {name: memory[name] for name in ("remat", "log_prob_chunk", "attention")}
+    old["grpo"]["microbatch_prompts"], old["rollout"]["weights"] = memory["microbatch_prompts"], "sharded"
+    old["judge"] |= {"iou_threshold": 0.4, "text_threshold": 0.7, "image_threshold": 0.3}
+    old["rewards"] = {"components": {"answer": 1.0, "provenance": 2.0}, "open_answer_parts": {"bleu1": 1.0}}
+    path.write_text(yaml.safe_dump(old, explicit_end=True))
+    config = load_saved_config(path)
+    assert config.memory == MemoryConfig(remat=False, microbatch_prompts=4, rollout_weights="sharded")
+    provenance = Component(weight=2.0, options={"text_threshold": 0.7, "image_threshold": 0.3})
+    assert config.rewards.components == {
+        "answer": Component(options={"parts": {"bleu1": 1.0}}),
+        "provenance": provenance,
+    }
+    assert "policy.remat has moved: set memory.remat instead." in refusal([], path)

@@ -52,7 +52,10 @@ class Failed:
         """Reads an exception that was caught."""
         frames = traceback.extract_tb(error.__traceback__)
         place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
-        message = (str(error).strip().splitlines() or ["no message"])[0][:200]
+        try:
+            message = (str(error).strip().splitlines() or ["no message"])[0][:200]
+        except Exception:  # an exception of somebody else's making
+            message = "its message cannot be read"
         return cls(type(error).__name__, message, place)
 
     def __str__(self) -> str:

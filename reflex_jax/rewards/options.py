@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -47,11 +48,30 @@ def read_options(function: Callable[..., Any]) -> dict[str, Option]:
             problems.append(f"{name} is the name of what every component has")
         elif kind is None:
             problems.append(f"{name} has to be annotated as one of {', '.join(_PLAIN)}, or one of these and None")
+        elif not is_of_type(default, kind):
+            problems.append(f"the default of {name}, {default!r}, is no {kind} that a configuration can hold")
         else:
             options[name] = Option(kind, default)
     if problems:
         raise ValueError(f"{function.__name__}: {'; '.join(problems)}.")
     return options
+
+
+def is_of_type(value: Any, kind: str) -> bool:
+    """Whether a value of this type, a key of `TYPES`, is written and read back as it was."""
+    if kind.endswith(" | None"):
+        return value is None or is_of_type(value, kind.removesuffix(" | None"))
+    if kind == "tuple[str, ...]" or kind == "tuple[float, ...]":
+        return type(value) is tuple and all(is_of_type(item, kind[6:].partition(",")[0]) for item in value)
+    if kind == "dict[str, float]":
+        return type(value) is dict and all(type(k) is str and is_of_type(v, "float") for k, v in value.items())
+    if kind == "float":
+        return type(value) in (int, float) and math.isfinite(value)
+    if kind == "int":
+        return type(value) is int and abs(value) < 2**32
+    if kind == "str":
+        return type(value) is str and bool(value) and "\0" not in value and value.isprintable()
+    return type(value) is bool
 
 
 def _name_of(hint: Any) -> str | None:

@@ -160,6 +160,7 @@ class _Worker:
             self.end()
             raise UserFileError(answer["problem"])
         self.rewards: dict[str, Any] = answer["rewards"]
+        self._requests = 0
 
     def ask(
         self, name: str, rows: Sequence[Answered], options: Mapping[str, Any], *, seconds: float
@@ -172,9 +173,13 @@ class _Worker:
           ValueError, KeyError, TypeError: what came is no answer.
         """
         deadline = time.monotonic() + seconds
-        self._send({"name": name, "options": dict(options), "rows": [_plain_row(row) for row in rows]})
+        self._requests += 1
+        plain = [_plain_row(row) for row in rows]
+        self._send({"request": self._requests, "name": name, "options": dict(options), "rows": plain})
         while "image" in (answer := self._receive(deadline)):
             self._send_image(rows[answer["image"]])
+        if answer["request"] != self._requests:
+            raise ValueError(f"the answer to another question, {answer['request']}")
         results = [check_score(Failed(**r) if isinstance(r, dict) else r) for r in answer["results"]]
         if len(results) != len(rows):
             raise ValueError(f"{len(results)} results for {len(rows)} rows")
@@ -189,7 +194,7 @@ class _Worker:
         return f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
 
     def end(self) -> None:
-        """Kills it, and what it started."""
+        """Kills it and its process group: what it started, but for sessions of their own."""
         self._finalizer()
 
     def _send(self, message: Any) -> None:

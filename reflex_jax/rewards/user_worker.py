@@ -74,6 +74,7 @@ def _run(file: str, content: str, name: str) -> Any:
 def main() -> None:
     """Answers until there is nobody to answer."""
     connection = Connection(int(sys.argv[1]))
+    os.register_at_fork(after_in_child=connection.close)  # a child that a component forks answers nobody
     _end_with_the_run()
     _limit_memory(int(sys.argv[2]))
     try:
@@ -97,7 +98,7 @@ def _answer(connection: Connection, found: dict[str, _Found], request: dict[str,
     results = _SCORES[reward.kind](reward.function, rows, options)
     # with the memory used up every later row would fail as well, so the run starts another process
     is_spent = any(isinstance(result, Failed) and "MemoryError" in result.error for result in results)
-    return {"results": [_plain(result) for result in results], "is_spent": is_spent}
+    return {"request": request["request"], "results": [_plain(result) for result in results], "is_spent": is_spent}
 
 
 def _read_row(connection: Connection, number: int, *, has_image: bool, **fields: Any) -> Answered:

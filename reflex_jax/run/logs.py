@@ -85,7 +85,9 @@ class RunLogger:
             self._metrics.append(step, values)
             self._last_step = step
             if self._tensorboard is not None:
-                self._tensorboard.add(step, {name: v for name, v in values.items() if not isinstance(v, str)})
+                self._tensorboard.add(
+                    step, {n: v for n, v in values.items() if not isinstance(v, str) and math.isfinite(v)}
+                )
         if self._wandb is not None:
             self._wandb.log(values, step=step)
 

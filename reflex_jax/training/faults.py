@@ -56,16 +56,18 @@ class StepEnd:
 class SkippedSteps:
     """Keeps what went into the updates that were skipped, and stops a run that no longer learns."""
 
-    def __init__(self, directory: Path, *, limit: int, most_failed: int):
+    def __init__(self, directory: Path, *, limit: int, most_failed: int, has_learned: bool = False):
         """Starts counting.
 
         Args:
           directory: the run directory.
           limit: so many skipped steps in a row end the run.
           most_failed: a step with more failed rows ends it at once.
+          has_learned: whether steps were taken before.
         """
         self._folder, self._limit, self._in_a_row = directory / SKIPPED_FOLDER, limit, 0
         self._most_failed, self._has_failed = most_failed, False
+        self.has_learned = has_learned  # whether some step was not skipped, so that there is something to save
         self._cause = ""
 
     def note(self, step: int, result: Any) -> None:
@@ -75,7 +77,7 @@ class SkippedSteps:
           RunStopped: they cannot be written.
         """
         if not result.metrics["skipped"]:
-            self._in_a_row = 0
+            self._in_a_row, self.has_learned = 0, True
             return
         self._in_a_row += 1
         self._has_failed = result.metrics.get("failed_rows", 0) > self._most_failed
@@ -100,10 +102,10 @@ class SkippedSteps:
             steps = f"step {step} {self._cause}. rewards.max_failure_rate allows {self._most_failed} failed completions"
         else:
             steps = f"{self._in_a_row} steps in a row {self._cause} (the last was step {step})"
-        return RunStopped(
-            NOT_FINITE,
-            f"{steps}; the policy is that of before, and is saved. What went into it is in {self._folder}.",
-        )
+        policy = "the policy is that of before, and is saved"
+        if not self.has_learned:
+            policy = "nothing has been learned yet, so nothing is saved, and the same command begins anew"
+        return RunStopped(NOT_FINITE, f"{steps}; {policy}. What went into it is in {self._folder}.")
 
 
 def _without_nan(row: dict[str, Any]) -> dict[str, Any]:

@@ -121,9 +121,11 @@ def run_objective(objective: Objective) -> TrainResult:
     check_processes(config, mesh)
     with ExitStack() as held:  # the run directory, which is this run's until the end
         run, state = _open_run(objective, mesh, held)
-        state, metrics = _run_to_the_end(run, state)
         new_steps = max(len(run.batches) - run.start, 0)
-        objective.finish(run.models, state, run.trainer.frozen, is_new=new_steps > 0)
+        if new_steps:
+            objective.begin()
+        state, metrics = _run_to_the_end(run, state)
+        objective.finish(run.models, state, run.trainer.frozen)
         return TrainResult(
             config.run.directory, len(run.batches), new_steps, metrics or last_metrics(config.run.directory)
         )
@@ -267,6 +269,7 @@ def _run_steps(
     skipped = SkippedSteps(
         run.config.run.directory, limit=training.max_skipped_steps,
         most_failed=most_failed_rows(run.config.rewards, grpo.prompts_per_step * grpo.group_size),
+        has_learned=run.start > 0,
     )  # fmt: skip
     metrics: dict[str, Any] = {}
     if run.evaluator and run.start == 0:
@@ -288,7 +291,9 @@ def _run_steps(
             logger.samples(step, all_rows(result.rows, run.trainer.rows))
         is_saved = is_last or step % training.save_every == 0 or (is_evaluated and training.best_metric in metrics)
         skipped.note(step, result)
-        step_end(state, step, metrics, is_saved=is_saved or skipped.is_hopeless, is_last=is_last)
+        # what has learned nothing leaves no checkpoint, so that whatever failed can be mended and the run begun anew
+        is_worth_it = is_last or skipped.has_learned
+        step_end(state, step, metrics, is_saved=is_worth_it and (is_saved or skipped.is_hopeless), is_last=is_last)
         if skipped.is_hopeless:
             run.checkpoints.wait()
             raise skipped.as_stop(step)

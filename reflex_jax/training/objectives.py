@@ -16,7 +16,7 @@ from reflex_jax.data.examples import Example, list_offenders
 from reflex_jax.data.pipeline import Batches, SupervisedBatches, training_batches
 from reflex_jax.data.prompts import PromptSizes
 from reflex_jax.data.sources import load_examples
-from reflex_jax.processes import is_first
+from reflex_jax.processes import any_process, is_first
 from reflex_jax.sharding import check_batch, check_batches
 from reflex_jax.step.batch import BatchBuilder
 from reflex_jax.step.bridge import HostBridge
@@ -92,8 +92,12 @@ class Objective(Protocol):
         """Takes the parts of a run together."""
         ...
 
-    def finish(self, models: Models, state: TrainState, frozen: FrozenParams, *, is_new: bool) -> None:
-        """Writes what the run leaves beside itself; `is_new`: this command did some of its steps."""
+    def begin(self) -> None:
+        """Removes what an earlier end of the run left, which the steps to come make outdated."""
+        ...
+
+    def finish(self, models: Models, state: TrainState, frozen: FrozenParams) -> None:
+        """Writes what the run leaves beside itself."""
         ...
 
 
@@ -143,7 +147,10 @@ class Grpo:
         build = BatchBuilder(models, parts.sizes, rows, resize=config.judge.resize)
         return GrpoTrainer(config, parts.program, parts.frozen, build, parts.bridge)
 
-    def finish(self, models: Models, state: TrainState, frozen: FrozenParams, *, is_new: bool) -> None:
+    def begin(self) -> None:
+        """There is nothing of it."""
+
+    def finish(self, models: Models, state: TrainState, frozen: FrozenParams) -> None:
         """Leaves nothing but the run."""
 
 
@@ -205,19 +212,22 @@ class Supervised:
         )  # fmt: skip
         return SupervisedTrainer(config, parts.program, parts.frozen, build)
 
-    def finish(self, models: Models, state: TrainState, frozen: FrozenParams, *, is_new: bool) -> None:
+    def begin(self) -> None:
+        """Removes the policy of a shorter run: one that is there is that of the last step."""
+        if is_first():
+            shutil.rmtree(supervised_policy(self.config), ignore_errors=True)
+
+    def finish(self, models: Models, state: TrainState, frozen: FrozenParams) -> None:
         """Leaves the trained policy as a Hugging Face directory, `POLICY_FOLDER`, in the run directory.
 
         Raises:
           RunStopped: the disk takes no more; the last checkpoint stands.
         """
         directory = supervised_policy(self.config)
-        if directory.exists() and not is_new:
+        if any_process(is_first() and directory.exists()):
             return
         params = compute_params(state.params, frozen.fixed, "float32")
         try:
-            if is_first():  # that of a shorter run
-                shutil.rmtree(directory, ignore_errors=True)
             save_policy(models.directory, models.shapes.policy, params, directory, dtype="float32")
         except OSError as error:
             raise not_written("the policy of the last step", directory, error) from error

@@ -60,6 +60,10 @@ def odd(answered, *, factor: float = 1.0, names: tuple[str, ...] = ("a",), most:
             pass
     if do == "child":
         return float(subprocess.Popen(["sleep", "600"]).pid)
+    if do == "fork":
+        if os.fork() == 0:
+            return 0.0  # the child goes on like its parent
+        return 1.0
     if do == "leak":
         import numpy
         while True:
@@ -155,6 +159,25 @@ def test_memory_that_is_not_given_back_is_lost_with_its_process(file):
     with closing(UserRewards([file], timeout=60, memory=3 << 30)) as rewards:
         full, fresh = errors(rewards.score("odd", [row("leak"), row("leaked")], {}))
     assert "MemoryError" in full and fresh == 0
+
+
+def test_a_child_that_a_component_forks_answers_nobody(rewards):
+    """Its answers would be taken for those to the next questions."""
+    found = errors(rewards.score("odd", [row("fork"), row("fork"), row("number 1"), row("text"), row("number 2")], {}))
+    assert found[:3] == [1, 1, 1] and found[4] == 2 and isinstance(found[3], str)
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["n: int = 1.5", "n: int = True", "n: int = 2**40", "s: str = None", "s: str = ''", "f: float = float('inf')",
+     "f: float = '1'", "b: bool = 1", "t: tuple[str, ...] = 'abc'", "d: dict[str, float] = ()", "s: str = 5"],
+)  # fmt: skip
+def test_a_default_that_a_configuration_cannot_hold_is_refused_by_name(tmp_path, option):
+    file = tmp_path / "odd.py"
+    file.write_text(f"from reflex_jax.rewards import reward\n@reward\ndef own(a, *, {option}): return 1\n")
+    with closing(UserRewards([str(file)], timeout=60)) as rewards, pytest.raises(UserFileError) as caught:
+        rewards.describe()
+    assert f"own: the default of {option[0]}" in str(caught.value) and "configuration can hold" in str(caught.value)
 
 
 def test_a_picture_comes_when_it_is_asked_for(rewards):

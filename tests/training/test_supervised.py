@@ -83,10 +83,20 @@ def test_an_interrupted_supervised_run_ends_with_the_same_bytes(undisturbed, pha
     # complete: nothing is done again; longer: its policy is replaced
     capsys.readouterr()
     assert imitate(phantom, tmp_path / "run") == 0 and "Nothing left to do" in capsys.readouterr().out
+    shorter = tensors(undisturbed / POLICY_FOLDER)
     assert imitate(phantom, tmp_path / "run", "training.steps=4", "memory.microbatch_prompts=8") == 0
     assert [row["step"] for row in metrics(tmp_path / "run")] == [1, 2, 3, 4]
-    assert tensors(tmp_path / "run" / POLICY_FOLDER) != tensors(undisturbed / POLICY_FOLDER)
+    assert tensors(tmp_path / "run" / POLICY_FOLDER) != shorter
     assert imitate(phantom, tmp_path / "run") == 2 and "laid out for 4 steps" in capsys.readouterr().err
+
+
+def test_the_policy_of_a_shorter_run_is_gone_before_more_steps_are_done(undisturbed, phantom, tmp_path, monkeypatch):
+    """Else one that is killed between its last checkpoint and its policy would keep it, and pass for complete."""
+    directory = cut_back(undisturbed, tmp_path / "run", STEPS)
+    monkeypatch.setattr(SupervisedTrainer, "run_step", lambda *_: pytest.fail("killed"))
+    with pytest.raises(pytest.fail.Exception):
+        imitate(phantom, directory, "training.steps=4")
+    assert not (directory / POLICY_FOLDER).exists()
 
 
 @pytest.mark.slow  # the step itself is held to meshes and microbatches in tests/step/test_imitate.py
