@@ -16,8 +16,10 @@ from reflex_jax.cli import main
 from reflex_jax.config_reader import load_config, save_config
 from reflex_jax.data.phantom import phantom_examples
 from reflex_jax.data.prompts import PromptSizes
+from reflex_jax.run.checkpoint import RunCheckpoints
 from reflex_jax.run.directory import load_run_config
 from reflex_jax.sharding import make_mesh
+from reflex_jax.step import program
 from reflex_jax.step.shapes import named_shapes
 from reflex_jax.training.metric_names import metric_names
 from reflex_jax.training.objectives import Grpo
@@ -191,8 +193,11 @@ def test_evaluating_what_is_no_run_is_refused(capsys):
     assert "nowhere" in refused(capsys, "evaluate", "nowhere")
 
 
-def test_evaluate_prints_greedy_and_sampled_scores_also_without_seeing(capsys, phantom):
+def test_evaluate_prints_greedy_and_sampled_scores_also_without_seeing(capsys, phantom, monkeypatch):
+    """It reads weights: neither the moments of a checkpoint, nor a second copy for a reference."""
     assert main(["train", phantom, *QUICK, "run.dir=out"]) == 0
+    monkeypatch.setattr(RunCheckpoints, "restore", lambda *_: pytest.fail("the whole state was restored"))
+    monkeypatch.setattr(program, "_start", lambda *_, **settings: pytest.fail("moments or a reference were made"))
     assert main(["evaluate", "out", "training.evaluation_questions=8"]) == 0
     seeing = capsys.readouterr().out
     printed = {line.split()[0] for line in seeing.splitlines() if line.startswith("eval/")}

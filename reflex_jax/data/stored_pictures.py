@@ -49,7 +49,9 @@ def store_pictures(paths: Mapping[str, Path]) -> dict[str, tuple[bytes, tuple[in
         warnings.simplefilter("always", PictureWarning)
         for image_id, path in paths.items():
             try:
-                stored[image_id] = image_bytes(path)
+                # many layouts call every picture the same and tell them by their folders
+                name = image_id if image_id.endswith(path.name) else f"{image_id}/{path.name}"
+                stored[image_id] = image_bytes(path, name)
             except ConfigError as error:
                 refusals.append(str(error))
     for line in count_remarks(
@@ -61,13 +63,16 @@ def store_pictures(paths: Mapping[str, Path]) -> dict[str, tuple[bytes, tuple[in
     return stored
 
 
-def image_bytes(path: Path) -> tuple[bytes, tuple[int, int]]:
+def image_bytes(path: Path, name: str | None = None) -> tuple[bytes, tuple[int, int]]:
     """An image file as 8-bit RGB PNG or JPEG bytes without metadata, and its (width, height).
+
+    Messages call it `name`, by default that of the file.
 
     A file that is that already keeps its bytes; any other is decoded and stored without loss.
     """
-    data = read_file(path, path.name)
-    picture = open_image(data, path.name)
+    name = name or path.name
+    data = read_file(path, name)
+    picture = open_image(data, name)
     if data.startswith(_PLAIN_MAGIC):
         with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as stored:
             if stored.format == "PNG":

@@ -94,13 +94,13 @@ def score_batch(reward: HostReward, rows: Sequence[Answered], options: Mapping[s
 
 def reward(function: RowReward) -> RowReward:
     """Marks a function of a user's own file as a reward of one completion: `(answered, *, option=default) -> float | None`."""
-    setattr(function, "reward_kind", "row")  # noqa: B010  # the worker looks for it
+    vars(function)["reward_kind"] = "row"  # the worker looks for it
     return function
 
 
 def batch_reward(function: HostReward) -> HostReward:
     """Marks a function of a user's own file as a reward of all completions of a step: `(rows, *, ...) -> [score, ...]`."""
-    setattr(function, "reward_kind", "batch")  # noqa: B010
+    vars(function)["reward_kind"] = "batch"
     return function
 
 

@@ -27,6 +27,9 @@ _WHAT = {
 }
 
 
+BY_CONTENT = tuple(_WHAT)  # facts of a checkpoint that say what the run belongs to
+
+
 def data_fingerprint(examples: Sequence[Example]) -> str:
     """Hash of questions in their order, and of their pictures; those drawn on demand are told by their ids alone."""
     digest = hashlib.sha256()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import cast
 
@@ -16,7 +17,7 @@ from reflex_jax.records import Evidence, HostScores, JudgeInputs, Rollout
 from reflex_jax.rewards.combine import combine_rewards
 from reflex_jax.rewards.components import REWARDS, is_of_device
 from reflex_jax.rewards.provenance import loop_tightness
-from reflex_jax.trees import Array, Leaf, Params, pytree_dataclass
+from reflex_jax.trees import Array, Leaf, Params, pytree_dataclass, tree_of
 
 
 @pytree_dataclass
@@ -31,6 +32,15 @@ class Scored:
     is_valid: Bool[Leaf, "P G"]  # False: a component failed, on the host or here
     evidence: Evidence | None  # None: no component asks the judge
     loop_tightness: Float[Leaf, "P G"] | None  # reported where provenance is among the components
+
+
+def without_maps(scored: Scored) -> Scored:
+    """What there is one number of for each completion: the judge's maps and embeddings are left where they are."""
+    if scored.evidence is None:
+        return scored
+    leaves = {f.name: getattr(scored.evidence, f.name) for f in dataclasses.fields(scored.evidence)}
+    numbers = {name: leaf if leaf.shape == scored.rewards.shape else None for name, leaf in leaves.items()}
+    return dataclasses.replace(scored, evidence=tree_of(Evidence, **numbers))
 
 
 def needs_judge(config: Config) -> bool:

@@ -21,6 +21,7 @@ from reflex_jax.processes import host_name, is_first, refused_together
 from reflex_jax.run.checkpoint import RunCheckpoints
 from reflex_jax.run.directory import open_run_directory, update_run_config
 from reflex_jax.run.identity import (
+    BY_CONTENT,
     check_identity,
     check_objective,
     check_processes_alike,
@@ -174,7 +175,7 @@ def _open_run(objective: Objective, mesh: Mesh, held: ExitStack) -> tuple[_Run, 
     trainer = objective.trainer(Parts(models, program, frozen, sizes, bridge))
     evaluator = Evaluator(config, models, program, bridge, held_out, sizes) if held_out else None
     # what this command did not look at (held-out questions, say) stays as the run knew it
-    identity = {key: value for key, value in facts.items() if key == "evaluation"} | identity
+    identity = {key: value for key, value in facts.items() if key in BY_CONTENT} | identity
     return _Run(objective, models, program, batches, trainer, evaluator, checkpoints, identity, start), state
 
 

@@ -21,6 +21,7 @@ from reflex_jax.step.batch import HostBatch
 from reflex_jax.step.bridge import HostBridge
 from reflex_jax.step.imitate import SftBatch
 from reflex_jax.step.program import Program
+from reflex_jax.step.score import without_maps
 from reflex_jax.step.state import FrozenParams, TrainState
 
 
@@ -80,7 +81,7 @@ class GrpoTrainer:
             state, scored, metrics = program.train_step(
                 state, self.frozen, TrainBatch(prompts=prompts, rollout=rollout, judge=judge, scores=scores)
             )
-            scored, metrics = self.rows.fetch(scored), jax.device_get(metrics)
+            scored, metrics = self.rows.fetch(without_maps(scored)), jax.device_get(metrics)
         arrays = {
             "tokens": tokens, "mask": mask, "rewards": scored.rewards, "advantages": scored.advantages,
             **{f"reward_{name}": values for name, values in scored.components.items()},

@@ -227,6 +227,15 @@ def test_a_file_in_the_place_of_the_picture_folder_holds_no_pictures(tmp_path):
         load("vqa_rad", root, tmp_path / "cache")
 
 
+def test_a_damaged_picture_of_slake_is_named_with_its_folder(tmp_path):
+    """All of them are called source.jpg."""
+    root = write_slake(tmp_path / "root", [slake_row(qid=1), slake_row(qid=2, img_name="xmlab2/source.jpg")])
+    path = root / "imgs" / "xmlab2" / "source.jpg"
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(ConfigError, match=r"1 pictures cannot be used: xmlab2/source\.jpg: truncated"):
+        load("slake", root, tmp_path / "cache")
+
+
 def test_every_data_set_is_the_file_of_its_name():
     files = {path.stem for path in Path(readers.__file__).parent.glob("*.py")} - {"__init__"}
     assert files == set(DATA_SETS)

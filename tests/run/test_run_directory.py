@@ -83,6 +83,7 @@ def test_a_setting_is_free_to_change_only_if_the_table_says_so(tmp_path):
         assert not is_resumed
     settings = dict(flat(config_to_dict(config)))
     assert FREE_KEYS.keys() <= settings.keys()
+    assert {key for key in settings if key.startswith("memory.")} <= FREE_KEYS.keys()  # how, never what
     others = {key: changed(key, value) for key, value in settings.items() if key != "run.dir"}
     assert all(others[key] != settings[key] for key in others)
     free, fixed = config, config

@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from reflex_jax.config_reader import load_config
@@ -12,12 +13,14 @@ from reflex_jax.evaluation import validation
 from reflex_jax.evaluation.validation import Evaluator
 from reflex_jax.planning import plan as planning
 from reflex_jax.planning.topology import find_topology
-from reflex_jax.sharding import batch_sharding, make_mesh, replicated
+from reflex_jax.sharding import BatchRows, batch_sharding, make_mesh, replicated
 from reflex_jax.step.abstract_run import abstract_run
 from reflex_jax.step.batch import BatchBuilder, measure_prompts
 from reflex_jax.step.models import load_models, load_params, make_host_bridge
 from reflex_jax.step.program import Program, build_program
 from reflex_jax.step.shapes import rollout_rules
+from reflex_jax.training.objectives import Grpo
+from reflex_jax.training.preflight import check_memory
 from reflex_jax.training.trainer import GrpoTrainer
 
 SETTINGS = [
@@ -68,7 +71,10 @@ def test_training_and_evaluation_run_what_is_planned(run, monkeypatch):
     bridge = make_host_bridge(config, models)
     build = BatchBuilder(models, sizes, models.shapes.rows(8), resize=config.judge.resize)
     trainer = GrpoTrainer(config, program, frozen, build, bridge)
+    fetch, axes = BatchRows.fetch, []
+    monkeypatch.setattr(BatchRows, "fetch", lambda rows, tree: axes.append(_most_axes(tree)) or fetch(rows, tree))
     trainer.run_step(state, build(examples[:8]), 1)
+    assert axes == [3, 2]  # tokens, then one number for each completion: maps stay on the devices
     planned = abstract_run(config, models.shapes, sizes)
     functions = planned.functions()
     assert texts.keys() == {"gather", "sample", "train_step"}
@@ -87,6 +93,27 @@ def test_training_and_evaluation_run_what_is_planned(run, monkeypatch):
     for name, function in (("gather", "gather_weights"), ("sample", "generate")):
         compiled, arguments = functions[function]
         assert texts[name] == compiled.lower(*arguments).as_text(), name
+
+
+def _most_axes(tree) -> int:
+    return max(leaf.ndim for leaf in jax.tree.leaves(tree))
+
+
+def test_a_run_that_asks_no_judge_reads_none(run):
+    _, _, _, examples = run
+    strings = ["rewards.components={answer: 1, format: 1}", "judge.path=/nowhere"]
+    config = load_config("configs/phantom.yaml", [*SETTINGS, *strings])
+    objective, mesh = Grpo(config), make_mesh(config.mesh, jax.devices()[:2])
+    assert not objective.with_judge
+    check_memory(objective, mesh)
+    models = load_models(config, mesh, with_judge=objective.with_judge)
+    sizes = measure_prompts(config, models.processor, examples, with_judge=False)
+    batch = BatchBuilder(models, sizes, models.shapes.rows(8), resize=config.judge.resize)(examples[:8])
+    tokens = np.zeros((8, 2, 8), np.int32)
+    bridged = make_host_bridge(config, models)(batch.examples, tokens, tokens == 0, batch.judge_pixels)
+    assert models.judge is None and batch.judge_pixels is None and bridged.judge is None
+    assert bridged.scores.components.keys() == {"answer", "format"} and bridged.scores.is_valid.all()
+    assert abstract_run(config, models.shapes, sizes).frozen.judge is None
 
 
 def test_a_plan_compiles_the_functions_of_the_program(run, monkeypatch):

@@ -7,6 +7,7 @@ import os
 import resource
 import shutil
 import signal
+from contextlib import contextmanager
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from reflex_jax.checkpoints.paths import resolve_checkpoint
 from reflex_jax.cli import main
 from reflex_jax.config import ConfigError
 from reflex_jax.run.checkpoint import RunCheckpoints
@@ -34,6 +36,7 @@ QUICK = [
     "grpo.prompts_per_step=8", "grpo.group_size=4", "rollout.max_new_tokens=24", "data.size=64", "logging.progress=false",
     "logging.tensorboard=false",
 ]  # fmt: skip
+KINDS = ("policy", "judge")
 TIMES = ("time/", "tokens_per_second", "compilations")
 
 
@@ -85,8 +88,14 @@ def cut_back(directory, target, step: int):
 
 @pytest.mark.parametrize("step", [1, 2])  # inside the first phase, and at its border to the second
 def test_an_interrupted_run_ends_bit_for_bit_like_an_undisturbed_one(undisturbed, phantom, tmp_path, step):
+    """Also where its policy and its judge have moved: it is their content that counts."""
     directory = cut_back(undisturbed, tmp_path / "run", step)
-    assert train(phantom, directory) == 0
+    moved = [f"{kind}.path={shutil.copytree(resolve_checkpoint('phantom', kind), tmp_path / kind)}" for kind in KINDS]
+    assert train(phantom, directory, *(moved if step == 1 else [])) == 0
+    found = load_run_config(directory, [])
+    assert (found.policy.path, found.judge.path) == (
+        tuple(str(tmp_path / kind) for kind in KINDS) if step == 1 else ("phantom", "phantom")
+    )
     assert [row["step"] for row in metrics(directory)] == [1, 2, 3, 4]
     assert metrics(directory) == metrics(undisturbed) and completions(directory) == completions(undisturbed)
     for got, expected in zip(saved(directory), saved(undisturbed), strict=True):
@@ -104,19 +113,26 @@ def test_a_run_continues_on_another_mesh(undisturbed, phantom, tmp_path, mesh):
             np.testing.assert_allclose(got[name], expected[name], atol=1e-5, err_msg=name)
 
 
-def test_a_signal_ends_the_step_saves_and_says_how_to_go_on(undisturbed, phantom, tmp_path, monkeypatch, capsys):
-    run_step = GrpoTrainer.run_step
+@contextmanager
+def sigterm_in(trainer, step: int):
+    """Sends this process a signal while a trainer takes a step."""
+    run_step = trainer.run_step
 
-    def with_signal(self, state, batch, step):
-        if step == 2:
+    def with_signal(self, state, batch, number):
+        if number == step:
             os.kill(os.getpid(), signal.SIGTERM)
-        return run_step(self, state, batch, step)
+        return run_step(self, state, batch, number)
 
-    monkeypatch.setattr(GrpoTrainer, "run_step", with_signal)
-    assert train(phantom, tmp_path / "run") == PREEMPTED
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "run_step", with_signal)
+        yield
+
+
+def test_a_signal_ends_the_step_saves_and_says_how_to_go_on(undisturbed, phantom, tmp_path, capsys):
+    with sigterm_in(GrpoTrainer, 2):
+        assert train(phantom, tmp_path / "run") == PREEMPTED
     message = capsys.readouterr().err
     assert "SIGTERM after step 2" in message and "same command" in message
-    monkeypatch.setattr(GrpoTrainer, "run_step", run_step)
     assert train(phantom, tmp_path / "run") == 0
     assert metrics(tmp_path / "run") == metrics(undisturbed)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

@@ -1,7 +1,6 @@
 """The supervised phase through the command line: taken up bit for bit, exported, kept apart from runs of GRPO."""
 
 import os
-import signal
 
 import jax
 import numpy as np
@@ -16,7 +15,7 @@ from reflex_jax.step.models import load_models, load_params
 from reflex_jax.stops import PREEMPTED
 from reflex_jax.training.objectives import POLICY_FOLDER
 from reflex_jax.training.trainer import SupervisedTrainer
-from tests.training.test_faults import cut_back, metrics, saved
+from tests.training.test_faults import cut_back, metrics, saved, sigterm_in
 
 STEPS = 3
 QUICK = [
@@ -60,18 +59,10 @@ def test_imitation_lowers_its_loss_and_asks_no_judge(undisturbed):
     assert facts["layout"] == {"phases": [["supervised", STEPS]], "prompts_per_step": 8}
 
 
-def test_an_interrupted_supervised_run_ends_with_the_same_bytes(undisturbed, phantom, tmp_path, monkeypatch, capsys):
-    run_step = SupervisedTrainer.run_step
-
-    def with_signal(self, state, batch, step):
-        if step == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return run_step(self, state, batch, step)
-
-    monkeypatch.setattr(SupervisedTrainer, "run_step", with_signal)
-    assert imitate(phantom, tmp_path / "run") == PREEMPTED
+def test_an_interrupted_supervised_run_ends_with_the_same_bytes(undisturbed, phantom, tmp_path, capsys):
+    with sigterm_in(SupervisedTrainer, 2):
+        assert imitate(phantom, tmp_path / "run") == PREEMPTED
     assert "SIGTERM after step 2" in capsys.readouterr().err and not (tmp_path / "run" / POLICY_FOLDER).exists()
-    monkeypatch.setattr(SupervisedTrainer, "run_step", run_step)
     assert imitate(phantom, tmp_path / "run") == 0
     assert metrics(tmp_path / "run") == metrics(undisturbed)
     for got, expected in zip(saved(tmp_path / "run", STEPS), saved(undisturbed, STEPS), strict=True):
