@@ -64,6 +64,12 @@ def odd(answered, *, factor: float = 1.0, names: tuple[str, ...] = ("a",), most:
         if os.fork() == 0:
             return 0.0  # the child goes on like its parent
         return 1.0
+    if do == "forge":
+        import json
+        from multiprocessing.connection import Connection
+        forged = {"request": 0, "results": [0.5], "is_spent": False}
+        Connection(os.dup(int(sys.argv[1]))).send_bytes(json.dumps(forged).encode())
+        return 0.5
     if do == "leak":
         import numpy
         while True:
@@ -165,6 +171,11 @@ def test_a_child_that_a_component_forks_answers_nobody(rewards):
     """Its answers would be taken for those to the next questions."""
     found = errors(rewards.score("odd", [row("fork"), row("fork"), row("number 1"), row("text"), row("number 2")], {}))
     assert found[:3] == [1, 1, 1] and found[4] == 2 and isinstance(found[3], str)
+
+
+def test_an_answer_to_another_question_is_none(rewards):
+    """What stays in the connection would be read as the answer to the next."""
+    assert errors(rewards.score("odd", [row("forge"), row("number 1"), row("number 2")], {})) == ["ValueError", 1, 2]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import resource
 import shutil
 import signal
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +19,10 @@ import pytest
 from reflex_jax.checkpoints.paths import resolve_checkpoint
 from reflex_jax.cli import main
 from reflex_jax.config import ConfigError
+from reflex_jax.config_reader import load_config
 from reflex_jax.run.checkpoint import RunCheckpoints
 from reflex_jax.run.directory import load_run_config
+from reflex_jax.run.logs import SilentLogger
 from reflex_jax.run.ownership import sole_owner
 from reflex_jax.step.bridge import HostBridge
 from reflex_jax.step.state import TrainState
@@ -29,6 +32,7 @@ from reflex_jax.training import loop
 from reflex_jax.training.faults import SkippedSteps
 from reflex_jax.training.trainer import GrpoTrainer, StepResult
 from reflex_jax.training.watchdog import Watchdog
+from tests.unchecked import types_unchecked
 
 STEPS = 4  # two of the closed phase, two of the open one
 QUICK = [
@@ -212,6 +216,35 @@ def test_rows_that_fail_are_left_out_and_steps_that_cannot_be_taken_end_the_run(
     assert load_run_config(directory, own[:1]).rewards.components["short"].weight == 0.5
     found = load_run_config(directory, [], runs_rewards=False)
     assert found.rewards.files == (str(tmp_path / "elsewhere.py"),)  # as the run went on last
+
+
+@pytest.mark.parametrize("start", [0, 2])
+def test_what_has_learned_nothing_leaves_no_checkpoint(tmp_path, start):
+    """So a reward of one's own that failed at once can be mended; after steps that were taken it belongs to the run."""
+    settings = [f"run.dir={tmp_path}", "logging.progress=false", "training.save_every=1"]
+    failed = StepResult(
+        {"skipped": 1.0, "loss": 0.0, "grad_norm": 0.0, "failed_rows": 512}, [{"failure": "mine: x"}], {}
+    )
+    run = SimpleNamespace(
+        config=load_config(None, settings), start=start, evaluator=None, checkpoints=SimpleNamespace(wait=lambda: None),
+        batches=_Batches(), trainer=SimpleNamespace(build=None, rows=None, run_step=lambda state, *_: (state, failed)),
+    )  # fmt: skip
+    saved = []
+    with types_unchecked(), pytest.raises(RunStopped) as stopped:
+        loop._run_steps(run, None, SilentLogger(), lambda *_, is_saved, is_last: saved.append(is_saved))
+    assert saved == [start > 0]
+    assert ("nothing has been learned yet, so nothing is saved" in str(stopped.value)) == (start == 0)
+
+
+class _Batches:
+    def __len__(self):
+        return 9
+
+    def iterate(self, start, build):
+        return iter(range(start, 9))
+
+    def phase_name(self, step):
+        return "closed"
 
 
 @pytest.mark.parametrize(
