@@ -6,6 +6,7 @@ import threading
 import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -81,6 +82,15 @@ class PictureFiles:
             except RowError as error:
                 fault = fault if number else error
         raise fault
+
+    def find_inside(self, folder: str, name: str) -> Picture:
+        """The picture of a path inside a folder below the root, whose id is that path; an archive may leave the folder out.
+
+        Raises:
+          RowError: there is none.
+        """
+        found = self.find_first([f"{folder}/{name}", name])
+        return replace(found, id=found.id.removeprefix(f"{folder}/"))
 
 
 class _Archive:
