@@ -76,7 +76,7 @@ def read_polar(asked: Sequence[str], *, is_choice: bool) -> PolarQuestion:
         is_polar=not asked or asked[0] in _OPENERS,
         content=frozenset(content),
         focus=(content[0] if is_about_noun else content[-1]) if content else "",
-        is_negated=_is_negated(asked),
+        is_negated=is_negated(asked),
         is_choice=is_choice,
     )
 
@@ -136,28 +136,28 @@ def _particle(tokens: Sequence[str], question: PolarQuestion) -> tuple[bool | No
 def _sentence(words: Sequence[str], question: PolarQuestion) -> bool | None:
     """Whether a sentence affirms (True) or denies what is asked; None where it speaks of something else."""
     content = {word for word in words if word not in _FUNCTION and word not in NEGATIONS}
-    is_negated = _is_negated(words)
+    denies = is_negated(words)
     if not content:
         is_said = not (_ASSERTIONS | NEGATIONS).isdisjoint(words)
-        return not is_negated if is_said else None
-    if question.is_choice and not is_negated:
+        return not denies if is_said else None
+    if question.is_choice and not denies:
         return None
     opposed = {
         word for word in content if not _OPPOSITE_OF.get(word, frozenset()).isdisjoint(question.content - content)
     }
     if opposed:
-        is_negated = not is_negated
+        denies = not denies
         content -= opposed
     shares = content & question.content
     if content and not shares:
         return None
-    is_whole = bool(opposed) or question.focus in content or is_negated or not _ASSERTIONS.isdisjoint(words)
+    is_whole = bool(opposed) or question.focus in content or denies or not _ASSERTIONS.isdisjoint(words)
     if is_whole and (content <= question.content or question.content <= content):
-        return is_negated == question.is_negated
+        return denies == question.is_negated
     return None
 
 
-def _is_negated(words: Iterable[str]) -> bool:
+def is_negated(words: Iterable[str]) -> bool:
     """Whether a clause denies; "not absent" and "no lack of" do not."""
     negations = [word for word in words if word in NEGATIONS]
     return bool(negations) and not (len(negations) == 2 and negations[1] in {"absent", "absence", "lack", "without"})
