@@ -134,7 +134,7 @@ def _resolve(answer: str, question: ReadQuestion) -> Resolved:
     if polarity.says is not None and polarity.says in frame.option_polarities:
         option = frame.option_polarities.index(polarity.says)
         return Resolved(" ".join(frame.options[option]), trimmed, option, polarity.says, False)
-    if polarity.says is not None and not frame.options and (frame.polar.is_polar or words in (("yes",), ("no",))):
+    if polarity.says is not None and not frame.options and (frame.polar.is_polar or polarity.is_said):
         key = "yes" if polarity.says else "no"
     else:
         key = " ".join(_free_key(words, frame))

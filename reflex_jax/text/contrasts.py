@@ -54,12 +54,18 @@ _BOTH = frozenset("both bilateral bilaterally".split())
 _LETTERED_NUMBER = re.compile(r"([a-z]{1,4})(\d+)[a-z]?")  # T2, L4, HER2
 _ORDINAL = re.compile(r"\d+(?:st|nd|rd|th)")
 _DENSITY = re.compile(r"(hyper|hypo|iso)(\w{4,})")
-_LABELLED = frozenset("type grade stage class group hepatitis influenza vitamin category level option segment zone".split())
+_LABELLED = frozenset(
+    "type grade stage class group hepatitis influenza vitamin category level option segment zone".split()
+)
 _UNITS = frozenset("mm cm m ml l mg g kg hu % mhz khz hz t ms s min hour day week month year".split())
 _JOINED = frozenset({"and", "or", ",", "x", "&"})
+_MOST_KEPT = 48  # words of a text whose contrasts are kept
+_NEAR = 12  # words that are looked at for what belongs to a mark, and for how a list goes on
 # Scope of a negation: it ends here, unless a list goes on ("no mass, fracture or effusion").
 _SCOPE_ENDS = frozenset({";", ".", ",", "but", "however", "though", "although", "except", "with"})
-_FUNCTION = frozenset("there is are was were be been of to in on at by for from it this that evidence sign seen and or".split())
+_FUNCTION = frozenset(
+    "there is are was were be been of to in on at by for from it this that evidence sign seen and or".split()
+)
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,9 @@ class _Marks:
     """What a text says of contrasts."""
 
     values: Mapping[str, frozenset[str]]  # set -> what of it is said
-    beside: Mapping[tuple[str, str], frozenset[str]]  # (set, value) -> the words behind it
+    beside: Mapping[
+        tuple[str, str], frozenset[str]
+    ]  # (set, value) of sets of which two are said -> the words behind it
     affirmed: frozenset[str]  # words that are nowhere denied
     denied: frozenset[str]
     is_negated: bool
@@ -80,7 +88,7 @@ def disagree(answer: str, truth: str) -> bool:
       answer: any text; the first `LONGEST_ANSWER` characters are read.
       truth: likewise.
     """
-    said, meant = _marks(tokens_of(answer)), _marks(tokens_of(truth))
+    said, meant = (_read_marks(tokens_of(text)) for text in (answer, truth))
     for name in said.values.keys() & meant.values.keys():
         if said.values[name] != meant.values[name] or _is_exchanged(name, said, meant):
             return True
@@ -101,15 +109,22 @@ def _is_exchanged(name: str, said: _Marks, meant: _Marks) -> bool:
     return crossed > straight
 
 
+def _read_marks(tokens: tuple[str, ...]) -> _Marks:
+    return (_marks if len(tokens) <= _MOST_KEPT else _marks.__wrapped__)(tokens)
+
+
 @functools.lru_cache(maxsize=8192)
 def _marks(tokens: tuple[str, ...]) -> _Marks:
     read = [_value(token, tokens[i - 1] if i else "") for i, token in enumerate(tokens)]
     values: dict[str, set[str]] = {}
     beside: dict[tuple[str, str], set[str]] = {}
-    for position, found in enumerate(read):
+    for found in read:
         for name, value in found:
             values.setdefault(name, set()).add(value)
-            if tokens[position] not in _BOTH:
+    paired = {name for name, said in values.items() if len(said) == 2}
+    for position, found in enumerate(read if paired else ()):
+        for name, value in found:
+            if name in paired and tokens[position] not in _BOTH:
                 beside.setdefault((name, value), set()).update(_words_behind(position, name, tokens, read))
     denied, affirmed = _scopes(tokens)
     return _Marks(
@@ -140,14 +155,19 @@ def _value(token: str, before: str) -> tuple[tuple[str, str], ...]:
     return ((f"number of {lettered[1]}", lettered[2]),) if lettered else ()
 
 
-def _words_behind(position: int, name: str, tokens: tuple[str, ...], read: list[tuple[tuple[str, str], ...]]) -> set[str]:
+def _words_behind(
+    position: int, name: str, tokens: tuple[str, ...], read: list[tuple[tuple[str, str], ...]]
+) -> set[str]:
     """The words that a mark belongs to: up to the next of its set; "left and right lung" share theirs."""
-    is_mark = [any(other == name for other, _ in found) for found in read]
+
+    def is_mark(index: int) -> bool:
+        return index < len(tokens) and any(other == name for other, _ in read[index])
+
     start = position + 1
-    while tokens[start : start + 1] and tokens[start] in _JOINED and any(is_mark[start + 1 : start + 2]):
+    while start - position < _NEAR and tokens[start : start + 1] and tokens[start] in _JOINED and is_mark(start + 1):
         start += 2
     end = start
-    while end < len(tokens) and not is_mark[end] and tokens[end] not in SEPARATORS:
+    while end < min(len(tokens), start + _NEAR) and not is_mark(end) and tokens[end] not in SEPARATORS:
         end += 1
     return {word for word in tokens[start:end] if word not in _JOINED}
 
@@ -178,7 +198,7 @@ def _scopes(tokens: tuple[str, ...]) -> tuple[set[str], set[str]]:
 
 def _goes_on(position: int, tokens: tuple[str, ...]) -> bool:
     """Whether a list continues behind a comma: an "or" or "nor" comes before its clause ends."""
-    for token in tokens[position + 1 :]:
+    for token in tokens[position + 1 : position + 1 + _NEAR]:
         if token in {"or", "nor"}:
             return True
         if token in {";", ".", "but", "however"} or token in NEGATIONS:

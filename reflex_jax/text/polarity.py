@@ -60,6 +60,7 @@ class Polarity:
     """What an answer says to a question."""
 
     says: bool | None  # None: neither
+    is_said: bool = False  # by the word itself
     is_contradictory: bool = False
 
 
@@ -104,10 +105,10 @@ def read_polarity(tokens: Sequence[str], question: PolarQuestion) -> Polarity:
         return Polarity(None)
     sentence = _sentence(rest, question) if rest else None
     if particle is None or (question.is_negated and sentence is not None):
-        return Polarity(sentence)
+        return Polarity(sentence, is_said=particle is not None)
     if sentence is not None and sentence != particle:
         return Polarity(None, is_contradictory=True)
-    return Polarity(particle)
+    return Polarity(particle, is_said=True)
 
 
 def _particle(tokens: Sequence[str], question: PolarQuestion) -> tuple[bool | None, list[str]]:

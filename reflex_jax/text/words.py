@@ -56,6 +56,7 @@ _ARTICLES = frozenset({"a", "an", "the"})
 _TABLES = frozenset(_NUMBERS) | frozenset(_ORDINALS) | frozenset(_UNITS)
 _SPECIAL = _TABLES | _ARTICLES | _GRADED | {"than"}  # where none of these stands, every word is read by itself
 _SAME = {"sided": "side", "xray": "x-ray", "noncontrast": "non-contrast", "nonenhanced": "non-enhanced"}
+_LONGEST_KEPT = 256  # characters of a text whose words are kept
 _LONGEST_WORD = 64  # characters; what is longer is none of a lexicon
 
 _NUMBER = r"[-+]?(?:\d+(?:\.\d+)?|\.\d+)"
@@ -94,6 +95,11 @@ def words_of(text: str) -> tuple[str, ...]:
 
 def tokens_of(text: str) -> tuple[str, ...]:
     """Words as `words_of` gives them, with the `SEPARATORS` between them."""
+    return _tokens(text) if len(text) <= _LONGEST_KEPT else _tokens.__wrapped__(text)
+
+
+@functools.lru_cache(maxsize=8192)
+def _tokens(text: str) -> tuple[str, ...]:
     trimmed = trim_answer(text)
     tokens: list[str] = []
     for chunk in _marked(trimmed).split():
