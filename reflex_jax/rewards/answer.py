@@ -10,19 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from reflex_jax.rewards.answer_measures import bleu1, rouge1, token_recall
+from reflex_jax.rewards.answer_measures import bleu1, rouge1
 from reflex_jax.rewards.answered import Answered
 from reflex_jax.text.answers import resolve_answer
 from reflex_jax.text.contrasts import disagree
 from reflex_jax.text.normalise import LONGEST_ANSWER, has_visible_character
-from reflex_jax.text.polarity import says_polarity
 from reflex_jax.text.questions import ReadQuestion, read_question
 
 OPEN_ANSWER_PARTS = {"bleu1": 0.5, "rouge1": 0.5}
 OPEN_ANSWER_MEASURES: dict[str, Callable[[str, str], float]] = {"bleu1": bleu1, "rouge1": rouge1}
-# What is reported of an answer, see `answer_metrics`: of closed questions, and of open ones.
-CLOSED_METRICS = ("accuracy", "accuracy_yes_no", "accuracy_choice")
-OPEN_METRICS = ("open/exact_match", "open/recall", "open/bleu1", "open/rouge1")
 
 
 def answer_score(answered: Answered, *, parts: dict[str, float] = OPEN_ANSWER_PARTS, contrasts: bool = True) -> float:
@@ -68,7 +64,7 @@ def answer_reward(
     if answer_type == "closed":
         return max(closed_answer_reward(answer, right, options, question=question) for right in truths)
     if answer_type == "open":
-        read = _read(question, options)
+        read = read_asked(question, options)
         return max(_open_reward(answer, right, read, parts=parts, contrasts=contrasts) for right in truths)
     raise ValueError(f"answer_type: expected closed or open; got {answer_type!r}.")
 
@@ -83,7 +79,7 @@ def closed_answer_reward(
     _check_truth("closed_answer_reward", truth)
     if answer is None or len(answer) > LONGEST_ANSWER:
         return 0.0
-    return float(is_same_answer(answer, truth, _read(question, options)))
+    return float(is_same_answer(answer, truth, read_asked(question, options)))
 
 
 def open_answer_reward(
@@ -98,7 +94,7 @@ def open_answer_reward(
       question: what is answered; empty: nothing is known of it.
       contrasts: score 0 where the two disagree in one, see `text.contrasts.disagree`.
     """
-    return _open_reward(answer, truth, _read(question, None), parts=parts, contrasts=contrasts)
+    return _open_reward(answer, truth, read_asked(question, None), parts=parts, contrasts=contrasts)
 
 
 def is_same_answer(answer: str, truth: str, question: ReadQuestion) -> bool:
@@ -107,27 +103,6 @@ def is_same_answer(answer: str, truth: str, question: ReadQuestion) -> bool:
     if not said.key or said.is_contradictory or meant.is_contradictory:
         return False
     return said.key == meant.key
-
-
-def answer_metrics(answered: Answered) -> dict[str, float]:
-    """What is reported of an answer, under the names of `CLOSED_METRICS` or of `OPEN_METRICS`; no name is of both.
-
-    `accuracy` is the exact match of a closed question, once more apart for those of yes and no and for the others. An open
-    answer has four numbers side by side: exact match, recall, BLEU-1 and ROUGE-1, as they are elsewhere: contrasts, which
-    R_ans heeds, change none of them. The best over the truth and the accepted answers counts. No answer is 0 in each.
-    """
-    truths = (answered.truth, *answered.accepted)
-    read = _read(answered.question, answered.options)
-    answer = answered.answer if answered.answer and len(answered.answer) <= LONGEST_ANSWER else None
-    is_exact = float(answer is not None and any(is_same_answer(answer, truth, read) for truth in truths))
-    if answered.answer_type == "closed":
-        kind = "accuracy_choice" if says_polarity(answered.truth) is None else "accuracy_yes_no"
-        return {"accuracy": is_exact, kind: is_exact}
-    measures = {"open/recall": token_recall, "open/bleu1": bleu1, "open/rouge1": rouge1}
-    found = {
-        name: max(measure(answer, truth) for truth in truths) if answer else 0.0 for name, measure in measures.items()
-    }
-    return {"open/exact_match": is_exact, **found}
 
 
 def check_options(*, parts: Mapping[str, float], contrasts: bool = True) -> None:
@@ -158,7 +133,8 @@ def _open_reward(
     return total / sum(parts.values())
 
 
-def _read(question: str, options: Sequence[str] | None) -> ReadQuestion:
+def read_asked(question: str, options: Sequence[str] | None) -> ReadQuestion:
+    """A question with its options; without given ones, with those of a list in it."""
     return read_question(question, tuple(options) if options else None)
 
 
