@@ -7,6 +7,7 @@ tokens; the user's words are split even where they spell one, so a question cann
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,6 +186,21 @@ class Processor:
         )
         return EncodedPrompt(self._assemble(question, [self._count_image_tokens(grid) for _, grid in patched]), patched)
 
+    def size_of(self, example: Example) -> tuple[int, int]:
+        """(tokens, windows of the vision tower) of a prompt, decoding only pictures of unknown size.
+
+        Raises:
+          ValueError: a picture of a shape that cannot be resized.
+        """
+        grids = [self.image_grid(picture.measure()) for picture in example.images]
+        image_tokens = tuple(map(self._count_image_tokens, grids))
+        windows = sum(count_windows(grid, self.config.vision) for grid in grids)
+        return self._length(example.question, image_tokens), windows
+
+    @functools.lru_cache(maxsize=65536)  # noqa: B019  # a run has one processor; questions repeat over pictures of one size
+    def _length(self, question: str, image_tokens: tuple[int, ...]) -> int:
+        return len(self._assemble(question, image_tokens))
+
     def measure(self, examples: Iterable[Example], *, max_prompt_tokens: int) -> PromptSizes:
         """Finds the static sizes of a run by a scan of its questions, decoding only pictures of unknown size.
 
@@ -192,25 +208,20 @@ class Processor:
           ConfigError: prompts longer than the limit (never cut: half an image is another image) and pictures of
             an impossible shape, all of them by id.
         """
-        tokens, windows, too_long, misshaped = 1, 0, [], dict[str, str]()
-        lengths: dict[tuple[str, tuple[int, ...]], int] = {}
+        tokens, windows, too_long, misshaped = 1, 0, [], []
         for example in examples:
-            grids = []
-            for picture in example.images:
-                try:
-                    grids.append(self.image_grid(picture.measure()))
-                except ValueError as error:
-                    misshaped[picture.id] = f"{picture.id} ({error})"
-            key = (example.question, tuple(map(self._count_image_tokens, grids)))
-            if key not in lengths:
-                lengths[key] = len(self._assemble(*key))
-            if lengths[key] > max_prompt_tokens:
-                too_long.append(f"{example.id} ({lengths[key]})")
-            tokens = max(tokens, lengths[key])
-            windows = max(windows, sum(count_windows(grid, self.config.vision) for grid in grids))
+            try:
+                length, needed = self.size_of(example)
+            except ValueError as error:
+                misshaped.append(f"{example.image_id} ({error})")
+                continue
+            if length > max_prompt_tokens:
+                too_long.append(f"{example.id} ({length})")
+            tokens, windows = max(tokens, length), max(windows, needed)
+        misshaped = list(dict.fromkeys(misshaped))
         if misshaped:
             raise ConfigError(
-                f"{len(misshaped)} pictures cannot be resized: {list_offenders([*misshaped.values()])}. Crop or remove them."
+                f"{len(misshaped)} pictures cannot be resized: {list_offenders(misshaped)}. Crop or remove them."
             )
         if too_long:
             raise ConfigError(

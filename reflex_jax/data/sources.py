@@ -48,7 +48,7 @@ def load_training(data: DataConfig, *, seed: int, with_validation: bool = False,
         data, [(source, source.split or data.split) for source in data.mixture], seed=seed, noise=noise
     )
     examples = []
-    excluded = _read_excluded(data.exclude)
+    excluded = read_excluded(data.exclude)
     for source, part in zip(data.mixture, parts, strict=True):
         kept = part.examples
         if with_validation and _is_cut(source, data):
@@ -118,7 +118,7 @@ def read_source(data: DataConfig, source: SourceConfig, split: str, *, seed: int
     # Imported here: phantoms need nothing of it.
     from reflex_jax.data.question_sets import load_question_set
 
-    found = load_question_set(source.name, find_layout(source.name), _root(source), _cache(data), split)
+    found = load_question_set(source.name, find_layout(source.name), _root(source), cache_of(data), split)
     examples = [_labelled(example, source.label) for example in found.examples if example.language in source.languages]
     refused = [dataclasses.replace(row, id=f"{source.label}-{row.id}") for row in found.refused]
     return Loaded(source.label, examples, refused, len(found.examples) - len(examples))
@@ -177,7 +177,7 @@ def _limited(examples: list[Example], limit: int | None) -> list[Example]:
     return [example for example in examples if example.id in ids]
 
 
-def _read_excluded(files: Sequence[str]) -> frozenset[str]:
+def read_excluded(files: Sequence[str]) -> frozenset[str]:
     """The ids in files of one id a line; what follows a blank is a remark."""
     ids: set[str] = set()
     for file in files:
