@@ -137,15 +137,15 @@ def _check_data(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.overrides)
     _prepare()
     from reflex_jax.data.sources import cache_of
-    from reflex_jax.dataset_card.card import as_text, remember_card, write_card
+    from reflex_jax.dataset_card.card import as_markdown, remember_card, write_card
     from reflex_jax.dataset_card.check import check_data
 
     card, leaks = check_data(config)
     target = user_path(options.to) if options.to else Path("cards") / config.run.name
     write_card(card, target)
     remember_card(card, cache_of(config.data))
-    print(as_text(card))
-    print(f"\n{target}/card.md and card.json hold all of it; `reflex evaluate` quotes it.")
+    print(as_markdown(card))
+    print(f"{target}/card.md and card.json hold all of it; `reflex evaluate` quotes it.")
     if options.exclude_leaks:
         path = user_path(options.exclude_leaks)
         try:

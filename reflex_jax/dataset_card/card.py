@@ -12,6 +12,7 @@ from reflex_jax.config import ConfigError
 
 _SHOWN_IDS = 20
 _CARDS = "cards"
+_WIDEST_CELL = 60  # characters that are lined up
 
 
 def write_card(card: Mapping[str, Any], directory: Path) -> None:
@@ -94,53 +95,6 @@ def as_markdown(card: Mapping[str, Any]) -> str:
     if card["notes"]:
         parts.append(_section("Notes", "\n".join(f"- {note}" for note in card["notes"])))
     return "\n\n".join(parts) + "\n"
-
-
-def as_text(card: Mapping[str, Any]) -> str:
-    """What a terminal shows: the tables without the lists of ids, and every refused row's reason."""
-    columns, rows = _QUESTIONS, [_question_row(part) for part in card["sources"]]
-    lines = [_aligned(columns, rows)]
-    for part in card["sources"]:
-        for reason, count in Counter(row["reason"] for row in part["refused"]).items():
-            ids = [_named(row) for row in part["refused"] if row["reason"] == reason]
-            more = f" and {len(ids) - _SHOWN_IDS} more" if len(ids) > _SHOWN_IDS else ""
-            lines.append(
-                f"refused of {part['source']} {part['split']}: {count} {reason}: {', '.join(ids[:_SHOWN_IDS])}{more}"
-            )
-        if part["other_languages"]:
-            lines.append(f"{part['source']} {part['split']}: {part['other_languages']} rows in another language")
-    total = sum(card["statements"]["rules"].values())
-    lines += [
-        "",
-        _aligned(
-            ("rule", "statements", "share"),
-            [[r, n, f"{n / total:.1%}"] for r, n in card["statements"]["rules"].items()],
-        ),
-    ]
-    lines += ["", _statements(card["statements"]).rpartition("\n")[2], ""]
-    lines += [
-        f"  {row['rule']}: {row['question']} | {row['answer']} -> {row['statement']}"
-        for row in card["statements"]["to_read"]
-    ]
-    lines += ["", _prompts(card["prompts"]).replace("\n\n", "\n").replace("```\n", "").replace("\n```", "")]
-    lines += ["", _pictures(card["pictures"]).replace("\n\n", "\n"), "", _leaks(card["leaks"]).split("\n\n")[0]]
-    lines += [
-        f"  {names}: {found['same_bytes']} questions of the first with the same picture, {found['alike']} with one that looks alike"
-        for names, found in card["leaks"]["between_sources"].items()
-    ]
-    for role, scores in card["floors"].items():
-        lines.append(
-            f"question-only baseline, {role}: " + ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
-        )
-    return "\n".join([*lines, *card["notes"]])
-
-
-def _aligned(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    cells = [[str(cell) for cell in row] for row in (columns, *rows)]
-    widths = [max(len(row[k]) for row in cells) for k in range(len(columns))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells
-    )
 
 
 _QUESTIONS = (
@@ -244,7 +198,7 @@ def _floors(floors: Mapping[str, Mapping[str, float]]) -> str:
         return "No question is scored."
     names = list(dict.fromkeys(name for scores in floors.values() for name in scores))
     rows = [[name, *(_score(scores.get(name)) for scores in floors.values())] for name in names]
-    text = "The answer that training has most often for the same question, or else for its kind: what can be said without a picture."
+    text = "The most frequent answer of training to the same question, or else to its kind: what can be said without a picture."
     return f"{text}\n\n{_table(('metric', *floors), rows)}"
 
 
@@ -254,8 +208,8 @@ def _score(value: float | None) -> str:
 
 def _leaks(leaks: Mapping[str, Any]) -> str:
     lines = [
-        f"Of {leaks['training_questions']} training questions {leaks['same_bytes']} are about a picture that is also asked about in "
-        f"validation or evaluation, and {leaks['alike']} more about one that looks like it."
+        f"Of {leaks['training_questions']} training questions {leaks['same_bytes']} are about a picture that validation or "
+        f"evaluation also asks about, and {leaks['alike']} more about one that looks like it."
     ]
     rows = [[names, found["same_bytes"], found["alike"]] for names, found in leaks["between_sources"].items()]
     if rows:
@@ -270,7 +224,8 @@ def _section(title: str, text: str) -> str:
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    def line(cells: Iterable[Any]) -> str:
-        return "| " + " | ".join(" ".join(str(cell).replace("|", "\\|").split()) for cell in cells) + " |"
-
-    return "\n".join([line(columns), "|" + "---|" * len(columns), *map(line, rows)])
+    """A table of Markdown whose columns stand below each other in a terminal too."""
+    cells = [[" ".join(str(cell).replace("|", "\\|").split()) for cell in row] for row in (columns, *rows)]
+    widths = [min(_WIDEST_CELL, max(len(row[k]) for row in cells)) for k in range(len(columns))]
+    lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in cells]
+    return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])

@@ -306,7 +306,8 @@ def test_weights_are_part_of_the_layout_and_small_sources_are_told():
 def test_phases_choose_by_source_modality_and_answer_type():
     examples = mixed({"a": 4}, modality="MRI") + mixed({"b": 4}, modality="CT") + mixed({"c": 4})
     phases = (
-        PhaseConfig(sources=("a", "c")), PhaseConfig(modalities=("CT", "X-Ray")), PhaseConfig(sources=("a",), modalities=("MRI",)),
+        PhaseConfig(sources=("a", "c")), PhaseConfig(modalities=("CT", "X-Ray")),
+        PhaseConfig(sources=("a",), modalities=("MRI",)),
     )  # fmt: skip
     labels = tuple(SourceConfig(name="phantom", label=label) for label in "abc")
     batches = training_batches(
