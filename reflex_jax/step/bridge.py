@@ -184,11 +184,12 @@ def _facts(example: Example) -> dict[str, Any]:
     """What a reward may know of a question."""
     known = {
         "id": example.id, "modality": example.modality, "organ": example.organ, "target": example.target,
-        "paraphrases": example.paraphrases or None,
+        "paraphrases": example.paraphrases or None, "category": example.category, "reasoning": example.reasoning,
+        "source": example.source or None,
     }  # fmt: skip
     return {
         "question": example.question, "truth": example.answer, "answer_type": example.answer_type,
         "options": example.options, "accepted": example.accepted, "image_id": example.image_id,
         "metadata": MappingProxyType({key: value for key, value in known.items() if value is not None}),
-        "open_image": None if example.image is None else example.load_image,
+        "open_image": example.images[0].load if example.images else None,
     }  # fmt: skip

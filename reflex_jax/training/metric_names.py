@@ -46,6 +46,12 @@ def check_best_metric(objective: Objective, shapes: Shapes, sizes: PromptSizes, 
     if wanted is None:
         return
     names = metric_names(objective, shapes, sizes, held_out)
+    data = objective.config.data
+    if wanted.startswith("eval/") and data.validation_split == data.evaluation_split:
+        raise ConfigError(
+            f"data.evaluation_split: {data.evaluation_split!r} is also data.validation_split, by which training.best_metric "
+            "chooses a checkpoint; what it then scores would be too good. Name two splits."
+        )
     if wanted in names:
         return
     advice = nearest_name(wanted, names)
