@@ -5,13 +5,25 @@ from __future__ import annotations
 import threading
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from reflex_jax.config import ConfigError
 from reflex_jax.data.examples import Picture, RowError
 
 NO_PICTURE = "no picture"
+
+
+def path_of(value: Any) -> str:
+    """A field of an official file as a picture's path, as it is written.
+
+    Raises:
+      RowError: no text, or a blank one.
+    """
+    if not isinstance(value, str) or not value.strip():
+        raise RowError(NO_PICTURE)
+    return value
 
 
 class PictureFiles:
@@ -55,6 +67,20 @@ class PictureFiles:
         if (archive := self._members.get(place.as_posix())) is not None:
             return Picture(id=place.as_posix(), data=lambda: archive.read(place.as_posix()))
         raise RowError(f"{NO_PICTURE}: {place.as_posix()[:120]!r} is missing")
+
+    def find_first(self, names: Iterable[str]) -> Picture:
+        """The picture of the first of several paths at which there is one.
+
+        Raises:
+          RowError: there is none; it speaks of the first path.
+        """
+        fault = RowError(NO_PICTURE)
+        for number, name in enumerate(names):
+            try:
+                return self.find(name)
+            except RowError as error:
+                fault = fault if number else error
+        raise fault
 
 
 class _Archive:
