@@ -24,7 +24,9 @@ def beside_scores(config: Config) -> tuple[dict[str, float], list[str]]:
         "these questions have no dataset card yet: `reflex data check CONFIG` makes it"
     ]
     if data.evaluation_split == data.validation_split and (training.best_metric or "").startswith("eval/"):
-        lines.append(f"{data.evaluation_split} also chose the checkpoint (training.best_metric): its scores are too good")
+        lines.append(
+            f"{data.evaluation_split} also chose the checkpoint (training.best_metric): its scores are too good"
+        )
     try:
         known = load_training(data, seed=config.run.seed, with_validation=bool(training.evaluate_every))
     except ConfigError as error:
