@@ -209,5 +209,6 @@ def _root(source: SourceConfig) -> Path:
     return user_path(source.root).resolve()
 
 
-def _cache(data: DataConfig) -> Path:
+def cache_of(data: DataConfig) -> Path:
+    """Where prepared questions and cards lie."""
     return user_path(data.cache).resolve() if data.cache else default_cache()
