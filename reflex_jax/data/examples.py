@@ -1,4 +1,4 @@
-"""HOST: one question about any number of pictures, as every data source delivers it, and what stands for a row that cannot be one."""
+"""HOST: one question about any number of pictures, as every data source delivers it; and a row that cannot be one."""
 
 from __future__ import annotations
 
@@ -93,11 +93,12 @@ class RefusedRow:
 
     id: str  # as far as the row has one; else its place, e.g. "row 3"
     reason: str  # in a few words, the same for all rows of a kind, e.g. "no answer"
+    detail: str = ""  # of this row, e.g. the name of its picture
     is_official: bool = False  # the published files are known to hold such rows: counted, but nothing stops
 
 
 class RowError(ValueError):
-    """Raised while a row is read: it is refused with this reason, and reading goes on with the next."""
+    """Raised while a row is read: it is refused, and reading goes on with the next; "reason" or "reason: detail"."""
 
 
 def list_offenders(names: Sequence[str], *, separator: str = ", ") -> str:

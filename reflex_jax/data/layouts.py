@@ -48,7 +48,8 @@ def read_rows(rows: Iterable[tuple[str, Any]], make: Callable[[str, Any], Exampl
         try:
             made = make(name, row)
         except RowError as error:
-            made = RefusedRow(id=name, reason=str(error))
+            reason, _, detail = str(error).partition(": ")
+            made = RefusedRow(id=name, reason=reason, detail=detail)
         if made is not None:
             yield made
 

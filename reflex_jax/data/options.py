@@ -30,7 +30,7 @@ def option_texts(cells: Any) -> tuple[str, ...]:
     elif cells is None or isinstance(cells, (list, tuple)):
         texts = _strip_letters([text_of(cell, "option") for cell in cells or ()])
     else:
-        raise RowError(f"options: expected a list; got {type(cells).__name__} {str(cells)[:40]}")
+        raise RowError(f"options in another form: expected a list; got {type(cells).__name__} {str(cells)[:40]}")
     while texts and not texts[-1]:
         texts.pop()
     if not all(texts):
@@ -59,12 +59,22 @@ def gold_option(options: Sequence[str], *, letter: str = "", text: str = "") -> 
     return named[0]
 
 
+def lists_options(question: str, options: Sequence[str]) -> bool:
+    """Whether a question's own words list all options by letter and text, e.g. "... (A) a disc (B) a line"."""
+    return bool(options) and any(
+        all(mark.format(letter) + text in question for letter, text in zip(LETTERS, options, strict=False))
+        for mark in ("({}) ", "{}) ", "{}. ", "{}: ", "{})", "{}:")
+    )
+
+
 def _by_letters(cells: list[tuple[Any, Any]]) -> list[str]:
     """Texts in the order of the letters beside them, taken as they are."""
     texts = {str(letter).strip().upper(): text_of(text, "option") for letter, text in cells}
     letters = sorted(texts)
     if letters != list(LETTERS[: len(cells)]):
-        raise RowError(f"options: expected the letters A, B, ... once each; got {', '.join(letters)[:80]}")
+        raise RowError(
+            f"options in another form: expected the letters A, B, ... once each; got {', '.join(letters)[:80]}"
+        )
     return [texts[letter] for letter in letters]
 
 
