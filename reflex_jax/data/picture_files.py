@@ -47,6 +47,10 @@ class PictureFiles:
                 archive = _Archive(path)
                 self._members |= dict.fromkeys(archive.names, archive)
 
+    def archive_folders(self) -> list[str]:
+        """The folders inside the archives that hold files."""
+        return sorted({PurePosixPath(name).parent.as_posix() for name in self._members})
+
     def find(self, name: str) -> Picture:
         """The picture of a path below the root, which is also its id.
 
