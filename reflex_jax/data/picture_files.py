@@ -61,7 +61,7 @@ class PictureFiles:
         if not place.parts:
             raise RowError(NO_PICTURE)
         if place.is_absolute() or ".." in place.parts:
-            raise RowError(f"picture {str(name)[:120]!r}: expected a path below the root")
+            raise RowError(f"a picture's path that leads out of the data's folder: {str(name)[:120]!r}")
         path = self._root / place
         try:
             is_there = path.is_file()
