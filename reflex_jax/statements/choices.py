@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from reflex_jax.statements import grammar
+from reflex_jax.statements import grammar, verbs
 from reflex_jax.statements.polar import polar_clauses
 from reflex_jax.statements.question import ASKING, Question
 from reflex_jax.text.normalise import normalise_answer
@@ -47,7 +47,7 @@ def choose_alternative(text: str, answer: str) -> str | None:
     if not right:
         return None
     # "lateralized to one side" shares no noun with what stands before the "or"
-    is_clause = grammar.is_participle(right[0]) and len(right) > 1 and right[1] in grammar.PREPOSITIONS
+    is_clause = verbs.is_participle(right[0]) and len(right) > 1 and right[1] in grammar.PREPOSITIONS
     head = "" if is_clause else _shared_head(left, right)
     listed = _listed(words[start:end], head)
     return _fill_alternative(" ".join(before), " ".join(after), answer, listed, head, article)
@@ -57,18 +57,18 @@ def _coordination(words: list[str], middle: int) -> tuple[int, int]:
     """Where the alternatives around the `or` at `middle` begin and end."""
     borders = grammar.PREPOSITIONS | grammar.AUXILIARIES | {"than", "relative", "compared"}
     opening, last = words[middle + 1], words[middle - 1]
-    is_said = opening in grammar.ADJECTIVES or grammar.is_participle(opening)
+    is_said = grammar.is_adjective(opening) or verbs.is_participle(opening)
     is_place = grammar.begins_with_preposition(" ".join(words[middle + 1 :]))
     end = middle + 2
-    while end < len(words) and (is_place or grammar.is_participle(opening) or words[end] not in borders):
+    while end < len(words) and (is_place or verbs.is_participle(opening) or words[end] not in borders):
         end += 1
-    if is_said and last in grammar.ADJECTIVES and "," not in words[:middle]:
+    if is_said and grammar.is_adjective(last) and "," not in words[:middle]:
         return middle - (2 if words[middle - 2] in {"hyper", "hypo", "non"} else 1), end
     if is_place:
         begins, stops = grammar.PREPOSITIONS - {"of", "to"}, grammar.AUXILIARIES
-    elif is_said and grammar.is_participle(opening):
+    elif is_said and verbs.is_participle(opening):
         begins, stops = (
-            frozenset(w for w in words if w in grammar.ADJECTIVES or grammar.is_participle(w)),
+            frozenset(w for w in words if grammar.is_adjective(w) or verbs.is_participle(w)),
             grammar.AUXILIARIES,
         )
     elif opening in grammar.ARTICLES:
@@ -78,7 +78,7 @@ def _coordination(words: list[str], middle: int) -> tuple[int, int]:
     for start in range(middle - 1, -1, -1):
         if words[start] in begins:
             return start, end
-        if words[start] in stops or (not begins and grammar.is_verb_form(words[start])):
+        if words[start] in stops or (not begins and verbs.is_plainly_third(words[start])):
             return start + 1, end
     return 0, end
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 
-from reflex_jax.statements import grammar
+from reflex_jax.statements import grammar, verbs
 from reflex_jax.statements.question import Question
 from reflex_jax.text.normalise import normalise_answer, trim_answer
 
@@ -141,7 +141,7 @@ def _do_clauses(do: str, words: list[str]) -> tuple[str, str] | None:
 
 
 def _conjugate(do: str, verb: str) -> str:
-    return {"do": lambda v: v, "does": grammar.third_person, "did": grammar.past}[do](verb)
+    return {"do": lambda v: v, "does": verbs.third_person, "did": verbs.past}[do](verb)
 
 
 def _perfect(have: str, words: list[str]) -> tuple[str, str] | None:
@@ -157,7 +157,7 @@ def _modal(modal: str, words: list[str]) -> tuple[str, str] | None:
     if words[0] == "you" and len(words) > 2:
         found = re.match(r"^(.+?)( (?:as|from|anywhere|in this)\b.*)?$", " ".join(words[2:]))
         thing, more = found.groups(default="") if found else ("", "")
-        rest = f"{grammar.participle(words[1])}{more}"
+        rest = f"{verbs.participle(words[1])}{more}"
         return f"{thing} {modal} be {rest}", f"{thing} {negated_modal} be {rest}"
     position = grammar.verb_position(words)
     if position is None:

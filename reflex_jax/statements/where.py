@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from reflex_jax.statements import grammar
+from reflex_jax.statements import grammar, verbs
 from reflex_jax.statements.phrases import MODIFIERS, PLANES, head_noun, noun_phrase, specify
 from reflex_jax.statements.polar import polar_clauses
 from reflex_jax.statements.question import ASKING, Question, find_core, split_at_auxiliary
@@ -94,7 +94,7 @@ def declare_in_place(question: Question, answer: str) -> str | None:
         return None
     said = match[1].split()
     if " else " in question.text or not any(
-        w in grammar.AUXILIARIES or grammar.is_verb_form(w) or w in grammar.BASE_VERBS for w in said
+        w in grammar.AUXILIARIES or verbs.is_third(w) or verbs.is_plainly_base(w) for w in said[1:]
     ):
         return None
     if match[4]:
