@@ -38,12 +38,14 @@ def declare_what_is(question: Question, answer: str) -> str | None:
     if words[-1] in grammar.PREPOSITIONS - {"above", "below"}:
         border = grammar.subject_length(words)
         return f"{' '.join(words[:border])} {be} {' '.join(words[border:])} {answer}" if border else None
+    if words[0] == "not" and len(words) > 1:
+        return f"{noun_phrase(answer)} {grammar.be_for(answer)} {rest}"
     if verbs.is_participle(words[0]) or words[0] in grammar.ADVERBS | {"meant"}:
         if words[0] != "more":
             return f"what {be} {rest} is {noun_phrase(answer)}"
     if (grammar.is_adjective(words[0]) or words[0] == "more") and words[0] not in {"white", "gray", "grey", "black"}:
         return f"{noun_phrase(answer)} {grammar.be_for(answer)} {rest}"
-    needs_article = be == "is" and words[0] not in grammar.DETERMINERS and not words[0].endswith("'s")
+    needs_article = be == "is" and words[0] not in grammar.DETERMINERS | {"it", "he", "she"} and not words[0].endswith("'s")
     return f"{'the ' if needs_article else ''}{rest} {be} {noun_phrase(answer)}"
 
 
