@@ -56,7 +56,7 @@ def settings(checkpoints: Path, arguments: argparse.Namespace, directory: str) -
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Runs the steps in this process; the first `warmup` compile and are left out."""
     from reflex_jax.config_reader import load_config
-    from reflex_jax.data.examples import Example
+    from reflex_jax.data.examples import Example, Picture
     from reflex_jax.data.pipeline import training_batches
     from reflex_jax.run.logs import RunLogger
     from reflex_jax.sharding import make_mesh
@@ -67,8 +67,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
     examples = [
         Example(
-            id=str(number), question=row.question, answer=row.answer, answer_type="closed", image_id=str(number),
-            image=row.png, image_size=(arguments.side, arguments.side),
+            id=str(number), question=row.question, answer=row.answer, answer_type="closed",
+            images=(Picture(id=str(number), data=row.png, size=(arguments.side, arguments.side)),),
         )
         for number, row in enumerate(workload.make_questions(side=arguments.side))
     ]  # fmt: skip

@@ -16,7 +16,11 @@ from typing import Any
 SALIENCY_METHODS = ("attention_gradient", "gradient_activation", "gradcam")
 TIE_RULES = ("strict", "rank", "paper")
 RESIZE_MODES = ("checkpoint", "crop", "squash", "pad")
-DATA_SETS = ("vqa_rad", "slake")  # each is read by the file of its name in data/readers/
+# Each is read by the file of its name in data/readers/.
+DATA_SETS = (
+    "vqa_rad", "slake", "path_vqa", "pmc_vqa", "quilt_vqa", "medxpertqa", "mmmu", "omnimedvqa", "med_r1", "medvlm_r1",
+    "medical_multimodal_eval", "medix", "silvar_med", "vqa_med_2019", "jsonl", "parquet", "tfds",
+)  # fmt: skip
 WHEN = ("always", "right", "wrong")
 
 
@@ -117,6 +121,8 @@ class PhaseConfig:
     """One phase of the curriculum: which questions, and for how long."""
 
     answer_type: str = "any"  # closed | open | any
+    sources: tuple[str, ...] = ()  # labels of data.sources; empty: all
+    modalities: tuple[str, ...] = ()  # e.g. [MRI], in the names of data/modalities.py; empty: all
     epochs: float = 1.0  # passes over the questions of this type; ignored where training.steps is set
     fraction: float | None = None  # share of training.steps; default: in proportion to epochs x questions
     replay: float = 0.0  # share of the phase's prompts that are questions of the phases before it
@@ -133,14 +139,51 @@ class PhaseConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """One data set of a mixture."""
+
+    name: str  # phantom, or one of DATA_SETS
+    root: str | None = None  # the folder with its official files; default: the folder of its label in data.root
+    label: str = ""  # what its ids begin with and phases call it; default: the name
+    split: str | None = None  # to train on; default: data.split
+    evaluation_split: str | None = None  # default: data.evaluation_split
+    weight: float | None = (
+        None  # share of a phase's prompts, relative to the other sources; default: by number of questions
+    )
+    limit: int | None = None  # train on so many of its questions, chosen by their ids
+    languages: tuple[str, ...] = ("en",)  # of the questions; others are left out and counted
+
+    def __post_init__(self) -> None:
+        """Refuses unknown sets and values out of range."""
+        _check_choice("data.sources.name", self.name, ("phantom", *DATA_SETS))
+        object.__setattr__(self, "label", self.label or self.name)
+        _check(
+            self.weight is None or self.weight > 0,
+            f"data.sources.weight: expected > 0; got {self.weight} for {self.label}.",
+        )
+        _check(
+            self.limit is None or self.limit >= 1,
+            f"data.sources.limit: expected >= 1; got {self.limit} for {self.label}.",
+        )
+        _check(len(self.languages) > 0, f"data.sources.languages: expected at least one; got none for {self.label}.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Which questions and images, and how they become prompts."""
 
-    source: str = "phantom"  # phantom, or one of DATA_SETS
-    root: str | None = None  # the official files of one of DATA_SETS
+    source: str = "phantom"  # phantom, or one of DATA_SETS: a mixture of one
+    root: str | None = None  # its official files; of sources without a root: the folder that holds one for each label
+    sources: tuple[SourceConfig, ...] = ()  # several data sets, mixed; in place of source
     cache: str | None = None  # prepared copies; default ~/.cache/reflex_jax
     split: str = "train"
-    evaluation_split: str = "test"
+    validation_split: str = "validation"  # looked at while training (training.evaluate_every)
+    # share of a source's training questions that is held out, by whole pictures, where it has no validation split and the
+    # run looks at one
+    validation_fraction: float = 0.1
+    evaluation_split: str = "test"  # of `reflex evaluate`
+    refused: str = "stop"  # stop | leave_out: what rows do that cannot be used
+    exclude: tuple[str, ...] = ()  # files with ids that are not trained on, e.g. of `reflex data check --exclude-leaks`
     size: int = 4096  # phantom only: images of the training world
     phases: tuple[PhaseConfig, ...] = (PhaseConfig(answer_type="closed"), PhaseConfig(answer_type="open"))
     prompt: str = "think_answer"  # template of the user turn, see data/prompts.py
@@ -151,9 +194,17 @@ class DataConfig:
     def __post_init__(self) -> None:
         """Refuses unknown sources and impossible sizes."""
         _check_choice("data.source", self.source, ("phantom", *DATA_SETS))
+        _check(not self.sources or self.source == "phantom", "data.source: expected it or data.sources; got both.")
+        rootless = [s.label for s in self.mixture if s.name != "phantom" and s.root is None]
         _check(
-            self.source == "phantom" or self.root is not None,
-            f"data.root: {self.source} needs the directory with its official files; set data.root=DIR.",
+            not rootless,
+            f"data.root: {', '.join(rootless)} needs the directory with its official files; set data.root=DIR.",
+        )
+        self._check_mixture()
+        _check_choice("data.refused", self.refused, ("stop", "leave_out"))
+        _check(
+            0 < self.validation_fraction < 1,
+            f"data.validation_fraction: expected a number in (0, 1); got {self.validation_fraction}.",
         )
         _check(len(self.phases) > 0, "data.phases: expected at least one phase.")
         _check(1 <= self.size <= 10**7, f"data.size: expected 1 to {10**7} phantoms; got {self.size}.")
@@ -162,6 +213,31 @@ class DataConfig:
             f"data.min_pixels, data.max_pixels: expected 0 < min <= max; got {self.min_pixels}, {self.max_pixels}.",
         )
         _check(self.max_prompt_tokens >= 1, f"data.max_prompt_tokens: expected >= 1; got {self.max_prompt_tokens}.")
+
+    def _check_mixture(self) -> None:
+        labels = [source.label for source in self.mixture]
+        doubled = sorted({label for label in labels if labels.count(label) > 1})
+        _check(
+            not doubled, f"data.sources: expected different labels; got {', '.join(doubled)} twice. Set label: NAME."
+        )
+        weighted = [source.weight is not None for source in self.mixture]
+        _check(
+            all(weighted) or not any(weighted),
+            "data.sources: expected a weight for every source or for none; got some of "
+            f"{', '.join(labels)} without. 1.0 for all mixes them evenly.",
+        )
+        for phase in self.phases:
+            unknown = [label for label in phase.sources if label not in labels]
+            _check(not unknown, f"data.phases.sources: expected some of {', '.join(labels)}; got {', '.join(unknown)}.")
+
+    @property
+    def mixture(self) -> tuple[SourceConfig, ...]:
+        """The sources with their roots; `source` and `root` are a mixture of one."""
+        if not self.sources:
+            return (SourceConfig(name=self.source, root=self.root),)
+        if self.root is None:
+            return self.sources
+        return tuple(dataclasses.replace(s, root=s.root or os.path.join(self.root, s.label)) for s in self.sources)
 
 
 @dataclass(frozen=True, kw_only=True)

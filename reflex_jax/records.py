@@ -7,6 +7,8 @@ T statement tokens, D width. What belongs to a prompt has no G axis: a group sha
 
 from __future__ import annotations
 
+import dataclasses
+
 from jaxtyping import Bool, Float, Int, Key, UInt8
 
 from reflex_jax.trees import Leaf, pytree_dataclass
@@ -72,6 +74,13 @@ class HostScores:
     applies: dict[str, Bool[Leaf, "P G"]]  # False: nothing was to be scored, so the row is not counted there
     is_correct: Bool[Leaf, "P G"]  # closed exact match, open R_ans >= 0.5: for metrics, and for what depends on it
     is_valid: Bool[Leaf, "P G"]  # False: a reward failed; the row leaves every statistic
+    # What is reported of the answers, by name; NaN where a question has no such number. Without any, all are taken for closed.
+    metrics: dict[str, Float[Leaf, "P G"]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def measured(self) -> dict[str, Float[Leaf, "P G"]]:
+        """The metrics; of none, the accuracy."""
+        return self.metrics or {"accuracy": self.is_correct.astype("float32")}
 
 
 @pytree_dataclass

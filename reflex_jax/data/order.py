@@ -9,7 +9,8 @@ from __future__ import annotations
 import bisect
 import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -89,6 +90,59 @@ class ShuffledPasses:
         if taken % self._count == 0 or left >= self._count:
             return None
         return _Seam(previous=number - 1 - taken // self._count, tail=taken % self._count, head=left)
+
+
+class WeightedPasses:
+    """Batches of indices below the number of all questions, of which each group takes its share of the places.
+
+    Every group is shuffled and passed over by itself; a batch holds a question twice only where a group has fewer than its
+    places in it.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[Int[np.ndarray, "n"]],
+        shares: Sequence[float],
+        start_of: Callable[[int], int],
+        *,
+        batch_rate: float,
+        seed: int,
+        stream: str,
+    ):
+        """Describes the order; nothing is drawn yet.
+
+        Args:
+          groups: the indices of each group, disjoint, none empty.
+          shares: of the places, for each group; they add up to 1.
+          start_of: number of a batch -> its first place in the order.
+          batch_rate: places of a batch, on average.
+          seed: of the run.
+          stream: name of this order among those of the run.
+        """
+        self._groups, self._start_of = groups, start_of
+        # of the places that the groups before it leave, each takes this part: so counts of places only grow
+        left = [sum(shares[k:]) for k in range(len(shares))]
+        self._parts = [share / rest for share, rest in zip(shares[:-1], left[:-1], strict=True)] + [1.0]
+        self._passes = [
+            ShuffledPasses(
+                len(group), partial(self._begin, number), batch_rate=batch_rate * shares[number], seed=seed,
+                stream=f"{stream} group {number}",
+            )
+            for number, group in enumerate(groups)
+        ]  # fmt: skip
+
+    def batch(self, number: int) -> Int[np.ndarray, "n"]:
+        """The indices of a batch, group after group."""
+        return np.concatenate(
+            [group[order.batch(number)] for group, order in zip(self._groups, self._passes, strict=True)]
+        )
+
+    def _begin(self, group: int, batch: int) -> int:
+        """How many places of a group lie before a batch."""
+        places = self._start_of(batch)
+        for part in self._parts[:group]:
+            places -= int(places * part + 1e-9)
+        return int(places * self._parts[group] + 1e-9)
 
 
 def _change_places(

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from reflex_jax.config import ConfigError
-from reflex_jax.data.examples import Example
+from reflex_jax.data.examples import Example, Picture
 from reflex_jax.data.phantom_text import LESION_COUNTS, ask, phantom_questions, teacher_completion
 from reflex_jax.data.phantom_world import (
     LESION_COUNT_SHARES,
@@ -72,9 +72,11 @@ def _phantom_example(split: str, world: int, index: int, noise: float) -> Exampl
         question=question.text,
         answer=question.answer,
         answer_type=question.answer_type,
-        image_id=f"phantom-{world}-{index}",
-        image=functools.partial(_render, world, index, count),
-        image_size=(SIZE, SIZE),
+        images=(
+            Picture(
+                id=f"phantom-{world}-{index}", data=functools.partial(_render, world, index, count), size=(SIZE, SIZE)
+            ),
+        ),
         options=question.options,
         modality=facts.modality,
         organ=facts.organ,

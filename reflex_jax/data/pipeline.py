@@ -8,7 +8,7 @@ lengthen its last phase; no batch before them changes.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import grain
@@ -16,8 +16,8 @@ import numpy as np
 from jaxtyping import Int
 
 from reflex_jax.config import ConfigError, DataConfig, PhaseConfig
-from reflex_jax.data.examples import Example
-from reflex_jax.data.order import ShuffledPasses, stream_generator
+from reflex_jax.data.examples import Example, list_offenders
+from reflex_jax.data.order import ShuffledPasses, WeightedPasses, stream_generator
 
 Prepared = TypeVar("Prepared")
 
@@ -82,6 +82,7 @@ class TrainingBatches(Batches):
         *,
         replay: Sequence[float] | None = None,
         names: Sequence[str] | None = None,
+        weights: Mapping[str, float] | None = None,
         prompts_per_step: int,
         seed: int,
     ):
@@ -93,6 +94,7 @@ class TrainingBatches(Batches):
           phase_steps: how many steps each phase takes.
           replay: for each phase the share of its prompts that come from the phases before it; None: 0.
           names: of the phases; None: their numbers.
+          weights: of the sources, which share the prompts of each phase in proportion; None: by their numbers of questions.
           prompts_per_step: P.
           seed: of the shuffles; each phase draws from a hash of the seed and its number.
         """
@@ -100,10 +102,15 @@ class TrainingBatches(Batches):
         self.phase_steps, self.prompts_per_step = tuple(phase_steps), prompts_per_step
         self.phase_names = tuple(names or (str(k + 1) for k in range(len(phases))))
         self.repeating: list[str] = []
+        self._weights = dict(weights or {})
         self._phases = []
         for k, (questions, share) in enumerate(zip(phases, replay or [0.0] * len(phases), strict=True)):
             earlier = sorted({i for part in phases[:k] for i in part}) if share else []
-            self._phases.append(_Phase(questions, earlier, share, size=prompts_per_step, seed=seed, number=k))
+            groups = self._group(questions)
+            self._phases.append(_Phase(questions, earlier, share, groups, size=prompts_per_step, seed=seed, number=k))
+            for label, (members, part) in groups.items():
+                if len(members) < (places := int(np.ceil(prompts_per_step * (1 - share) * part))):
+                    self.repeating.append(f"phase {k + 1} has {len(members)} questions of {label} for {places} prompts")
             own, again = int(np.ceil(prompts_per_step * (1 - share))), int(np.ceil(prompts_per_step * share))
             # so many of the earlier ones may be in a batch as its own already
             shared = min(prompts_per_step - again, len({*questions} & {*earlier}))
@@ -113,6 +120,20 @@ class TrainingBatches(Batches):
                     + (f" and {len(earlier)} to replay" if share else "")
                     + f" for the {prompts_per_step} prompts of a step"
                 )
+
+    @property
+    def layout(self) -> dict[str, Any]:
+        """As of all batches, and the weights of the sources."""
+        return {**super().layout, **({"weights": self._weights} if self._weights else {})}
+
+    def _group(self, questions: Sequence[int]) -> dict[str, tuple[Int[np.ndarray, "n"], float]]:
+        """By label the places of a source's questions among `questions`, and its share of the prompts; empty: no weights."""
+        if not self._weights:
+            return {}
+        labels = np.array([self.examples[i].source for i in questions])
+        weights = {label: weight for label, weight in self._weights.items() if (labels == label).any()}
+        total = sum(weights.values())
+        return {label: (np.flatnonzero(labels == label), weight / total) for label, weight in weights.items()}
 
     def __getitem__(self, step: int) -> list[Example]:
         """The P examples of a step."""
@@ -170,7 +191,15 @@ class _Phase:
     """The batches of one phase: its own questions, with a share of earlier ones spread evenly among them."""
 
     def __init__(
-        self, questions: Sequence[int], earlier: Sequence[int], share: float, *, size: int, seed: int, number: int
+        self,
+        questions: Sequence[int],
+        earlier: Sequence[int],
+        share: float,
+        groups: Mapping[str, tuple[Int[np.ndarray, "n"], float]],
+        *,
+        size: int,
+        seed: int,
+        number: int,
     ):
         self._questions, self._earlier = np.asarray(questions), np.asarray(earlier)
         self._share, self._size, self._seed = share, size, seed
@@ -182,9 +211,13 @@ class _Phase:
         def again_before(batch: int) -> int:
             return int(self._replayed_before(batch * size))
 
-        self._own = ShuffledPasses(
-            len(questions), own_before, batch_rate=size * (1 - share), seed=seed, stream=self._name
-        )
+        rate = size * (1 - share)
+        self._own: ShuffledPasses | WeightedPasses
+        if groups:
+            members, shares = zip(*groups.values(), strict=True)
+            self._own = WeightedPasses(members, shares, own_before, batch_rate=rate, seed=seed, stream=self._name)
+        else:
+            self._own = ShuffledPasses(len(questions), own_before, batch_rate=rate, seed=seed, stream=self._name)
         self._again = ShuffledPasses(
             max(len(earlier), 1), again_before, batch_rate=size * share or 1.0, seed=seed, stream=f"{self._name} again"
         )
@@ -240,14 +273,12 @@ def training_batches(
     """
     if data.phases[0].replay > 0:
         raise ConfigError(f"data.phases: the first phase has nothing to replay; got replay {data.phases[0].replay:g}.")
-    phases = [
-        [i for i, example in enumerate(examples) if phase.answer_type in ("any", example.answer_type)]
-        for phase in data.phases
-    ]
-    empty = [phase.answer_type for phase, questions in zip(data.phases, phases, strict=True) if not questions]
+    phases = [[i for i, example in enumerate(examples) if _belongs(example, phase)] for phase in data.phases]
+    empty = [phase_name(phase) for phase, questions in zip(data.phases, phases, strict=True) if not questions]
     if empty:
+        found = sorted({f"{e.answer_type} {e.source}{f' {e.modality}' if e.modality else ''}" for e in examples})
         raise ConfigError(
-            f"data.phases: the {data.split} split of {data.source} has no question of type {', '.join(empty)}."
+            f"data.phases: no training question belongs to {', '.join(empty)}; there are {list_offenders(found)}."
         )
     sizes = [len(questions) for questions in phases]
     phase_steps = share_steps(data.phases, sizes, prompts_per_step=prompts_per_step, steps=steps)
@@ -256,9 +287,24 @@ def training_batches(
         phases,
         phase_steps if laid_out is None else _lengthen(data.phases, laid_out, sum(phase_steps)),
         replay=[phase.replay for phase in data.phases],
-        names=[phase.answer_type for phase in data.phases],
+        names=[phase_name(phase) for phase in data.phases],
+        weights={s.label: s.weight for s in data.mixture if s.weight is not None} or None,
         prompts_per_step=prompts_per_step,
         seed=seed,
+    )
+
+
+def phase_name(phase: PhaseConfig) -> str:
+    """What metrics and messages call a phase: its answer type, and what else it chooses by."""
+    chosen = [part for part in ("+".join(phase.sources), "+".join(phase.modalities)) if part]
+    return f"{phase.answer_type} ({', '.join(chosen)})" if chosen else phase.answer_type
+
+
+def _belongs(example: Example, phase: PhaseConfig) -> bool:
+    return (
+        phase.answer_type in ("any", example.answer_type)
+        and (not phase.sources or example.source in phase.sources)
+        and (not phase.modalities or example.modality in phase.modalities)
     )
 
 
@@ -299,7 +345,7 @@ def share_steps(
 def _lengthen(phases: Sequence[PhaseConfig], laid_out: Sequence[int], steps: int) -> tuple[int, ...]:
     """The phases of a run that goes on, the last one lengthened: another layout would take back what was trained."""
     if steps < sum(laid_out):
-        parts = ", ".join(f"{phase.answer_type} {count}" for phase, count in zip(phases, laid_out, strict=True))
+        parts = ", ".join(f"{phase_name(phase)} {count}" for phase, count in zip(phases, laid_out, strict=True))
         raise ConfigError(
             f"training.steps: this run is laid out as {parts} steps, and more lengthen the last phase; expected at least "
             f"{sum(laid_out)}; got {steps}. Set run.name for a shorter run."

@@ -1,12 +1,13 @@
 """HOST: a question and its picture -> token ids, image patches and positions as the policy reads them.
 
-The user turn is the picture, the question, then the task in the package's own words. No system turn is passed: a
-chat template that writes one of its own (Qwen's does) keeps it. Only the chat template inserts special tokens; the
-user's words are split even where they spell one, so a question cannot open a turn or fake an image.
+The user turn is the pictures in the order of their marks, the question, then the task in the package's own words. No system
+turn is passed: a chat template that writes one of its own (Qwen's does) keeps it. Only the chat template inserts special
+tokens; the user's words are split even where they spell one, so a question cannot open a turn or fake an image.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,11 +114,11 @@ class Processor:
                 "policy.path: the policy's directory has no chat template; copy chat_template.jinja or chat_template.json "
                 "of the model there."
             )
-        self._around = {has_image: self._render(has_image) for has_image in (False, True)}
+        self._around = {pictures: self._render(pictures) for pictures in (0, 1)}
 
-    def _render(self, has_image: bool) -> tuple[list[int], list[int]]:
+    def _render(self, pictures: int) -> tuple[list[int], list[int]]:
         """Ids before and after the user's text."""
-        content = [{"type": "image"}] if has_image else []
+        content = [{"type": "image"}] * pictures
         parts = render_turn(
             self.tokenizer, [*content, {"type": "text", "text": _USER_TEXT}], source=self._template_source
         ).split(_USER_TEXT)
@@ -128,9 +129,9 @@ class Processor:
             )
         before, after = (list(encode_template(self.tokenizer, part)) for part in parts)
         image_id = self.config.image_token_id
-        if before.count(image_id) != has_image or image_id in after:
+        if before.count(image_id) != pictures or image_id in after:
             raise ConfigError(
-                f"{name}: expected {int(has_image)} image token(s) of id {image_id} before the user's text and none behind; "
+                f"{name}: expected {pictures} image token(s) of id {image_id} before the user's text and none behind; "
                 f"got {before.count(image_id)} and {after.count(image_id)}."
             )
         return before, after
@@ -140,12 +141,16 @@ class Processor:
         # Encoded in one piece, as the model saw its training prompts: words merge across the border.
         return list(encode_user_text(self.tokenizer, PROMPTS[self.prompt].replace("{question}", question.strip())))
 
-    def _assemble(self, question: str, image_tokens: int) -> Int[np.ndarray, "L"]:
-        before, after = self._around[image_tokens > 0]
-        if image_tokens:
-            place = before.index(self.config.image_token_id)
-            before = before[:place] + [self.config.image_token_id] * image_tokens + before[place + 1 :]
-        return np.asarray(before + self.encode_text(question) + after, np.int32)
+    def _assemble(self, question: str, image_tokens: Sequence[int]) -> Int[np.ndarray, "L"]:
+        """Ids of a prompt whose pictures take so many tokens, in their order."""
+        pictures = len(image_tokens)
+        if pictures not in self._around:
+            self._around[pictures] = self._render(pictures)
+        before, after = self._around[pictures]
+        counts, ids = iter(image_tokens), list[int]()
+        for token in before:
+            ids += [token] * (next(counts) if token == self.config.image_token_id else 1)
+        return np.asarray(ids + self.encode_text(question) + after, np.int32)
 
     def image_grid(self, size: tuple[int, int]) -> Grid:
         """The patch grid of a picture of (width, height) pixels, without decoding it."""
@@ -162,23 +167,39 @@ class Processor:
     def _count_image_tokens(self, grid: Grid) -> int:
         return int(np.prod(grid)) // self.config.vision.merge_size**2
 
-    def encode(self, image: Image.Image | None, question: str) -> EncodedPrompt:
-        """Tokenises one question and cuts its picture into patches; None: a question about text alone."""
-        if image is None:
-            return EncodedPrompt(self._assemble(question, 0), ())
+    def encode(self, images: Sequence[Image.Image], question: str) -> EncodedPrompt:
+        """Tokenises one question and cuts its pictures into patches; none: a question about text alone."""
         vision = self.config.vision
-        patches, grid = patchify(
-            image,
-            min_pixels=self.images.min_pixels,
-            max_pixels=self.images.max_pixels,
-            mean=self.images.mean,
-            std=self.images.std,
-            scale=self.images.scale,
-            patch=vision.patch_size,
-            merge=vision.merge_size,
-            temporal=vision.temporal_patch_size,
+        patched = tuple(
+            patchify(
+                image,
+                min_pixels=self.images.min_pixels,
+                max_pixels=self.images.max_pixels,
+                mean=self.images.mean,
+                std=self.images.std,
+                scale=self.images.scale,
+                patch=vision.patch_size,
+                merge=vision.merge_size,
+                temporal=vision.temporal_patch_size,
+            )
+            for image in images
         )
-        return EncodedPrompt(self._assemble(question, self._count_image_tokens(grid)), ((patches, grid),))
+        return EncodedPrompt(self._assemble(question, [self._count_image_tokens(grid) for _, grid in patched]), patched)
+
+    def size_of(self, example: Example) -> tuple[int, int]:
+        """(tokens, windows of the vision tower) of a prompt, decoding only pictures of unknown size.
+
+        Raises:
+          ValueError: a picture of a shape that cannot be resized.
+        """
+        grids = [self.image_grid(picture.measure()) for picture in example.images]
+        image_tokens = tuple(map(self._count_image_tokens, grids))
+        windows = sum(count_windows(grid, self.config.vision) for grid in grids)
+        return self._length(example.question, image_tokens), windows
+
+    @functools.lru_cache(maxsize=65536)  # noqa: B019  # a run has one processor; questions repeat over pictures of one size
+    def _length(self, question: str, image_tokens: tuple[int, ...]) -> int:
+        return len(self._assemble(question, image_tokens))
 
     def measure(self, examples: Iterable[Example], *, max_prompt_tokens: int) -> PromptSizes:
         """Finds the static sizes of a run by a scan of its questions, decoding only pictures of unknown size.
@@ -188,24 +209,16 @@ class Processor:
             an impossible shape, all of them by id.
         """
         tokens, windows, too_long, misshaped = 1, 0, [], []
-        grids: dict[str, Grid | None] = {}
-        lengths: dict[tuple[str, int], int] = {}
         for example in examples:
-            if example.image_id not in grids:
-                size = example.measure_image()
-                try:
-                    grids[example.image_id] = None if size is None else self.image_grid(size)
-                except ValueError as error:
-                    misshaped.append(f"{example.image_id} ({error})")
-                    grids[example.image_id] = None
-            grid = grids[example.image_id]
-            key = (example.question, self._count_image_tokens(grid) if grid else 0)
-            if key not in lengths:
-                lengths[key] = len(self._assemble(*key))
-            if lengths[key] > max_prompt_tokens:
-                too_long.append(f"{example.id} ({lengths[key]})")
-            tokens = max(tokens, lengths[key])
-            windows = max(windows, count_windows(grid, self.config.vision) if grid else 0)
+            try:
+                length, needed = self.size_of(example)
+            except ValueError as error:
+                misshaped.append(f"{example.image_id} ({error})")
+                continue
+            if length > max_prompt_tokens:
+                too_long.append(f"{example.id} ({length})")
+            tokens, windows = max(tokens, length), max(windows, needed)
+        misshaped = list(dict.fromkeys(misshaped))
         if misshaped:
             raise ConfigError(
                 f"{len(misshaped)} pictures cannot be resized: {list_offenders(misshaped)}. Crop or remove them."

@@ -1,253 +1,214 @@
-"""HOST: the one builder of question sets: official files, read by the reader of their layout, become a list of examples.
+"""HOST: the one builder of question sets: official files, read by the reader of their layout, become questions to ask.
 
-A prepared record is one picture with all its questions, so a picture asked ten questions is stored and decoded
-once. Pictures are 8-bit RGB PNG or JPEG without metadata. TFDS reuses what it prepared before even when the files
-have changed, so every preparation lies under a hash of the official files' content: other files, another place.
-TensorFlow is not needed.
+Reading, checking and decoding is done once for the files as they are and kept: the questions as JSON lines, the pictures
+in one array_record file from which each is read when it is needed, the refused rows with their reasons. All of it goes
+through memory row by row. Files are told apart by name, size and time of change, so a replaced one is seen without reading
+gigabytes at every start. TensorFlow Datasets is not used here: it has no builder for any of these sets, and it would hold
+up to a gigabyte of pictures in memory while it writes; sets that it has prepared are read by `readers/tfds.py`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import hashlib
-import io
 import json
 import os
 import shutil
+import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import tensorflow_datasets as tfds
-
 from reflex_jax.config import ConfigError
-from reflex_jax.data.examples import ANSWER_TYPES, Example, check_examples
+from reflex_jax.data.examples import Example, Picture, RefusedRow
 from reflex_jax.data.layouts import Layout
-from reflex_jax.data.medical_images import read_file
-from reflex_jax.data.stored_pictures import store_pictures
+from reflex_jax.data.picture_faults import PictureWarning
+from reflex_jax.data.row_checks import refuse_unusable
+from reflex_jax.data.stored_pictures import PictureReader, PictureWriter, count_remarks
+
+_QUESTIONS, _REFUSED, _PICTURES, _FACTS = "questions.jsonl", "refused.jsonl", "pictures.array_record", "facts.json"
+_FORMAT = "3"  # of the prepared files
+_PARTIAL, _LOCK = ".partial-", "owner.lock"
+_TEXT_FIELDS = tuple("id question answer answer_type modality organ category language reasoning target".split())
+_LIST_FIELDS = ("accepted", "options", "paraphrases")
 
 
-def load_question_set(name: str, layout: Layout, root: Path, cache: Path, split: str) -> list[Example]:
-    """One split of a set, in the order of the official files; they are prepared if they have not been before.
+@dataclasses.dataclass(frozen=True)
+class QuestionSet:
+    """One split as prepared."""
+
+    examples: list[Example]  # in the official order; ids as the set has them
+    refused: list[RefusedRow]
+
+
+def load_question_set(name: str, layout: Layout, root: Path, cache: Path, split: str) -> QuestionSet:
+    """One split of a set; it is prepared if it has not been before, and anew where the prepared files are damaged.
 
     Args:
-      name: of the set; ids begin with it.
+      name: of the set.
       layout: of the official files.
       root: the directory with the official files.
       cache: where prepared sets lie.
       split: e.g. "train".
 
     Raises:
-      ConfigError: files are missing or damaged, questions or pictures cannot be used, there is no such split, or the cache
-        cannot be written.
+      ConfigError: files are missing or damaged, there is no such split, no row of it can be used, or the cache cannot be
+        written.
     """
-    files = official_files(name, layout, root)
+    splits = find_splits(name, layout, root)
+    if split not in splits:
+        raise ConfigError(f"data.split: {name} in {str(root)!r} has {', '.join(splits)}; got {split!r}.")
+    place = cache / name / f"{split}-{_key(layout, root)}"
     try:
-        prepared = _prepare(name, layout, root, cache, files)
+        if (found := _read(place)) is not None:
+            return found
+        _prepare(partial(layout.read, root, split), place)
     except OSError as error:
         raise ConfigError(
             f"data.cache: the questions of {name} cannot be prepared in {str(cache)!r} ({error}). Set data.cache=DIR "
             "to a folder that can be written."
         ) from error
-    return _read_prepared(prepared, split)
+    if (found := _read(place)) is None:
+        raise ConfigError(
+            f"data.cache: what was prepared in {str(place)!r} cannot be read back. Set data.cache=DIR to another disk."
+        )
+    return found
 
 
-def official_files(name: str, layout: Layout, root: Path) -> list[Path]:
-    """The files below the root that decide what the set holds.
+def find_splits(name: str, layout: Layout, root: Path) -> list[str]:
+    """The splits whose official files are there.
 
     Raises:
-      ConfigError: naming all that is missing, or a folder that cannot be listed.
+      ConfigError: none, or a folder that cannot be listed.
     """
-    heads = [pattern.split("/")[0] for pattern in layout.files]
-    missing = [head for head in heads if not any(root.glob(head))]
-    if missing:
-        raise ConfigError(
-            f"data.root: {name} expects its official files in {str(root)!r}; missing: {', '.join(missing)}."
-        )
+    if not root.is_dir():
+        raise ConfigError(f"data.root: {name} expects a folder with {layout.expects}; {str(root)!r} is none.")
     try:
-        for folder in (path for head in heads for path in root.glob(head) if path.is_dir()):
+        heads = {pattern.split("/")[0] for pattern in layout.files}
+        for folder in (root, *(path for head in heads for path in root.glob(head) if path.is_dir())):
             os.listdir(folder)  # a pattern passes over what may not be listed
+        splits = list(layout.splits(root))
     except OSError as error:
         raise ConfigError(
             f"data.root: the official files of {name} cannot be listed: {error.filename} ({error.strerror})."
         ) from error
-    return [path for pattern in layout.files for path in root.glob(pattern) if "*" not in pattern or path.is_file()]
+    if not splits:
+        raise ConfigError(f"data.root: {name} expects {layout.expects} in {str(root)!r}; nothing of it is there.")
+    return splits
 
 
-def content_hash(root: Path, files: Sequence[Path]) -> str:
-    """Sixteen hexadecimal digits of the files' names and contents, wherever the root itself lies."""
-    digest = hashlib.sha256()
-    for path in sorted(files):
-        name = path.relative_to(root).as_posix().encode()
-        data = read_file(path)
-        digest.update(b"%d %d " % (len(name), len(data)))
-        digest.update(name)
-        digest.update(data)
+def _key(layout: Layout, root: Path) -> str:
+    """Sixteen hexadecimal digits of what decides the prepared questions: the reader, and the files as they are."""
+    digest = hashlib.sha256(f"{_FORMAT} {layout.version} {root}\n".encode("utf-8", "surrogateescape"))
+    for path in sorted({path for pattern in layout.files for path in root.glob(pattern)}):
+        try:
+            found = path.stat()
+        except OSError:  # a link to nothing: the reader says what it misses
+            continue
+        name = path.relative_to(root).as_posix()
+        digest.update(f"{name} {found.st_size} {found.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:16]
 
 
-class QuestionSet(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]  # TFDS has no types
-    """A set of any layout as TFDS prepares it: one record per picture, with its questions."""
-
-    code_path = Path(__file__)  # TFDS would look it up through a package that it does not install
-
-    def __init__(self, name: str, layout: Layout, root: Path, **settings: Any):
-        """Describes the set; nothing is read yet.
-
-        Args:
-          name: of the set.
-          layout: of the official files.
-          root: the directory with the official files.
-          settings: as every TFDS builder takes them.
-        """
-        self.name, self.VERSION = name, tfds.core.Version(layout.version)
-        self._layout, self._root = layout, root
-        super().__init__(**settings)
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(builder=self, features=_features(), homepage=self._layout.homepage)
-
-    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[Any]]:
-        splits = _read_official(self.name, self._layout, self._root)
-        return {split: self._generate_examples(examples) for split, examples in splits.items() if examples}
-
-    def _generate_examples(self, examples: Sequence[Example]) -> Iterator[Any]:
-        return _records(examples)
-
-
-def _read_official(name: str, layout: Layout, root: Path) -> dict[str, list[Example]]:
-    """Reads, names and checks the questions of all splits, and decodes their pictures."""
-    rows = layout.read(root)
-    splits = {
-        split: [dataclasses.replace(row.question, id=f"{name}-{row.question.id}") for row in rows_of_split]
-        for split, rows_of_split in rows.items()
-    }
-    check_examples([example for examples in splits.values() for example in examples], source=name)
-    paths = {row.question.image_id: row.picture for rows_of_split in rows.values() for row in rows_of_split}
-    stored = store_pictures(paths)
-    return {
-        split: [dataclasses.replace(e, image=stored[e.image_id][0], image_size=stored[e.image_id][1]) for e in examples]
-        for split, examples in splits.items()
-    }
-
-
-def _prepare(name: str, layout: Layout, root: Path, cache: Path, files: Sequence[Path]) -> Path:
-    """Writes the prepared records of the official files, once per content, and returns their directory.
-
-    Processes that prepare at the same time each write a copy aside; the first to finish moves it into place.
-    """
-    version = f"{name}/{layout.version}"
-    place = cache / name / content_hash(root, files)
-    if not (place / version).is_dir():
-        place.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f"{place.name}.", dir=place.parent))
+def _prepare(read: Any, place: Path) -> None:
+    """Writes the prepared files aside and moves them into place; of several processes the first to finish wins."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(place.parent)
+    aside = Path(tempfile.mkdtemp(prefix=f"{place.name}{_PARTIAL}", dir=place.parent))
+    with (aside / _LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         try:
-            tfds.disable_progress_bar()
-            # The format is named because the default one needs TensorFlow.
-            builder = QuestionSet(name, layout, root, data_dir=str(aside), file_format="array_record")
-            settings = tfds.download.DownloadConfig(try_download_gcs=False)
-            with contextlib.redirect_stdout(io.StringIO()):  # it would print "Downloading"; nothing is
-                builder.download_and_prepare(download_config=settings)
-            (place / version).parent.mkdir(parents=True, exist_ok=True)
+            _write(refuse_unusable(read()), aside)
+            with contextlib.suppress(FileNotFoundError):  # a process beside this one may see the same damage
+                if place.exists() and _read(place) is None:
+                    shutil.rmtree(place)
             try:
-                os.rename(aside / version, place / version)
+                os.rename(aside, place)
             except OSError:
-                if not (place / version).is_dir():
+                if not place.is_dir():
                     raise
         finally:
             shutil.rmtree(aside, ignore_errors=True)
-    return place / version
 
 
-def _read_prepared(directory: Path, split: str) -> list[Example]:
-    """Reads one split back, in the order of the official file; pictures stay encoded.
-
-    Raises:
-      ConfigError: there is no such split.
-    """
-    builder = tfds.builder_from_directory(str(directory))
-    if split not in builder.info.splits:
-        raise ConfigError(f"data.split: {builder.name} has {', '.join(sorted(builder.info.splits))}; got {split!r}.")
-    examples: dict[int, Example] = {}
-    for record in builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()}):
-        width, height = map(int, record["image_size"])
-        questions = record["questions"]
-        options = questions.get("options", [b""] * len(questions["id"]))  # earlier preparations lack the field
-        for k, position in enumerate(questions["position"]):
-            field = {
-                name: questions[name][k].decode()
-                for name in ("id", "question", "answer", "modality", "organ", "paraphrase")
-            }
-            examples[int(position)] = Example(
-                id=field["id"],
-                question=field["question"],
-                answer=field["answer"],
-                answer_type=ANSWER_TYPES[int(questions["answer_type"][k])],
-                image_id=record["image_id"].decode(),
-                image=record["image"],
-                image_size=(width, height),
-                options=tuple(json.loads(options[k])) if options[k] else None,
-                modality=field["modality"] or None,
-                organ=field["organ"] or None,
-                paraphrases=(field["paraphrase"],) if field["paraphrase"] else (),
-            )
-    return [examples[position] for position in sorted(examples)]
+def _remove_abandoned(folder: Path) -> None:
+    """Removes what preparations left that were killed: nobody holds their lock."""
+    for path in folder.glob(f"*{_PARTIAL}*"):
+        try:
+            with (path / _LOCK).open("r") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path, ignore_errors=True)
+        except OSError:  # it is being made
+            continue
 
 
-def _features() -> tfds.features.FeaturesDict:
-    """One picture and its questions; `position` is the question's place in the official file."""
-    return tfds.features.FeaturesDict(
-        {
-            "image": tfds.features.Image(shape=(None, None, 3), dtype=np.uint8),
-            "image_id": tfds.features.Text(),
-            "image_size": tfds.features.Tensor(shape=(2,), dtype=np.int32),  # width, height
-            "questions": tfds.features.Sequence(
-                {
-                    "id": tfds.features.Text(),
-                    "position": np.int64,
-                    "question": tfds.features.Text(),
-                    "answer": tfds.features.Text(),
-                    "answer_type": tfds.features.ClassLabel(names=ANSWER_TYPES),
-                    "modality": tfds.features.Text(),
-                    "organ": tfds.features.Text(),
-                    "options": tfds.features.Text(),  # a JSON list, or empty
-                    # One text: a ragged list inside a list needs TensorFlow, and no set gives more than one rewording.
-                    "paraphrase": tfds.features.Text(),
-                }
-            ),
-        }
-    )
+def _write(rows: Iterator[Example | RefusedRow], aside: Path) -> None:
+    pictures = PictureWriter(aside / _PICTURES)
+    counts = {"questions": 0, "refused": 0}
+    with (
+        (aside / _QUESTIONS).open("w", encoding="utf-8") as questions,
+        (aside / _REFUSED).open("w", encoding="utf-8") as refused,
+        warnings.catch_warnings(record=True) as caught,
+    ):
+        warnings.simplefilter("ignore")  # the decoders' own, which may quote what identifies a patient
+        warnings.simplefilter("always", PictureWarning)
+        for row in rows:
+            kept = _keep_pictures(row, pictures) if isinstance(row, Example) else row
+            is_refused = isinstance(kept, RefusedRow)
+            fields = dataclasses.asdict(kept) if isinstance(kept, RefusedRow) else kept
+            text = json.dumps(fields, ensure_ascii=True)
+            (refused if is_refused else questions).write(text + "\n")
+            counts["refused" if is_refused else "questions"] += 1
+    remarks = [w.message for w in caught if isinstance(w.message, PictureWarning)]
+    for line in count_remarks(remarks, pictures=pictures.close()):
+        print(line, file=sys.stderr, flush=True)
+    sizes = {name: (aside / name).stat().st_size for name in (_QUESTIONS, _REFUSED, _PICTURES)}
+    (aside / _FACTS).write_text(json.dumps({"sizes": sizes, **counts}))
 
 
-def _records(examples: Sequence[Example]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields (key, record) of each picture in the layout of `_features`."""
-    by_image: dict[str, list[tuple[int, Example]]] = {}
-    for position, example in enumerate(examples):
-        by_image.setdefault(example.image_id, []).append((position, example))
-    for image_id, questions in by_image.items():
-        first = questions[0][1]
-        yield (
-            image_id,
-            {
-                "image": first.image,
-                "image_id": image_id,
-                "image_size": np.asarray(first.image_size, np.int32),
-                "questions": [
-                    {
-                        "id": e.id,
-                        "position": position,
-                        "question": e.question,
-                        "answer": e.answer,
-                        "answer_type": e.answer_type,
-                        "modality": e.modality or "",
-                        "organ": e.organ or "",
-                        "options": json.dumps(e.options) if e.options else "",
-                        "paraphrase": " ".join(e.paraphrases[:1]),
-                    }
-                    for position, e in questions
-                ],
-            },
+def _keep_pictures(row: Example, pictures: PictureWriter) -> RefusedRow | dict[str, Any]:
+    try:
+        images = [(picture.id, *pictures.add(picture)) for picture in row.images]
+    except ConfigError as error:
+        return RefusedRow(id=row.id, reason="a picture that cannot be used", detail=str(error))
+    fields = {name: getattr(row, name) for name in (*_TEXT_FIELDS, *_LIST_FIELDS)}
+    return {"images": images, **{name: value for name, value in fields.items() if value}}
+
+
+def _read(place: Path) -> QuestionSet | None:
+    """The prepared split; None: it is not there, or was cut or changed. Pictures are read when they are needed."""
+    try:
+        facts = json.loads((place / _FACTS).read_text())
+        if any((place / name).stat().st_size != size for name, size in facts["sizes"].items()):
+            return None
+        reader = PictureReader(place / _PICTURES)
+        examples = [_example(row, reader) for row in _read_lines(place / _QUESTIONS)]
+        refused = [RefusedRow(**row) for row in _read_lines(place / _REFUSED)]
+        is_whole = (len(examples), len(refused)) == (facts["questions"], facts["refused"])
+        if is_whole and facts["questions"] and any(example.images for example in examples[:1]):
+            examples[0].images[0].read()
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
+        return None  # a ConfigError of damaged pictures is a ValueError
+    return QuestionSet(examples, refused) if is_whole else None
+
+
+def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8") as lines:
+        yield from map(json.loads, lines)
+
+
+def _example(row: dict[str, Any], reader: PictureReader) -> Example:
+    images = tuple(
+        Picture(
+            id=sys.intern(name), data=partial(reader.read, number), size=(size[0], size[1]), digest=sys.intern(digest)
         )
+        for name, number, size, digest in row.pop("images")
+    )
+    lists = {name: tuple(row[name]) for name in _LIST_FIELDS if name in row}
+    shared = {name: sys.intern(row[name]) for name in ("modality", "organ", "category") if name in row}
+    return Example(**{**row, **lists, **shared, "images": images})

@@ -1,38 +1,136 @@
-"""HOST: every data source by name, as a list of examples."""
+"""HOST: the questions of a run: every source by name, mixed, and the part of each that is held out.
+
+A row that cannot be used stops the run before it costs anything, with all others of its kind named; `data.refused:
+leave_out` goes on without them, and says how many. Rows that the published files are known to hold never stop.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import importlib
 import os
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from reflex_jax.config import ConfigError, DataConfig, user_path
-from reflex_jax.data.examples import Example, check_examples
+from reflex_jax.config import ConfigError, DataConfig, SourceConfig, user_path
+from reflex_jax.data.examples import Example, RefusedRow, list_offenders
+from reflex_jax.data.holdout import split_by_picture
 from reflex_jax.data.layouts import Layout
-from reflex_jax.data.phantom import phantom_examples
+from reflex_jax.data.modalities import canonical_modality
+from reflex_jax.data.phantom import SPLITS, phantom_examples
 
 
-def load_examples(
-    data: DataConfig, split: str, *, seed: int, size: int | None = None, noise: float = 0.0
-) -> list[Example]:
-    """Loads the questions of one split, in an order that never changes.
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """One split of one source."""
+
+    label: str
+    examples: list[Example]
+    refused: list[RefusedRow]
+    other_languages: int  # rows that `languages` leaves out
+
+
+def load_training(data: DataConfig, *, seed: int, with_validation: bool = False, noise: float = 0.0) -> list[Example]:
+    """The training questions of all sources, one source after the other, in an order that never changes.
 
     Args:
-      data: names the source, its root and its cache.
-      split: e.g. "train", "test".
+      data: names the sources, their roots and the cache.
       seed: of the phantom world; the real sets do not depend on it.
-      size: phantom only, number of pictures; default `data.size`.
+      with_validation: what `load_validation` returns is another part of the questions.
       noise: phantom only, how often the teacher of the supervised phase misperceives a lesion.
 
     Raises:
-      ConfigError: unknown split, missing or damaged files, unusable questions; all offenders by name.
+      ConfigError: unknown split, missing or damaged files, unusable questions, sources without any; all by name.
     """
-    if data.source == "phantom":
-        examples = phantom_examples(split, data.size if size is None else size, seed, noise=noise)
-    else:
-        examples = _load_official(data, split)
-    check_examples(examples, source=data.source)
+    parts = load_sources(
+        data, [(source, source.split or data.split) for source in data.mixture], seed=seed, noise=noise
+    )
+    examples = []
+    excluded = read_excluded(data.exclude)
+    for source, part in zip(data.mixture, parts, strict=True):
+        kept = part.examples
+        if with_validation and _is_cut(source, data):
+            kept = split_by_picture(kept, data.validation_fraction)[0]
+        kept = [example for example in kept if example.id not in excluded]
+        examples += _limited(kept, source.limit)
+    if not examples:
+        raise ConfigError("data.exclude: every training question is excluded; expected at least one to be left.")
     return examples
+
+
+def load_validation(data: DataConfig, *, seed: int) -> list[Example]:
+    """The questions that a run looks at while it trains: the validation split of each source, or a part of its training
+    split where it has none, by whole pictures.
+
+    Raises:
+      ConfigError: as `load_training`.
+    """
+    return _load_held_out(data, data.validation_split, seed=seed)
+
+
+def load_evaluation(data: DataConfig, *, seed: int) -> list[Example]:
+    """The questions of `reflex evaluate`: `data.evaluation_split` of each source.
+
+    Raises:
+      ConfigError: as `load_training`.
+    """
+    return _load_held_out(data, data.evaluation_split, seed=seed)
+
+
+def load_examples(data: DataConfig, split: str, *, seed: int) -> list[Example]:
+    """One split of all sources, whole; what notebooks ask for.
+
+    Raises:
+      ConfigError: as `load_training`.
+    """
+    parts = load_sources(data, [(source, split) for source in data.mixture], seed=seed)
+    return [example for part in parts for example in part.examples]
+
+
+def load_sources(
+    data: DataConfig, wanted: Sequence[tuple[SourceConfig, str]], *, seed: int, noise: float = 0.0
+) -> list[Loaded]:
+    """One split of each source, as `data.refused` says.
+
+    Raises:
+      ConfigError: as `load_training`.
+    """
+    parts = [read_source(data, source, split, seed=seed, noise=noise) for source, split in wanted]
+    _report(parts, stop=data.refused == "stop")
+    if empty := [
+        f"{part.label} ({split})" for part, (_, split) in zip(parts, wanted, strict=True) if not part.examples
+    ]:
+        raise ConfigError(f"data.sources: expected at least one question that can be used; none in {', '.join(empty)}.")
+    return parts
+
+
+def read_source(data: DataConfig, source: SourceConfig, split: str, *, seed: int, noise: float = 0.0) -> Loaded:
+    """One split of a source with all that was refused of it, whatever `data.refused` says; ids begin with its label.
+
+    Raises:
+      ConfigError: unknown split, missing or damaged files.
+    """
+    if source.name == "phantom":
+        examples = phantom_examples(split, data.size, seed, noise=noise)
+        return Loaded(source.label, [dataclasses.replace(e, source=source.label) for e in examples], [], 0)
+    # Imported here: phantoms need nothing of it.
+    from reflex_jax.data.question_sets import load_question_set
+
+    found = load_question_set(source.name, find_layout(source.name), _root(source), cache_of(data), split)
+    examples = [_labelled(example, source.label) for example in found.examples if example.language in source.languages]
+    refused = [dataclasses.replace(row, id=f"{source.label}-{row.id}") for row in found.refused]
+    return Loaded(source.label, examples, refused, len(found.examples) - len(examples))
+
+
+def find_splits_of(source: SourceConfig) -> list[str]:
+    """The splits of a source that are there."""
+    if source.name == "phantom":
+        return list(SPLITS)
+    from reflex_jax.data.question_sets import find_splits
+
+    return find_splits(source.name, find_layout(source.name), _root(source))
 
 
 def find_layout(name: str) -> Layout:
@@ -45,13 +143,81 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reflex_jax" / "data"
 
 
-def _load_official(data: DataConfig, split: str) -> list[Example]:
-    layout = find_layout(data.source)
-    if data.root is None:
-        raise ConfigError(f"data.root: {data.source} needs the directory with its official files; set data.root=DIR.")
-    # Imported here: phantoms need no TFDS, and its import costs a second.
-    from reflex_jax.data.question_sets import load_question_set
+def _load_held_out(data: DataConfig, split: str, *, seed: int) -> list[Example]:
+    wanted, is_cut = [], []
+    for source in data.mixture:
+        # only the validation split may be cut off, and only where the source has none
+        cut = split == data.validation_split and _is_cut(source, data)
+        own = split if split == data.validation_split else source.evaluation_split or split
+        wanted.append((source, (source.split or data.split) if cut else own))
+        is_cut.append(cut)
+    parts = load_sources(data, wanted, seed=seed)
+    return [
+        example
+        for part, cut in zip(parts, is_cut, strict=True)
+        for example in (split_by_picture(part.examples, data.validation_fraction)[1] if cut else part.examples)
+    ]
 
-    root = user_path(data.root).resolve()
-    cache = user_path(data.cache).resolve() if data.cache else default_cache()
-    return load_question_set(data.source, layout, root, cache, split)
+
+def _is_cut(source: SourceConfig, data: DataConfig) -> bool:
+    return data.validation_split not in find_splits_of(source)
+
+
+def _labelled(example: Example, label: str) -> Example:
+    modality = canonical_modality(example.modality) if example.modality else None
+    return dataclasses.replace(example, id=f"{label}-{example.id}", source=label, modality=modality)
+
+
+def _limited(examples: list[Example], limit: int | None) -> list[Example]:
+    """As many of the questions, in their order; which ones depends on their ids alone."""
+    if limit is None or limit >= len(examples):
+        return examples
+    chosen = sorted(examples, key=lambda e: hashlib.blake2b(e.id.encode(), digest_size=8).digest())[:limit]
+    ids = {example.id for example in chosen}
+    return [example for example in examples if example.id in ids]
+
+
+def read_excluded(files: Sequence[str]) -> frozenset[str]:
+    """The ids in files of one id a line; what follows a blank is a remark."""
+    ids: set[str] = set()
+    for file in files:
+        try:
+            lines = user_path(file).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"data.exclude: {file}: expected a text file with one id a line ({error}).") from error
+        ids |= {line.split()[0] for line in lines if line.strip() and not line.startswith("#")}
+    return frozenset(ids)
+
+
+def _report(parts: Sequence[Loaded], *, stop: bool) -> None:
+    """Says what is left out; raises where it may not be."""
+    complaints = []
+    for part in parts:
+        told = [row for row in part.refused if row.is_official or not stop]
+        lines = _by_reason(told)
+        if part.other_languages:
+            lines.append(f"{part.other_languages} in another language than data.sources asks for")
+        if lines:
+            print(f"{part.label}: left out: {'; '.join(lines)}.", file=sys.stderr, flush=True)
+        complaints += [f"{part.label}: {line}" for line in _by_reason([r for r in part.refused if r not in told])]
+    if complaints:
+        raise ConfigError(
+            f"questions that cannot be used; mend or remove them, or set data.refused=leave_out. {'; '.join(complaints)}."
+        )
+
+
+def _by_reason(rows: Sequence[RefusedRow]) -> list[str]:
+    ids: dict[str, list[str]] = {}
+    for row in rows:
+        ids.setdefault(row.reason, []).append(f"{row.id} ({row.detail})" if row.detail else row.id)
+    return [f"{reason} ({len(names)} rows): {list_offenders(names)}" for reason, names in ids.items()]
+
+
+def _root(source: SourceConfig) -> Path:
+    if source.root is None:
+        raise ConfigError(f"data.root: {source.name} needs the directory with its official files; set data.root=DIR.")
+    return user_path(source.root).resolve()
+
+
+def _cache(data: DataConfig) -> Path:
+    return user_path(data.cache).resolve() if data.cache else default_cache()

@@ -10,7 +10,7 @@ import jax
 from reflex_jax.checkpoints.paths import resolve_checkpoint
 from reflex_jax.config import Config
 from reflex_jax.data.examples import Example
-from reflex_jax.data.sources import load_examples
+from reflex_jax.data.sources import load_evaluation
 from reflex_jax.evaluation.validation import Evaluator, chosen_questions
 from reflex_jax.processes import refused_together
 from reflex_jax.run.checkpoint import RunCheckpoints
@@ -41,7 +41,7 @@ def evaluate_run(config: Config, *, blank_image: bool = False, initial: bool = F
         check_batch(mesh, config.grpo.prompts_per_step, "grpo.prompts_per_step")
         with_judge = needs_judge(config)
         models = load_models(config, mesh, with_judge=with_judge)
-        examples = load_examples(config.data, config.data.evaluation_split, seed=config.run.seed)
+        examples = load_evaluation(config.data, seed=config.run.seed)
         sizes = measure_prompts(config, models.processor, examples, with_judge=with_judge)
         identity = _identify(config, examples, with_judge=with_judge)
     checkpoints = RunCheckpoints(config.run.directory, keep=config.training.keep_checkpoints, is_owner=False)
@@ -81,6 +81,7 @@ def _identify(config: Config, examples: list[Example], *, with_judge: bool) -> d
     if config.rewards.files and config.rewards.files == run.rewards.files:
         identity["rewards"] = files_fingerprint(config.rewards.files)
     settings = [(c.data, c.training.evaluation_questions, c.run.seed) for c in (config, run)]
-    if settings[0] == settings[1]:
+    # a run knows the questions it looked at while it trained
+    if settings[0] == settings[1] and config.data.evaluation_split == config.data.validation_split:
         identity["evaluation"] = data_fingerprint(chosen_questions(config, examples))
     return identity

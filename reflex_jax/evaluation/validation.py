@@ -62,7 +62,7 @@ class Evaluator:
         self._columns = jax.jit(question_columns, out_shardings=replicated(models.shapes.mesh))
 
     def run(self, weights: Params, judge: Params | None) -> dict[str, float]:
-        """Returns `eval/...` metrics of one policy: sampled (T as in training) and greedy, all, closed and open.
+        """Returns `eval/...` metrics of one policy: sampled (T as in training) and greedy.
 
         Args:
           weights: of the program's `gather`.
@@ -85,8 +85,7 @@ class Evaluator:
                 for key, values in columns.items():
                     rows.setdefault(f"{name}/{key}", []).append(values[: len(chosen)])
         columns = {key: np.concatenate(parts) for key, parts in rows.items()}
-        is_closed = np.asarray([e.answer_type == "closed" for e in self._examples])
-        return summarise(columns, is_closed)
+        return summarise(columns)
 
 
 def chosen_questions(config: Config, examples: Sequence[Example]) -> Sequence[Example]:
@@ -98,7 +97,8 @@ def question_columns(scored: Scored, scores: HostScores) -> dict[str, Array]:
     """By name, one value per group: means over its valid rows that are counted there, whether it has one, and how many failed."""
     valid = scored.is_valid
     columns = {f"reward/{key}": (values, scored.applies[key]) for key, values in scored.components.items()}
-    columns |= {"reward/total": (scored.rewards, valid), "accuracy": (scores.is_correct.astype(jnp.float32), valid)}
+    columns |= {"reward/total": (scored.rewards, valid)}
+    columns |= {name: (values, ~jnp.isnan(values)) for name, values in scores.measured.items()}
     if scored.evidence is not None:
         columns["iou"] = (scored.evidence.iou, valid)
 
@@ -112,14 +112,11 @@ def question_columns(scored: Scored, scores: HostScores) -> dict[str, Array]:
     return means | {"is_scored": valid.any(-1), "failed_rows": (~valid).sum(-1)}
 
 
-def summarise(columns: dict[str, np.ndarray], is_closed: np.ndarray) -> dict[str, float]:
+def summarise(columns: dict[str, np.ndarray]) -> dict[str, float]:
     """Means as `eval/...` over the questions that have a valid row; a mean over none of them is left out.
 
-    Accuracies also over the closed and the open questions.
-
     Args:
-      columns: one number per question, by name.
-      is_closed: which questions are closed.
+      columns: one number per question, by name; NaN where a question has none.
     """
     summary = {}
     for key, values in columns.items():
@@ -129,8 +126,6 @@ def summarise(columns: dict[str, np.ndarray], is_closed: np.ndarray) -> dict[str
             summary[f"eval/{key}"] = float(values.sum())
         elif name != "is_scored":
             counted = is_scored & ~np.isnan(values)
-            kinds = {"": counted}
-            if name == "accuracy":
-                kinds |= {"_closed": counted & is_closed, "_open": counted & ~is_closed}
-            summary |= {f"eval/{key}{kind}": float(values[rows].mean()) for kind, rows in kinds.items() if rows.any()}
+            if counted.any():
+                summary[f"eval/{key}"] = float(values[counted].mean())
     return summary

@@ -79,7 +79,7 @@ def train_vision(
 
     def batch_at(step: int) -> tuple[Any, dict[str, np.ndarray]]:
         drawn = [make_phantom(world, step * batch_size + row) for row in range(batch_size)]
-        encoded = [processor.encode(phantom_image(phantom), "") for phantom in drawn]
+        encoded = [processor.encode([phantom_image(phantom)], "") for phantom in drawn]
         vision = processor.collate(encoded, prompt_tokens=max(len(e.ids) for e in encoded), windows=1).vision
         return vision, _labels(drawn)
 

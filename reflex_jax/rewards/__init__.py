@@ -13,7 +13,7 @@ _PUBLIC = {
     "Failed": "answered",
     "answer_reward": "answer",
     "batch_reward": "answered",
-    "bleu1": "answer",
+    "bleu1": "answer_measures",
     "chance_corrected_iou": "visual_fidelity",
     "closed_answer_reward": "answer",
     "combine_rewards": "combine",
@@ -25,8 +25,9 @@ _PUBLIC = {
     "provenance_reward": "provenance",
     "quantile_mask": "visual_fidelity",
     "reward": "answered",
-    "rouge1": "answer",
+    "rouge1": "answer_measures",
     "tied_fraction": "visual_fidelity",
+    "token_recall": "answer_measures",
     "visual_fidelity_reward": "visual_fidelity",
 }
 

@@ -1,32 +1,50 @@
 """HOST: the answer reward R_ans (paper Eq. 9): exact match for closed questions, overlap of words for open ones.
 
-The paper names "exact match" and "BLEU/ROUGE/BERTScore" without weights or normalisation. Here an exact match compares
-normalised answers, with option letters resolved first, and the open reward is the weighted mean of BLEU-1 with brevity
-penalty and the ROUGE-1 F-measure.
+The paper names "exact match" and "BLEU/ROUGE/BERTScore" without weights or normalisation. Here an exact match compares what
+answers mean (`text.answers`): letters, texts, yes and no, numbers and spellings resolve to one key. The open reward is 1 for
+the same key, else the weighted mean of BLEU-1 with brevity penalty and the ROUGE-1 F-measure, and 0 where answer and truth
+disagree in a contrast (left and right, with and without, 2 and 3 cm), which an overlap of words hardly sees.
 """
 
 from __future__ import annotations
 
-import math
-import re
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
+from reflex_jax.rewards.answer_measures import bleu1, rouge1
 from reflex_jax.rewards.answered import Answered
-from reflex_jax.text.normalise import LONGEST_ANSWER, normalise_answer
+from reflex_jax.text.answers import resolve_answer
+from reflex_jax.text.contrasts import disagree
+from reflex_jax.text.normalise import LONGEST_ANSWER, has_visible_character
+from reflex_jax.text.questions import ReadQuestion, read_question
 
 OPEN_ANSWER_PARTS = {"bleu1": 0.5, "rouge1": 0.5}
+OPEN_ANSWER_MEASURES: dict[str, Callable[[str, str], float]] = {"bleu1": bleu1, "rouge1": rouge1}
 
 
-def answer_score(answered: Answered, *, parts: dict[str, float] = OPEN_ANSWER_PARTS) -> float:
-    """The component `answer`; `parts` are the weights of the measures of an open answer."""
+def answer_score(answered: Answered, *, parts: dict[str, float] = OPEN_ANSWER_PARTS, contrasts: bool = True) -> float:
+    """The component `answer`.
+
+    Args:
+      answered: one answer; the best of what its truth and its accepted answers pay counts.
+      parts: weights of the measures of an open answer.
+      contrasts: an open answer that disagrees with the truth in a contrast is paid nothing.
+    """
     return answer_reward(
-        answered.answer, answered.truth, answer_type=answered.answer_type, options=answered.options, parts=parts
-    )
+        answered.answer, answered.truth, answer_type=answered.answer_type, options=answered.options, parts=parts,
+        question=answered.question, accepted=answered.accepted, contrasts=contrasts,
+    )  # fmt: skip
 
 
 def answer_reward(
-    answer: str | None, truth: str, *, answer_type: str, options: Sequence[str] | None, parts: Mapping[str, float]
+    answer: str | None,
+    truth: str,
+    *,
+    answer_type: str,
+    options: Sequence[str] | None,
+    parts: Mapping[str, float],
+    question: str = "",
+    accepted: Sequence[str] = (),
+    contrasts: bool = True,
 ) -> float:
     """Scores one answer in [0, 1].
 
@@ -34,49 +52,60 @@ def answer_reward(
       answer: content of the answer block; None or blank scores 0.
       truth: the dataset's answer, not blank.
       answer_type: closed (exact match) or open (overlap of words).
-      options: texts behind the letters A, B, ... of a multiple-choice question.
+      options: texts behind the letters A, B, ... of a multiple-choice question; without them those in the question count.
       parts: weights of the measures of the open reward.
+      question: what is answered; empty: nothing is known of it.
+      accepted: other answers that are right as well; the best counts.
+      contrasts: see `open_answer_reward`.
     Raises:
       ValueError: unknown answer type, blank truth, or weights that cannot be used.
     """
+    truths = (truth, *accepted)
     if answer_type == "closed":
-        return closed_answer_reward(answer, truth, options)
+        return max(closed_answer_reward(answer, right, options, question=question) for right in truths)
     if answer_type == "open":
-        return open_answer_reward(answer, truth, parts=parts)
+        read = read_asked(question, options)
+        return max(_open_reward(answer, right, read, parts=parts, contrasts=contrasts) for right in truths)
     raise ValueError(f"answer_type: expected closed or open; got {answer_type!r}.")
 
 
-def closed_answer_reward(answer: str | None, truth: str, options: Sequence[str] | None = None) -> float:
-    """1 if both normalise to the same words, or name the same one of `options` by letter or text; 0 otherwise.
+def closed_answer_reward(
+    answer: str | None, truth: str, options: Sequence[str] | None = None, *, question: str = ""
+) -> float:
+    """1 if both mean the same, see `text.answers.resolve_answer`; 0 otherwise, and for an answer that contradicts itself.
 
     An answer of more than `LONGEST_ANSWER` characters is wrong, whatever its first ones say.
     """
-    expected = normalise_answer(truth, options)
-    if not expected:
-        raise ValueError(f"closed_answer_reward: expected a true answer with visible characters; got {truth!r}.")
+    _check_truth("closed_answer_reward", truth)
     if answer is None or len(answer) > LONGEST_ANSWER:
         return 0.0
-    return float(normalise_answer(answer, options) == expected)
+    return float(is_same_answer(answer, truth, read_asked(question, options)))
 
 
-def open_answer_reward(answer: str | None, truth: str, *, parts: Mapping[str, float]) -> float:
-    """Weighted mean of overlap measures, in [0, 1].
+def open_answer_reward(
+    answer: str | None, truth: str, *, parts: Mapping[str, float], question: str = "", contrasts: bool = True
+) -> float:
+    """1 for the same answer in other words, else a weighted mean of overlap measures, in [0, 1].
 
     Args:
       answer: None or blank scores 0.
       truth: the dataset's answer, not blank.
       parts: measure -> weight; weights are divided by their sum.
+      question: what is answered; empty: nothing is known of it.
+      contrasts: score 0 where the two disagree in one, see `text.contrasts.disagree`.
     """
-    check_parts(parts=parts)
-    if not normalise_answer(truth):
-        raise ValueError(f"open_answer_reward: expected a true answer with visible characters; got {truth!r}.")
-    if answer is None:
-        return 0.0
-    total = sum(weight * OPEN_ANSWER_MEASURES[name](answer, truth) for name, weight in parts.items())
-    return total / sum(parts.values())
+    return _open_reward(answer, truth, read_asked(question, None), parts=parts, contrasts=contrasts)
 
 
-def check_parts(*, parts: Mapping[str, float]) -> None:
+def is_same_answer(answer: str, truth: str, question: ReadQuestion) -> bool:
+    """Whether two answers to a question have one key; one that contradicts itself is the same as nothing."""
+    said, meant = resolve_answer(answer, question), resolve_answer(truth, question)
+    if not said.key or said.is_contradictory or meant.is_contradictory:
+        return False
+    return said.key == meant.key
+
+
+def check_options(*, parts: Mapping[str, float], contrasts: bool = True) -> None:
     """Refuses weights that no mean can be made of.
 
     Raises:
@@ -89,33 +118,26 @@ def check_parts(*, parts: Mapping[str, float]) -> None:
         )
 
 
-def bleu1(candidate: str, reference: str) -> float:
-    """BLEU of single words: clipped precision, times exp(1 - r / c) for a candidate of c < r words."""
-    candidate_words, reference_words = _words(candidate), _words(reference)
-    overlap = _overlap(candidate_words, reference_words)
-    if overlap == 0:
+def _open_reward(
+    answer: str | None, truth: str, question: ReadQuestion, *, parts: Mapping[str, float], contrasts: bool
+) -> float:
+    check_options(parts=parts)
+    _check_truth("open_answer_reward", truth)
+    if answer is None or not has_visible_character(answer[:LONGEST_ANSWER]):
         return 0.0
-    precision = overlap / len(candidate_words)
-    return precision * min(1.0, math.exp(1 - len(reference_words) / len(candidate_words)))
-
-
-def rouge1(candidate: str, reference: str) -> float:
-    """F-measure of the words two texts share, each counted as often as both have it; no stemming."""
-    candidate_words, reference_words = _words(candidate), _words(reference)
-    overlap = _overlap(candidate_words, reference_words)
-    if overlap == 0:
+    if len(answer) <= LONGEST_ANSWER and is_same_answer(answer, truth, question):
+        return 1.0
+    if resolve_answer(answer, question).is_contradictory or (contrasts and disagree(answer, truth)):
         return 0.0
-    precision, recall = overlap / len(candidate_words), overlap / len(reference_words)
-    return 2 * precision * recall / (precision + recall)
+    total = sum(weight * OPEN_ANSWER_MEASURES[name](answer, truth) for name, weight in parts.items())
+    return total / sum(parts.values())
 
 
-def _words(text: str) -> list[str]:
-    """Runs of ASCII letters and digits in lower case, the tokens of the reference ROUGE implementation."""
-    return re.findall(r"[a-z0-9]+", text.lower())
+def read_asked(question: str, options: Sequence[str] | None) -> ReadQuestion:
+    """A question with its options; without given ones, with those of a list in it."""
+    return read_question(question, tuple(options) if options else None)
 
 
-def _overlap(candidate: Sequence[str], reference: Sequence[str]) -> int:
-    return sum((Counter(candidate) & Counter(reference)).values())
-
-
-OPEN_ANSWER_MEASURES: dict[str, Callable[[str, str], float]] = {"bleu1": bleu1, "rouge1": rouge1}
+def _check_truth(name: str, truth: str) -> None:
+    if not has_visible_character(truth[:LONGEST_ANSWER]):
+        raise ValueError(f"{name}: expected a true answer with visible characters; got {truth!r}.")

@@ -25,6 +25,7 @@ class Answered:
     completion: str  # all that was sampled, without special tokens
     answer: str | None  # content of its answer block; None: there is not exactly one
     truth: str  # the dataset's answer
+    accepted: tuple[str, ...] = ()  # other answers that are right as well
     answer_type: str  # closed | open
     options: tuple[str, ...] | None = None  # texts behind the letters A, B, ... of a multiple-choice question
     tokens: int = 0  # length of the completion, its end included

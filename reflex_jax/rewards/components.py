@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from reflex_jax.rewards.answer import answer_score, check_parts
+from reflex_jax.rewards.answer import answer_score, check_options
 from reflex_jax.rewards.answered import Answered, Result, score_batch, score_rows
 from reflex_jax.rewards.format import format_score
 from reflex_jax.rewards.options import Option, read_options
@@ -42,7 +42,7 @@ class Reward:
 
 
 REWARDS: dict[str, Reward] = {
-    "answer": Reward("row", answer_score, check_parts),
+    "answer": Reward("row", answer_score, check_options),
     "format": Reward("row", format_score),
     "visual_fidelity": Reward("device", visual_fidelity_reward, check_iou_threshold),
     "provenance": Reward("device", provenance_reward, check_thresholds),

@@ -102,7 +102,7 @@ def _answer(connection: Connection, found: dict[str, _Found], request: dict[str,
 
 
 def _read_row(connection: Connection, number: int, *, has_image: bool, **fields: Any) -> Answered:
-    fields["options"] = fields["options"] and tuple(fields["options"])
+    fields |= {"options": fields["options"] and tuple(fields["options"]), "accepted": tuple(fields["accepted"])}
     return Answered(**fields, open_image=(lambda: _ask_for_image(connection, number)) if has_image else None)
 
 

@@ -22,7 +22,7 @@ _WHAT = {
     "policy": "policy.path holds other weights or settings, so the reference policy would be another",
     "judge": "judge.path holds other weights or settings, so the rewards would be others",
     "rewards": "rewards.files hold other code, so the rewards would be others",
-    "evaluation": "the held-out questions (data.evaluation_split, training.evaluation_questions) are others, so eval/... would "
+    "evaluation": "the held-out questions (data.validation_split, training.evaluation_questions) are others, so eval/... would "
     "not compare",
 }
 
@@ -34,8 +34,11 @@ def data_fingerprint(examples: Sequence[Example]) -> str:
     """Hash of questions in their order, and of their pictures; those drawn on demand are told by their ids alone."""
     digest = hashlib.sha256()
     for e in examples:
-        picture = hashlib.sha256(e.image).hexdigest() if isinstance(e.image, bytes) else None
-        facts = (e.id, e.question, e.answer, e.answer_type, e.image_id, e.options, picture)
+        pictures = [(picture.id, picture.digest) for picture in e.images]
+        names, digests = [name for name, _ in pictures], [digest for _, digest in pictures]
+        # one picture stands without a list, as it did when there could be no more
+        shown = (names[0], e.options, digests[0]) if len(pictures) == 1 else (names, e.options, digests)
+        facts = (e.id, e.question, e.answer, e.answer_type, *shown, *([e.accepted] if e.accepted else []))
         digest.update(json.dumps(facts).encode() + b"\n")
     return _KIND + digest.hexdigest()
 

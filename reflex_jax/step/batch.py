@@ -43,16 +43,17 @@ class BatchBuilder:
     def __call__(self, examples: Sequence[Example]) -> HostBatch:
         """Loads, resizes and tokenises this process's part of P questions."""
         examples = self.rows.take(examples)
-        images = [example.load_image() for example in examples]
-        seen = [Image.new("RGB", i.size, _GREY) if i and self._blank_image else i for i in images]
+        images = [example.load_images() for example in examples]
+        seen = [[Image.new("RGB", i.size, _GREY) for i in row] if self._blank_image else row for row in images]
         prompts = self._processor.collate(
-            [self._processor.encode(image, e.question) for image, e in zip(seen, examples, strict=True)],
+            [self._processor.encode(row, e.question) for row, e in zip(seen, examples, strict=True)],
             prompt_tokens=self._sizes.prompt_tokens,
             windows=self._sizes.windows,
         )
         pixels = None
         if self._judge is not None:
-            pixels = np.stack([judge_pixels(image, self._judge.config, resize=self._resize) for image in images])
+            # of several pictures the judge looks at the first
+            pixels = np.stack([judge_pixels(row[0], self._judge.config, resize=self._resize) for row in images])
         return HostBatch(examples, prompts, pixels)
 
 
@@ -66,10 +67,11 @@ def measure_prompts(
     """
     sizes = PromptSizes(1, 0)
     for examples in example_lists:
-        blind = [example.id for example in examples if example.image is None] if with_judge else []
+        blind = [example.id for example in examples if not example.images] if with_judge else []
         if blind:
             raise ConfigError(
-                f"{len(blind)} questions have no image for the judge to look at: {list_offenders(blind)}."
+                f"{len(blind)} questions have no image for the judge to look at: {list_offenders(blind)}. Remove them, or the "
+                "rewards that ask the judge (rewards.components)."
             )
         sizes = sizes.union(processor.measure(examples, max_prompt_tokens=config.data.max_prompt_tokens))
     return sizes

@@ -20,6 +20,7 @@ from reflex_jax.config import Component
 from reflex_jax.data.examples import Example
 from reflex_jax.judge.batch import StatementTokenizer, pack_statements
 from reflex_jax.records import HostScores, JudgeInputs
+from reflex_jax.rewards.answer_metrics import ANSWER_METRICS, answer_metrics
 from reflex_jax.rewards.answered import Answered, Result
 from reflex_jax.rewards.components import REWARDS, is_of_device
 from reflex_jax.rewards.user_file import UserRewards
@@ -165,21 +166,30 @@ class HostBridge:
                 scores[name], applies[name] = np.where(rows, answer, np.float32(0)), rows
             else:
                 scores[name], applies[name] = failures.of_component(name, results_of(name, component.options), rows)
+        measured = failures.of_rows("answer", lambda p, g: answer_metrics(answered(p, g)), otherwise={})
+        metrics = {
+            name: np.float32([[found.get(name, np.nan) for found in group] for group in measured])
+            for name in ANSWER_METRICS
+        }
         is_valid = failures.is_valid
         # a failed row has no reward: NaN would be seen where a zero would pass for one
         components = {name: np.where(is_valid, values, np.float32(np.nan)) for name, values in scores.items()}
-        return HostScores(components=components, applies=applies, is_correct=is_valid & is_correct, is_valid=is_valid)
+        is_correct &= is_valid
+        return HostScores(
+            components=components, applies=applies, is_correct=is_correct, is_valid=is_valid, metrics=metrics
+        )
 
 
 def _facts(example: Example) -> dict[str, Any]:
     """What a reward may know of a question."""
     known = {
         "id": example.id, "modality": example.modality, "organ": example.organ, "target": example.target,
-        "paraphrases": example.paraphrases or None,
+        "paraphrases": example.paraphrases or None, "category": example.category, "reasoning": example.reasoning,
+        "source": example.source or None,
     }  # fmt: skip
     return {
         "question": example.question, "truth": example.answer, "answer_type": example.answer_type,
-        "options": example.options, "image_id": example.image_id,
+        "options": example.options, "accepted": example.accepted, "image_id": example.image_id,
         "metadata": MappingProxyType({key: value for key, value in known.items() if value is not None}),
-        "open_image": None if example.image is None else example.load_image,
+        "open_image": example.images[0].load if example.images else None,
     }  # fmt: skip

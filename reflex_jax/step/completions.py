@@ -19,7 +19,7 @@ from reflex_jax.text.tokenizer import decode
 def generate(
     policy: Policy,
     prompts: Sequence[str],
-    images: Sequence[Image.Image | None],
+    images: Sequence[Image.Image | Sequence[Image.Image] | None],
     group_size: int,
     key: jax.Array,
     *,
@@ -33,7 +33,7 @@ def generate(
     Args:
       policy: of `load_policy`; its prompt template surrounds the question.
       prompts: P questions.
-      images: P pictures, RGB; None for a question about text alone.
+      images: for each question its picture, RGB, or several in the order of their marks; None for one about text alone.
       group_size: G.
       key: of `jax.random.key(seed)`; equal keys give equal completions.
       max_new_tokens: Lc.
@@ -43,7 +43,8 @@ def generate(
       ValueError: the numbers of questions and pictures differ.
     """
     processor = policy.processor
-    encoded = [processor.encode(i, q) for q, i in zip(prompts, images, strict=True)]
+    rows = [[i] if isinstance(i, Image.Image) else i or [] for i in images]
+    encoded = [processor.encode(row, question) for question, row in zip(prompts, rows, strict=True)]
     windows = max(sum(count_windows(grid, policy.config.vision) for _, grid in e.images) for e in encoded)
     inputs = processor.collate(encoded, prompt_tokens=max(len(e.ids) for e in encoded), windows=windows)
     config = policy.config

@@ -127,7 +127,8 @@ def rollout_metrics(scored: Scored, scores: HostScores, rollout: Rollout, eos_id
     """Means over the valid completions, and each component apart for correct and for wrong answers.
 
     Where no completion is valid there is no mean: NaN, but for the counts. A group without a valid row is none of those
-    that could have a spread. A component is averaged over the completions it applies to.
+    that could have a spread. A component is averaged over the completions it applies to, a metric of answers over those to
+    questions of its kind.
 
     A right closed answer has the anchor's words, so its visual fidelity is 1 by construction: only the wrong rows tell
     whether the judge's rewards carry anything beyond correctness. `pass_rate` of provenance is the share of its two
@@ -144,7 +145,6 @@ def rollout_metrics(scored: Scored, scores: HostScores, rollout: Rollout, eos_id
     metrics = {
         "reward/total": mean(scored.rewards, valid),
         "reward/total_std": jnp.sqrt(mean((scored.rewards - mean(scored.rewards, valid)) ** 2, valid)),
-        "accuracy": mean(scores.is_correct.astype(jnp.float32), valid),
         "frac_zero_std": mean(scored.is_zero_variance.astype(jnp.float32), valid.any(-1)),
         "failed_rows": (~valid).sum().astype(jnp.float32),
         "frac_invalid": 1.0 - valid.astype(jnp.float32).mean(),
@@ -165,6 +165,9 @@ def rollout_metrics(scored: Scored, scores: HostScores, rollout: Rollout, eos_id
         metrics |= {f"judge/{name}": mean(values, valid) for name, values in measured.items()}
     if scored.loop_tightness is not None:
         metrics["judge/loop_tightness"] = mean(scored.loop_tightness, valid)
+    for name, values in scores.measured.items():
+        counted = valid & ~jnp.isnan(values)
+        metrics[name] = mean(values, counted, counted)
     for name, values in scored.components.items():
         rows = scored.applies[name]
         metrics[f"reward/{name}"] = mean(values, valid & rows, valid & rows)

@@ -24,7 +24,9 @@ def parse_completion(text: str) -> ParsedCompletion:
     """Reads the think and answer blocks of a completion decoded without special tokens.
 
     A tag that occurs twice, is never closed or holds another block makes that block unreadable: no guess is made, and
-    the whole text never stands in for a missing answer.
+    the whole text never stands in for a missing answer. That is meant of a tag which the thought only mentions, too ("I put
+    it in <answer> </answer>"): which of two blocks is the answer would be a guess that a policy could play with. How often
+    it happens is counted, see `repeats_answer_tag`.
     """
     stripped = text.strip()
     thought = _only_block(stripped, "think", other="answer")
@@ -33,6 +35,11 @@ def parse_completion(text: str) -> ParsedCompletion:
     is_complete = thought is not None and answer is not None
     is_well_formed = is_complete and _WELL_FORMED.fullmatch(stripped) is not None
     return ParsedCompletion(thought=thought, answer=answer, is_well_formed=is_well_formed)
+
+
+def repeats_answer_tag(text: str) -> bool:
+    """Whether a completion has no answer because a tag of its answer block occurs more than once."""
+    return text.count("<answer>") > 1 or text.count("</answer>") > 1
 
 
 def _only_block(text: str, name: str, *, other: str) -> str | None:

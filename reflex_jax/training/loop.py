@@ -15,7 +15,7 @@ from reflex_jax.checkpoints.paths import resolve_checkpoint
 from reflex_jax.config import Config, ConfigError
 from reflex_jax.data.examples import Example
 from reflex_jax.data.pipeline import Batches
-from reflex_jax.data.sources import load_examples
+from reflex_jax.data.sources import load_validation
 from reflex_jax.evaluation.validation import Evaluator, chosen_questions
 from reflex_jax.processes import host_name, is_first, refused_together
 from reflex_jax.run.checkpoint import RunCheckpoints
@@ -183,7 +183,7 @@ def _held_out(config: Config) -> list[Example]:
     """The held-out questions, where the run looks at them."""
     if not config.training.evaluate_every:
         return []
-    return load_examples(config.data, config.data.evaluation_split, seed=config.run.seed)
+    return load_validation(config.data, seed=config.run.seed)
 
 
 def _identify(objective: Objective, examples: list[Example], held_out: list[Example]) -> dict[str, str]:
@@ -218,11 +218,15 @@ def _as_laid_out(objective: Objective, examples: list[Example], facts: dict[str,
         found = {
             "names": [name for name, _ in facts["layout"]["phases"]],
             "prompts_per_step": facts["layout"]["prompts_per_step"],
+            "weights": facts["layout"].get("weights"),
         }
         steps = [int(count) for _, count in facts["layout"]["phases"]]
     except (ValueError, TypeError, KeyError):
         found, steps = {}, []
-    if found != {"names": [*now.phase_names], "prompts_per_step": now.prompts_per_step}:
+    expected = {
+        "names": [*now.phase_names], "prompts_per_step": now.prompts_per_step, "weights": now.layout.get("weights"),
+    }  # fmt: skip
+    if found != expected:
         raise ConfigError(
             f"{directory}: its newest checkpoint was laid out as {facts['layout']}, which is not what data.phases and the "
             "batch size say now. Put them back, or set run.name for a new run."

@@ -11,6 +11,7 @@ from reflex_jax.config import ConfigError, nearest_name
 from reflex_jax.data.examples import Example
 from reflex_jax.data.prompts import PromptSizes
 from reflex_jax.evaluation.validation import chosen_questions, question_columns, summarise
+from reflex_jax.rewards.answer_metrics import ANSWER_METRICS, metrics_of_question
 from reflex_jax.step.abstract_run import AbstractRun, abstract_run
 from reflex_jax.step.imitate import SftBatch
 from reflex_jax.step.shapes import Shapes
@@ -45,6 +46,12 @@ def check_best_metric(objective: Objective, shapes: Shapes, sizes: PromptSizes, 
     if wanted is None:
         return
     names = metric_names(objective, shapes, sizes, held_out)
+    data = objective.config.data
+    if wanted.startswith("eval/") and data.validation_split == data.evaluation_split:
+        raise ConfigError(
+            f"data.evaluation_split: {data.evaluation_split!r} is also data.validation_split, by which training.best_metric "
+            "chooses a checkpoint; what it then scores would be too good. Name two splits."
+        )
     if wanted in names:
         return
     advice = nearest_name(wanted, names)
@@ -62,7 +69,10 @@ def _evaluation_names(run: AbstractRun, held_out: Sequence[Example]) -> set[str]
     scores = batch.scores
     scored = jax.eval_shape(run.program.score, run.frozen.judge, batch.judge, scores)
     columns = jax.eval_shape(question_columns, scored, scores)
-    is_closed = np.asarray([example.answer_type == "closed" for example in held_out])
-    modes = ("sampled", "greedy")
-    values = {f"{mode}/{name}": np.ones(len(held_out), c.dtype) for mode in modes for name, c in columns.items()}
-    return {*summarise(values, is_closed)}
+    kinds = {name for example in held_out for name in metrics_of_question(example.answer_type, example.answer)}
+    values = {
+        f"{mode}/{name}": np.full(len(held_out), np.nan if name in ANSWER_METRICS and name not in kinds else 1.0)
+        for mode in ("sampled", "greedy")
+        for name in columns
+    }
+    return {*summarise(values)}

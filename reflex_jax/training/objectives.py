@@ -15,7 +15,7 @@ from reflex_jax.config import Config, ConfigError
 from reflex_jax.data.examples import Example, list_offenders
 from reflex_jax.data.pipeline import Batches, SupervisedBatches, training_batches
 from reflex_jax.data.prompts import PromptSizes
-from reflex_jax.data.sources import load_examples
+from reflex_jax.data.sources import load_training
 from reflex_jax.processes import any_process, is_first
 from reflex_jax.sharding import check_batch, check_batches
 from reflex_jax.step.batch import BatchBuilder
@@ -130,7 +130,9 @@ class Grpo:
 
     def load_questions(self) -> list[Example]:
         """The training split."""
-        return load_examples(self.config.data, self.config.data.split, seed=self.config.run.seed)
+        return load_training(
+            self.config.data, seed=self.config.run.seed, with_validation=bool(self.config.training.evaluate_every)
+        )
 
     def lay_out(self, examples: Sequence[Example], laid_out: Sequence[int] | None = None) -> Batches:
         """The curriculum; `laid_out`: the steps of each phase as a run that is continued has them."""
@@ -185,13 +187,17 @@ class Supervised:
         Raises:
           ConfigError: questions without a completion to imitate.
         """
-        data, run = self.config.data, self.config.run
-        examples = load_examples(data, data.split, seed=run.seed, noise=self.config.sft.noise)
+        data = self.config.data
+        examples = load_training(
+            data, seed=self.config.run.seed, with_validation=bool(self.config.training.evaluate_every),
+            noise=self.config.sft.noise,
+        )  # fmt: skip
         lacking = [e.id for e in examples if e.target is None]
         if lacking:
+            labels = ", ".join(source.label for source in data.mixture)
             raise ConfigError(
-                f"{data.source}: {len(lacking)} of {len(examples)} questions have no completion to imitate "
-                f"({list_offenders(lacking)}). The phantom source has them."
+                f"{labels}: {len(lacking)} of {len(examples)} questions have no completion to imitate "
+                f"({list_offenders(lacking)}). The phantom source has them, and rows of your own with a `target`."
             )
         return examples
 

@@ -128,9 +128,9 @@ def test_a_split_grows_without_changing_and_splits_share_no_picture():
 
 def test_example_pictures_are_rgb_and_match_their_question(examples):
     for example in examples[:10]:
-        image = example.load_image()
-        assert image.mode == "RGB" and image.size == example.measure_image() == (112, 112)
-        np.testing.assert_array_equal(np.asarray(image), np.asarray(example.load_image()))
+        (image,) = example.load_images()
+        assert image.mode == "RGB" and image.size == example.images[0].measure() == (112, 112)
+        np.testing.assert_array_equal(np.asarray(image), np.asarray(example.load_images()[0]))
 
 
 @settings(max_examples=60)

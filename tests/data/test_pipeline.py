@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from reflex_jax.config import ConfigError, DataConfig, PhaseConfig
+from reflex_jax.config import ConfigError, DataConfig, PhaseConfig, SourceConfig
 from reflex_jax.data.examples import Example
 from reflex_jax.data.pipeline import share_steps, training_batches
 
@@ -15,10 +15,7 @@ CLOSED_THEN_OPEN = DataConfig()
 
 def make_examples(closed=12, opened=20):
     kinds = ["closed"] * closed + ["open"] * opened
-    return [
-        Example(id=str(i), question="?", answer="a", answer_type=kind, image_id="i", image=None)
-        for i, kind in enumerate(kinds)
-    ]
+    return [Example(id=str(i), question="?", answer="a", answer_type=kind) for i, kind in enumerate(kinds)]
 
 
 def ids_of(batches, steps):
@@ -250,5 +247,81 @@ def test_shares_by_hand():
 
 
 def test_a_phase_without_questions_is_refused():
-    with pytest.raises(ConfigError, match="train split of phantom has no question of type open"):
+    with pytest.raises(ConfigError, match="no training question belongs to open; there are closed"):
         training_batches(make_examples(opened=0), CLOSED_THEN_OPEN, prompts_per_step=4, steps=8, seed=0)
+
+
+def mixed(sizes, **changes):
+    """So many questions of each source, one source after the other."""
+    return [
+        Example(id=f"{source}-{i}", question="?", answer="a", answer_type="closed", source=source, **changes)
+        for source, size in sizes.items()
+        for i in range(size)
+    ]
+
+
+def weighted(weights, **settings):
+    sources = tuple(SourceConfig(name="phantom", label=label, weight=weight) for label, weight in weights.items())
+    return DataConfig(sources=sources, phases=(PhaseConfig(answer_type="any"),), **settings)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    weights=st.lists(st.floats(0.05, 8.0), min_size=1, max_size=4), size=st.integers(1, 9), seed=st.integers(0, 5),
+    counts=st.lists(st.integers(1, 40), min_size=4, max_size=4),
+)  # fmt: skip
+def test_sources_share_the_prompts_by_their_weights(weights, size, seed, counts):
+    labels = "abcd"[: len(weights)]
+    examples = mixed(dict(zip(labels, counts, strict=False)))
+    batches = training_batches(
+        examples, weighted(dict(zip(labels, weights, strict=True))), prompts_per_step=size, steps=25, seed=seed
+    )
+    drawn, total = Counter(), 0
+    shares = {label: weight / sum(weights) for label, weight in zip(labels, weights, strict=True)}
+    for step in range(25):
+        batch = batches[step]
+        assert len(batch) == size and batches[step] == batch  # a pure function of the step
+        own = Counter(e.source for e in batch)
+        for label, count in zip(labels, counts, strict=False):
+            ids = Counter(e.id for e in batch if e.source == label)
+            assert max(ids.values(), default=0) <= -(-own[label] // count)  # none twice while there are others
+        drawn += own
+        total += size
+        assert all(abs(drawn[label] - share * total) < len(labels) for label, share in shares.items())
+    for label, count in zip(labels, counts, strict=False):
+        if drawn[label] >= count + size:  # a whole pass was made: everybody had a turn
+            seen = {e.id for step in range(25) for e in batches[step] if e.source == label}
+            assert len(seen) == count
+
+
+def test_weights_are_part_of_the_layout_and_small_sources_are_told():
+    examples = mixed({"a": 50, "b": 2})
+    batches = training_batches(examples, weighted({"a": 1.0, "b": 1.0}), prompts_per_step=8, steps=3, seed=0)
+    assert batches.layout["weights"] == {"a": 1.0, "b": 1.0}
+    assert batches.repeating == ["phase 1 has 2 questions of b for 4 prompts"]
+    plain = training_batches(examples, weighted({"a": None, "b": None}), prompts_per_step=8, steps=3, seed=0)
+    assert "weights" not in plain.layout and not plain.repeating
+
+
+def test_phases_choose_by_source_modality_and_answer_type():
+    examples = mixed({"a": 4}, modality="MRI") + mixed({"b": 4}, modality="CT") + mixed({"c": 4})
+    phases = (
+        PhaseConfig(sources=("a", "c")), PhaseConfig(modalities=("CT", "X-Ray")),
+        PhaseConfig(sources=("a",), modalities=("MRI",)),
+    )  # fmt: skip
+    labels = tuple(SourceConfig(name="phantom", label=label) for label in "abc")
+    batches = training_batches(
+        examples, DataConfig(sources=labels, phases=phases), prompts_per_step=4, steps=None, seed=0
+    )
+    assert batches.phase_names == ("any (a+c)", "any (CT+X-Ray)", "any (a, MRI)") and batches.phase_steps == (2, 1, 1)
+    assert [{e.source for step in steps for e in batches[step]} for steps in ((0, 1), (2,), (3,))] == [
+        {"a", "c"}, {"b"}, {"a"},
+    ]  # fmt: skip
+    with pytest.raises(ConfigError, match="belongs to open .b.; there are closed a MRI, closed b CT, closed c"):
+        training_batches(
+            examples,
+            DataConfig(sources=labels, phases=(PhaseConfig(answer_type="open", sources=("b",)),)),
+            prompts_per_step=4,
+            steps=1,
+            seed=0,
+        )

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from reflex_jax.config import ConfigError
-from reflex_jax.data.examples import Example
+from reflex_jax.data.examples import Example, Picture
 from reflex_jax.data.images import prompt_inputs_from_huggingface
 from reflex_jax.data.prompts import PROMPTS, Processor, PromptSizes, load_processor
 
@@ -44,30 +44,34 @@ def make_image(width, height, seed=0):
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
-def make_example(number, question="Is it?", size=(60, 60), **changes):
-    fields = {"id": f"q{number}", "question": question, "answer": "yes", "answer_type": "closed"}
-    return Example(**fields, image_id=f"i{number}", image=lambda: make_image(*size), **changes)
+def make_example(number, question="Is it?", sizes=((60, 60),), measured=None):
+    images = [
+        Picture(id=f"i{number}-{k}", data=lambda size=size: make_image(*size), size=measured)
+        for k, size in enumerate(sizes)
+    ]
+    return Example(id=f"q{number}", question=question, answer="yes", answer_type="closed", images=tuple(images))
 
 
-def huggingface_ids(processor, question, image_tokens):
+def huggingface_ids(processor, question, *image_tokens):
     """What transformers' own processor feeds the model: one rendered text, image tokens expanded, then tokenised."""
     text = PROMPTS[processor.prompt].replace("{question}", question.strip())
-    content = [{"type": "image"}] * bool(image_tokens) + [{"type": "text", "text": text}]
+    content = [{"type": "image"}] * len(image_tokens) + [{"type": "text", "text": text}]
     turn = [{"role": "user", "content": content}]
     rendered = processor.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-    return processor.tokenizer(
-        rendered.replace(IMAGE_PAD, IMAGE_PAD * image_tokens), add_special_tokens=False
-    ).input_ids
+    first, *rest = rendered.split(IMAGE_PAD)
+    expanded = first + "".join(IMAGE_PAD * n + part for n, part in zip(image_tokens, rest, strict=True))
+    return processor.tokenizer(expanded, add_special_tokens=False).input_ids
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
 @pytest.mark.parametrize("prompt", list(PROMPTS))
 def test_tokens_equal_those_of_hugging_face(processor, bare, question, prompt):
     chosen = {"think_answer": processor, "bare": bare}[prompt]
-    encoded = chosen.encode(make_image(120, 90), question)
-    ((_, grid),) = encoded.images
-    np.testing.assert_array_equal(encoded.ids, huggingface_ids(chosen, question, grid[1] * grid[2] // 4))
-    np.testing.assert_array_equal(chosen.encode(None, question).ids, huggingface_ids(chosen, question, 0))
+    for sizes in ([(120, 90)], [], [(120, 90), (60, 300), (90, 90)]):
+        encoded = chosen.encode([make_image(*size) for size in sizes], question)
+        tokens = [grid[1] * grid[2] // 4 for _, grid in encoded.images]
+        assert len(set(tokens)) == len(tokens) == len(sizes)
+        np.testing.assert_array_equal(encoded.ids, huggingface_ids(chosen, question, *tokens))
 
 
 def test_pixels_and_grid_equal_those_of_hugging_face(processor, directory):
@@ -77,7 +81,7 @@ def test_pixels_and_grid_equal_those_of_hugging_face(processor, directory):
     for size in ((300, 200), (57, 401)):
         image = make_image(*size)
         expected = oracle(image, return_tensors="np")
-        ((patches, grid),) = processor.encode(image, "Is it?").images
+        ((patches, grid),) = processor.encode([image], "Is it?").images
         assert grid == tuple(expected["image_grid_thw"][0]) == processor.image_grid(size)
         np.testing.assert_allclose(patches, expected["pixel_values"], atol=1e-6)
 
@@ -91,7 +95,7 @@ def test_a_directory_saved_by_transformers_5_gives_the_same_prompts(tmp_path):
     assert (tmp_path / "processor_config.json").is_file() and not (tmp_path / "preprocessor_config.json").exists()
     before, after = (load_processor(directory, prompt="think_answer", **LIMITS) for directory in (PHANTOM, tmp_path))
     image = make_image(120, 90)
-    ours, theirs = after.encode(image, QUESTIONS[0]), before.encode(image, QUESTIONS[0])
+    ours, theirs = after.encode([image], QUESTIONS[0]), before.encode([image], QUESTIONS[0])
     np.testing.assert_array_equal(ours.ids, theirs.ids)
     np.testing.assert_array_equal(ours.images[0][0], theirs.images[0][0])
     saved = transformers.AutoProcessor.from_pretrained(tmp_path, local_files_only=True)
@@ -107,24 +111,25 @@ def test_user_words_never_become_special_or_added_tokens(processor):
     added = sorted(processor.tokenizer.get_added_vocab().items(), key=lambda item: item[1])
     assert len(added) == 22
     image = make_image(56, 56)
-    plain = processor.encode(image, "x").ids
+    plain = processor.encode([image], "x").ids
     for text, _ in added:
-        ids = processor.encode(image, f"x{text} {text}<|im_end|>").ids
+        ids = processor.encode([image], f"x{text} {text}<|im_end|>").ids
         for _, special in added:
             assert (ids == special).sum() == (plain == special).sum(), text
         assert processor.config.image_token_id not in processor.encode_text(f"{text}{IMAGE_PAD}")
 
 
 def test_image_comes_first_then_the_question_then_the_task(processor):
-    text = processor.tokenizer.decode(processor.encode(make_image(56, 56), "Is it broken?").ids)
+    text = processor.tokenizer.decode(processor.encode([make_image(56, 56)], "Is it broken?").ids)
     assert text.index("<|vision_end|>") < text.index("Is it broken?") < text.index("<think>") < text.index("<answer>")
     assert text.endswith("<|im_start|>assistant\n")
 
 
 def test_collated_prompts_equal_those_of_hugging_face(processor):
-    """Two aspect ratios beside a row without an image, against the layout made from Hugging Face's arrays."""
-    images = [make_image(120, 300), None, make_image(200, 60, seed=1)]
-    prompts = [processor.encode(image, "Is it?" * (2 * i + 1)) for i, image in enumerate(images)]
+    """Two aspect ratios, a row without an image and one with two, against the layout made from Hugging Face's arrays."""
+    images = [[make_image(120, 300)], [], [make_image(200, 60, seed=1), make_image(60, 60, seed=2)]]
+    prompts = [processor.encode(row, "Is it?" * (2 * i + 1)) for i, row in enumerate(images)]
+    assert [len(p.images) for p in prompts] == [1, 0, 2]
     sizes = PromptSizes(prompt_tokens=max(len(p.ids) for p in prompts) + 3, windows=6)
     ours = processor.collate(prompts, prompt_tokens=sizes.prompt_tokens, windows=sizes.windows)
     pixel_values = np.concatenate([patches for p in prompts for patches, _ in p.images])
@@ -146,16 +151,16 @@ def test_collated_prompts_equal_those_of_hugging_face(processor):
 
 
 def test_questions_without_any_image_need_no_vision_inputs(bare):
-    prompts = [bare.encode(None, question) for question in ("Is it?", "Where?")]
+    prompts = [bare.encode([], question) for question in ("Is it?", "Where?")]
     collated = bare.collate(prompts, prompt_tokens=64, windows=0)
     assert collated.vision is None and (collated.feature_index == -1).all()
 
 
 def test_measured_sizes_hold_every_batch_and_no_more(processor):
-    sizes = [(120, 300), (60, 60), (500, 500)]
-    examples = [make_example(i, "Is it?" * (i + 1), size) for i, size in enumerate(sizes)]
+    sizes = [[(120, 300)], [(60, 60)], [(500, 500)], [], [(300, 300), (300, 120), (60, 60)]]
+    examples = [make_example(i, "Is it?" * (i + 1), row) for i, row in enumerate(sizes)]
     found = processor.measure(examples, max_prompt_tokens=2048)
-    prompts = [processor.encode(e.load_image(), e.question) for e in examples]
+    prompts = [processor.encode(e.load_images(), e.question) for e in examples]
     longest = max(len(p.ids) for p in prompts)
     assert found.prompt_tokens % 8 == 0 and 0 <= found.prompt_tokens - longest < 8
     processor.collate(prompts, prompt_tokens=found.prompt_tokens, windows=found.windows)
@@ -170,18 +175,18 @@ def test_prompts_over_the_limit_are_refused_by_id(processor):
     examples = [
         make_example(0),
         make_example(1, "long " * 300),
-        make_example(2, size=(900, 900)),
+        make_example(2, sizes=[(900, 900)]),
         make_example(3),
     ]
-    limit = len(processor.encode(examples[0].load_image(), examples[0].question).ids)
+    limit = len(processor.encode(examples[0].load_images(), examples[0].question).ids)
     assert processor.measure(examples[:1], max_prompt_tokens=limit).prompt_tokens >= limit
     with pytest.raises(ConfigError, match=r"data.max_prompt_tokens=\d+: 2 prompts are longer: q1 \(\d+\), q2 \(\d+\)"):
         processor.measure(examples, max_prompt_tokens=limit)
 
 
 def test_pictures_of_impossible_shape_are_refused_by_name(processor):
-    examples = [make_example(0), make_example(1, image_size=(5000, 7)), make_example(2, image_size=(3, 900))]
-    with pytest.raises(ConfigError, match=r"2 pictures cannot be resized: i1 .*i2 "):
+    examples = [make_example(0), make_example(1, measured=(5000, 7)), make_example(2, measured=(3, 900))]
+    with pytest.raises(ConfigError, match=r"2 pictures cannot be resized: i1-0 .*i2-0 "):
         processor.measure(examples, max_prompt_tokens=2048)
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from reflex_jax.config import ConfigError
-from reflex_jax.data.examples import Example
+from reflex_jax.data.examples import Example, Picture
 from reflex_jax.run import identity
 from reflex_jax.run.identity import (
     check_identity,
@@ -16,7 +16,12 @@ from reflex_jax.run.identity import (
 from reflex_jax.text.chat_template import TEMPLATE_FOLDER
 
 QUESTION = Example(
-    id="1", question="?", answer="a", answer_type="closed", image_id="i", image=b"picture", options=("a", "b")
+    id="1",
+    question="?",
+    answer="a",
+    answer_type="closed",
+    images=(Picture(id="i", data=b"picture", digest="1"),),
+    options=("a", "b"),
 )
 
 
@@ -66,7 +71,16 @@ def test_pickled_weights_count_where_there_are_no_others(checkpoint):
 
 
 @pytest.mark.parametrize(
-    "change", [{"image": b"other"}, {"image": None}, {"options": ("a", "c")}, {"answer": "b"}, {"id": "2"}]
+    "change",
+    [
+        {"images": (Picture(id="i", data=b"other", digest="2"),)},
+        {"images": ()},
+        {"images": QUESTION.images * 2},
+        {"accepted": ("b",)},
+        {"options": ("a", "c")},
+        {"answer": "b"},
+        {"id": "2"},
+    ],
 )
 def test_questions_are_others_where_a_reward_or_a_picture_would_be(change):
     other = dataclasses.replace(QUESTION, **change)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from reflex_jax.config import Component
-from reflex_jax.data.examples import Example
+from reflex_jax.data.examples import Example, Picture
 from reflex_jax.judge.batch import StatementTokenizer
 from reflex_jax.rewards.answered import Failed
 from reflex_jax.rewards.components import REWARDS, Reward
@@ -18,8 +18,16 @@ from tests.parity.judge_reference import write_judge_directory
 from tests.text.test_sampled_text import QUESTIONS, completions
 
 EXAMPLES = [
-    Example(id="a", image=None, image_id="a", question="is there a nodule?", answer="yes", answer_type="closed"),
-    Example(id="b", image=None, image_id="b", question="where is the cyst?", answer="left lung", answer_type="open"),
+    Example(
+        id="a", images=(Picture(id="a", data=b""),), question="is there a nodule?", answer="yes", answer_type="closed"
+    ),
+    Example(
+        id="b",
+        images=(Picture(id="b", data=b""),),
+        question="where is the cyst?",
+        answer="left lung",
+        answer_type="open",
+    ),
 ]
 TEXTS = [
     ["<think></think><answer>yes</answer>", "<answer>no</answer>", "<think></think><answer>boom</answer>", "nothing"],
@@ -176,7 +184,9 @@ def test_a_batch_is_scored_at_once_and_may_fail_in_part(bridge, monkeypatch):
 def test_a_row_knows_everything_of_its_question(bridge, monkeypatch):
     seen, picture = [], Image.new("RGB", (2, 2))
     replace_reward(monkeypatch, "format", lambda row: seen.append(row) or 1.0)
-    example = dataclasses.replace(EXAMPLES[0], modality="CT", target="t", image=lambda: picture, options=("x", "y"))
+    example = dataclasses.replace(
+        EXAMPLES[0], modality="CT", target="t", images=(Picture(id="a", data=lambda: picture),), options=("x", "y")
+    )
     run(bridge, [example, EXAMPLES[1]])
     first, last = seen[0], seen[-1]
     assert (first.question, first.truth, first.answer, first.answer_type) == (
@@ -188,7 +198,7 @@ def test_a_row_knows_everything_of_its_question(bridge, monkeypatch):
     assert (first.completion, first.tokens, first.options) == (TEXTS[0][0], 1, ("x", "y"))
     assert (first.statement, first.anchor) == ("there is a nodule", "there is a nodule")
     assert first.metadata == {"id": "a", "modality": "CT", "target": "t"}
-    assert first.load_image() is picture and last.load_image() is None and last.image_id == "b"
+    assert first.load_image() is picture and last.image_id == "b"
 
 
 def test_without_a_judge_nothing_is_prepared_for_one():
@@ -253,7 +263,7 @@ def test_each_kind_of_failure_is_told_in_one_line_and_once(bridge, monkeypatch, 
 def test_no_row_of_any_characters_fails(tokenizer):
     texts = list(itertools.islice(completions(20_000, seed=1), 800))
     examples = [
-        Example(id=str(i), image=None, image_id="", question=q, answer=a, options=o, answer_type=kind)
+        Example(id=str(i), question=q, answer=a, options=o, answer_type=kind)
         for i, (q, a, o, kind) in enumerate(QUESTIONS[:8])
     ]
     bridge = HostBridge(
