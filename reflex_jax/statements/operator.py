@@ -19,8 +19,9 @@ from dataclasses import replace
 from reflex_jax.statements import blanks, choices, grammar, how, people, polar, selections, what, where
 from reflex_jax.statements.budget import name_answer, place_claim
 from reflex_jax.statements.question import CAPITAL_A, Question, Rule, prepare_question, protect_letters
-from reflex_jax.text.normalise import LONGEST_ANSWER, clean_text, match_option, trim_answer
-from reflex_jax.text.questions import read_question
+from reflex_jax.text.answers import resolve_answer
+from reflex_jax.text.normalise import LONGEST_ANSWER, clean_text, trim_answer
+from reflex_jax.text.questions import ReadQuestion, read_question
 
 DECL_VERSION = "2"
 MAX_ANSWER_WORDS = 32
@@ -84,8 +85,8 @@ def decl_coverage(questions: Iterable[tuple[str, str, Sequence[str] | None]]) ->
 
 
 def _declare(question: str, answer: str, options: Sequence[str] | None) -> tuple[str, str]:
-    asked, offered = _read(question, tuple(options) if options else None)
-    words = _answer_words(answer, offered)
+    asked, read = _read(question, tuple(options) if options else None)
+    words = _answer_words(answer, asked, read)
     if asked.request and polar.polarity_of(words) is None:
         asked = replace(asked, text=asked.request)
     if not words:
@@ -101,21 +102,38 @@ def _declare(question: str, answer: str, options: Sequence[str] | None) -> tuple
     return FALLBACK, _finish(name_answer(asked, words))
 
 
-def _answer_words(answer: str, offered: tuple[str, ...]) -> str:
-    """The words of the answer that are stated, in lower case; an option's text where one is named."""
-    chosen = match_option(answer, offered) if offered else None
-    said = answer if chosen is None else offered[chosen]
-    words, letters = trim_answer(said).split(), protect_letters(clean_text(said[:LONGEST_ANSWER])).split()
-    if len(words) == len(letters):
-        words = [CAPITAL_A + word[1:] if CAPITAL_A in letter else word for word, letter in zip(words, letters, strict=True)]
-    return " ".join(words[:MAX_ANSWER_WORDS])
+def _answer_words(answer: str, asked: Question, read: ReadQuestion) -> str:
+    """The words of the answer that are stated, in lower case: an option's text where one is named, else its own.
+
+    "There is a fracture" to "is there a fracture?" is a yes, and says no more than that.
+    """
+    if answer.strip(" .)(") in read.labels and read.labels[0] not in {"A", "a"}:  # a list that counts "1.", "2."
+        said = words = read.options[read.labels.index(answer.strip(" .)("))]
+    else:
+        resolved = resolve_answer(answer, read)
+        said = answer if resolved.option is None else read.options[resolved.option]
+        words = trim_answer(said)
+        is_clear = resolved.option is None and not asked.is_open and not {"not", "no"} & set(asked.words)
+        if resolved.key in {"yes", "no"} and is_clear and polar.polarity_of(words) is None:
+            return resolved.key
+    return " ".join(_mark_letters(trim_answer(words), said).split()[:MAX_ANSWER_WORDS])
+
+
+def _mark_letters(lowered: str, said: str) -> str:
+    """Puts the mark of a capital A that is a letter into the words that were lowered."""
+    words, letters = lowered.split(), protect_letters(clean_text(said[:LONGEST_ANSWER])).split()
+    if CAPITAL_A not in "".join(letters) or len(words) != len(letters):
+        return lowered
+    return " ".join(
+        CAPITAL_A + word[1:] if letter[0] == CAPITAL_A else word for word, letter in zip(words, letters, strict=True)
+    )
 
 
 @functools.lru_cache(maxsize=4096)
-def _read(question: str, options: tuple[str, ...] | None) -> tuple[Question, tuple[str, ...]]:
+def _read(question: str, options: tuple[str, ...] | None) -> tuple[Question, ReadQuestion]:
     read = read_question(question, options)
     asked = prepare_question(read.asked, has_options=bool(read.options))
-    return replace(asked, text=selections.without_list(asked.text)), read.options
+    return replace(asked, text=selections.without_list(asked.text)), read
 
 
 def _finish(statement: str) -> str:
