@@ -11,7 +11,7 @@ from reflex_jax.text.questions import BLANK
 
 _BLANK = re.compile(rf"(?:{BLANK})")
 _EXCEPT = re.compile(
-    r"^(?:all|each|every one|any|everything|every)(?: one)?(?: of)?(?: the| these| those)?(?: following| above| below| listed)?"
+    r"^(?:(?:the following|these|they)(?= .*\ball )|all|each|every one|any|everything|every)(?: one)?(?: of)?(?: the| these| those)?(?: following| above| below| listed)?"
     r"((?: \S+)+?),? (?:except|excluding|but|other than)(?: for)?(?: which| what)?(?: one)?(?: of (?:the following|these|them))?$"
 )
 
@@ -49,7 +49,7 @@ def declare_except(question: Question, answer: str) -> str | None:
     match = _EXCEPT.match(question.text)
     if not match:
         return None
-    words = match[1].split()
+    words = [word.rstrip(",") for word in match[1].split() if word not in {"all", "each"}]
     start = next((i for i, w in enumerate(words) if grammar.is_finite(w) or verbs.is_plainly_base(w)), None)
     if start is None:
         return None

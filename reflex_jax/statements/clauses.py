@@ -79,7 +79,7 @@ def deny(text: str) -> str:
         return _deny_existence(verb, rest)
     if verb in grammar.BE | grammar.MODALS | grammar.DO:
         return " ".join([*subject, verb, "not", *rest])
-    if verb in grammar.HAVE and rest and (rest[0] in {"been", "had"} or verbs.is_participle(rest[0])):
+    if verb in grammar.HAVE and rest and (rest[0] in {"been", "had"} or verbs.is_past_participle(rest[0])):
         return " ".join([*subject, verb, "not", *rest])
     is_past = verbs.is_past(verb) and not verbs.is_third(verb)
     do = "did" if is_past or verb == "had" else "does" if verb == "has" or verbs.is_third(verb) else "do"

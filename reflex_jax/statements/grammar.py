@@ -14,7 +14,7 @@ from reflex_jax.statements import verbs
 BE = frozenset({"is", "are", "was", "were"})
 DO = frozenset({"do", "does", "did"})
 HAVE = frozenset({"has", "have", "had"})
-MODALS = frozenset({"can", "could", "will", "would", "should", "may", "might", "must"})
+MODALS = frozenset({"can", "cannot", "could", "will", "would", "should", "may", "might", "must"})
 AUXILIARIES = BE | DO | HAVE | MODALS
 ARTICLES = frozenset({"a", "an", "the"})
 DETERMINERS = ARTICLES | set("this these that those any both no each every all some its their his her".split())

@@ -44,7 +44,8 @@ def declare_measure(question: Question, answer: str) -> str | None:
         clauses = polar_clauses(f"{auxiliary} {' '.join(rest)}")
         return clauses and f"the {'time' if match[1] == 'long' else 'amount'} that {clauses[0]} is {answer}"
     match = re.match(r"^how (\w+) (is|are|was|were) (.+)$", core)
-    if match and match[1] in _QUALITIES:
+    is_judged = " " not in answer and (grammar.is_adjective(answer) or verbs.is_participle(answer))
+    if match and match[1] in _QUALITIES and not (is_judged and match[1] != "much"):
         return f"the {_QUALITIES[match[1]]} of {match[3]} is {answer}"
     match = match or re.match(r"^how (\w+) (do|does|did) (.+?) (?:look|appear|seem)$", core)
     if match and (verbs.can_be_adjective(match[1]) or verbs.is_adverb(match[1])):
@@ -90,7 +91,7 @@ def declare_how(question: Question, answer: str) -> str | None:
         return f"{known} shown by this: {answer}" if match[1] else f"{known}, as shown by this: {answer}"
     match = re.match(r"^how (?:do|does|did|can|could|should|would|has|have) .+$", core)
     pair = match and polar_clauses(core.removeprefix("how "))
-    if pair is None or re.match(r"^how \w+ (?:you|we|one) ", core):
+    if pair is None or re.match(r"^how \w+ (?:you|we|one) ", core) or re.search(rf" be (?:\w+ )?(?:{_JUDGED})$", core):
         return None
     words = answer.split()
     is_said = grammar.begins_with_preposition(answer) or verbs.is_adverb(words[0]) or grammar.is_adjective(words[0])
@@ -117,9 +118,9 @@ def declare_describe(question: Question, answer: str) -> str | None:
     if match:
         return f"{match[1]} {grammar.be_for(match[1])} {noun_phrase(answer)}"
     match = re.match(
-        r"^how (is|are|was|were|can|should|would|could|may) (.+?)(?: (?:best )?(?:be )?(?:best )?(described|characterized|categorized|"
-        r"classified|graded|staged|scored|rated|labell?ed|interpreted|named|called|oriented|positioned|treated|managed|diagnosed|"
-        r"confirmed|visualized|performed|corrected|repaired|removed|prevented|spread|transmitted|detected|identified)\b(.*))?$",
+        rf"^how (is|are|was|were|can|should|would|could|may) (.+?)(?: (?:best )?(?:be )?(?:best )?({_JUDGED}|treated|managed|"
+        r"diagnosed|confirmed|visualized|performed|corrected|repaired|removed|prevented|spread|transmitted|detected|identified)"
+        r"\b(.*))?$",
         core,
     )
     if not match or (match[1] not in grammar.BE and not match[3]):
@@ -134,6 +135,10 @@ def declare_describe(question: Question, answer: str) -> str | None:
     return f"{match[2]} {be} {match[3]}{match[4]} as {answer}"
 
 
+_JUDGED = (
+    "described|characterized|categorized|classified|graded|staged|scored|rated|labell?ed|interpreted|named|called|oriented|"
+    "positioned"
+)
 _JUDGING = (
     "grade|stage|score|rate|classify|categori[sz]e|characteri[sz]e|interpret|label|define|quantify|assess|evaluate|treat|manage|"
     "diagnose|confirm|measure|approach|judge|rank|term|name"

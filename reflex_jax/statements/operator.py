@@ -12,6 +12,7 @@ Different answers to one question give different statements. Where two of them m
 from __future__ import annotations
 
 import functools
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -107,8 +108,9 @@ def _answer_words(answer: str, asked: Question, read: ReadQuestion) -> str:
 
     "There is a fracture" to "is there a fracture?" is a yes, and says no more than that.
     """
-    if answer.strip(" .)(") in read.labels and read.labels[0] not in {"A", "a"}:  # a list that counts "1.", "2."
-        said = words = read.options[read.labels.index(answer.strip(" .)("))]
+    counted = _counted_option(answer, read)
+    if counted is not None:
+        said = words = counted
     else:
         resolved = resolve_answer(answer, read)
         said = answer if resolved.option is None else read.options[resolved.option]
@@ -117,6 +119,17 @@ def _answer_words(answer: str, asked: Question, read: ReadQuestion) -> str:
         if resolved.key in {"yes", "no"} and is_clear and polar.polarity_of(words) is None:
             return resolved.key
     return " ".join(_mark_letters(trim_answer(words), said).split()[:MAX_ANSWER_WORDS])
+
+
+def _counted_option(answer: str, read: ReadQuestion) -> str | None:
+    """The option of a list that counts "1.", "2.", where the answer gives its number."""
+    if not read.labels or read.labels[0] in {"A", "a"}:
+        return None
+    match = re.fullmatch(r"\W{0,3}(\w{1,4})(?:\W{1,4}(.*))?", clean_text(answer[:LONGEST_ANSWER]).lower())
+    if match is None or match[1] not in read.labels:
+        return None
+    option = read.options[read.labels.index(match[1])]
+    return option if not match[2] or trim_answer(match[2]) == trim_answer(option) else None
 
 
 def _mark_letters(lowered: str, said: str) -> str:

@@ -94,6 +94,8 @@ def _single_clauses(text: str) -> tuple[str, str] | None:
     words = text.split()
     if len(words) < 2:
         return None
+    if words[0] == "any" and clauses.verb_of(text) is not None:
+        return f"some {' '.join(words[1:])}", f"{'none' if words[1] == 'of' else 'no'} {' '.join(words[1:])}"
     if words[0] in {"any", "anything", "evidence", "notice"}:
         return _existence("is", words[words[0] == "notice" :])
     if words[0] in grammar.BE:
@@ -205,7 +207,7 @@ def _perfect(have: str, words: list[str]) -> tuple[str, str] | None:
     for position in range(1, len(words)):
         word, before = words[position], words[position - 1]
         is_attribute = before in grammar.DETERMINERS | grammar.PREPOSITIONS and position < len(words) - 1
-        is_past = verbs.is_participle(word) and not word.endswith("ing")
+        is_past = verbs.is_past_participle(word)
         if word in {"been", "become", "grown", "had", "not"} or (is_past and not is_attribute):
             if word in {"seen", "shown", "marked"} and position < len(words) - 2 and words[position + 1] in {"in", "here"}:
                 continue

@@ -124,6 +124,7 @@ def tidy(text: str) -> str:
     lowered = re.sub(r"\borgans/organ\b", "organ", re.sub(r"^doe\b", "does", lowered))
     lowered = re.sub(r"\b(?:the|this) (image|picture|scan|film) above\b", r"the above \1", lowered)
     # only up to the last ")": behind it every "(" would be followed to the end of the text in vain
+    lowered = re.sub(r"(?<=\s)\(([a-h1-9])\)(?=\s|$)", r"\1", lowered)  # the letter of a panel
     head, closing, tail = lowered.rpartition(")")
     lowered = re.sub(r"\s*\([^)]*\)", "", head + closing) + tail
     lowered = re.sub(r"\s*,\s*", ", ", lowered).strip(" ?.:,;!")

@@ -81,6 +81,13 @@ def is_participle(word: str) -> bool:
     return "NOUN" not in known and any(_inflect(lemma, "VBN") == word for lemma in verbs)
 
 
+def is_past_participle(word: str) -> bool:
+    """Whether a word can follow "has": dilated, torn, also spread; not "growing"."""
+    if word.endswith("ing"):
+        return False
+    return is_participle(word) or (is_base(word) and _inflect(word, "VBN") == word)
+
+
 @functools.lru_cache(maxsize=16384)
 def is_plainly_adjective(word: str) -> bool:
     """Whether a word is an adjective and no noun or verb: dense, severe; not "lateral" or "clear"."""

@@ -59,6 +59,8 @@ def declare_finite(question: Question, answer: str) -> str | None:
     said = " ".join(words[position:])
     if position == 0:
         return f"{answer} {said}"
+    if all(w in grammar.ADVERBS or verbs.is_adverb(w) or w in {"best", "least"} for w in words[:position]):
+        return f"{answer} {' '.join(words)}"
     noun = " ".join(words[:position])
     if not grammar.is_plural(noun):
         said = re.sub(r"^(belong|appear)\b", r"\1s", said)
@@ -110,6 +112,8 @@ def declare_what_does(question: Question, answer: str) -> str | None:
         )
     if rest[:2] == ["you", "see"]:
         return f"{_opening(noun).replace(' that ', ' ')}seen {' '.join(rest[2:])} {grammar.be_for(noun)} {noun_phrase(answer)}"
+    if not noun and (auxiliary == "cannot" or rest[0] == "not"):
+        return f"{noun_phrase(answer)} {auxiliary} {' '.join(rest)}"
     if auxiliary in grammar.MODALS and (verbs.is_base(rest[0]) or rest[0] in {"be", "most", "typically"}):
         if noun or rest[0] == "be":
             return f"{_opening(noun)}{auxiliary} {' '.join(rest)} {grammar.be_for(noun)} {noun_phrase(answer)}"
@@ -142,6 +146,8 @@ def _is_said(words: list[str], position: int) -> bool:
         return True
     if position == 0:
         return verbs.is_past(word) and words[1:2] != ["by"]
+    if verbs.is_third(word) and not grammar.is_plural(words[position - 1]):
+        return words[position + 1 : position + 2] != [] and words[position + 1] in grammar.DETERMINERS | grammar.PREPOSITIONS
     return verbs.is_plainly_base(word) and not grammar.is_adjective(words[position - 1])
 
 

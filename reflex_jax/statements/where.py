@@ -29,6 +29,8 @@ def declare_where(question: Question, answer: str) -> str | None:
     """`where is the mass located`, `where do you see the mass`, `where does the vein drain`."""
     core = _TRAILING_PLACE.sub("", find_core(question))
     core = re.sub(r" in the (?:human )?body$", "", core)
+    if re.match(r"no [a-z]", answer):
+        return f"there {grammar.be_for(answer)} {answer}" if core.startswith("where") else None
     match = re.match(r"^where(?: (in|on) (.+?))? (is|are|was|were) (.+)$", core)
     if match:
         be = match[3]
