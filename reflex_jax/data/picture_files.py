@@ -61,7 +61,9 @@ class PictureFiles:
         if not place.parts:
             raise RowError(NO_PICTURE)
         if place.is_absolute() or ".." in place.parts:
-            raise RowError(f"a picture's path that leads out of the data's folder: {str(name)[:120]!r}")
+            raise RowError(
+                f"picture outside the data's folder: expected a path below the root; got {str(name)[:120]!r}"
+            )
         path = self._root / place
         try:
             is_there = path.is_file()

@@ -82,7 +82,7 @@ def test_rows_of_vqa_rad_that_cannot_be_used_are_refused_and_the_others_read(tmp
     assert refusals(found) == {
         "1": "a phrase_type of no split", "2": "a phrase_type of no split", "3": "no answer", "4": "answer",
         "5": "an answer_type that is neither closed nor open", "6": "no picture", "7": "no picture",
-        "8": "a picture's path that leads out of the data's folder", "row 8": "no question",
+        "8": "picture outside the data's folder", "row 8": "no question",
     }  # fmt: skip
     assert found[-1].id == "10"
     assert refusals(read(vqa_rad, tmp_path, "test")) == dict.fromkeys("12", "a phrase_type of no split")

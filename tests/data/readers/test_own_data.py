@@ -86,7 +86,9 @@ def test_every_wrong_row_is_refused_by_its_id_or_line_at_once(tmp_path, save_jso
         ("no picture", "expected a path or bytes; got int"): {"image": 7},
         ("no picture", "its bytes are not base64"): {"image": {"bytes": "?"}},
         ("no picture", "expected bytes or path inside it; got byte"): {"image": {"byte": "?"}},
-        ("a picture's path that leads out of the data's folder", "'/etc/hosts'"): {"image": "/etc/hosts"},
+        ("picture outside the data's folder", "expected a path below the root; got '/etc/hosts'"): {
+            "image": "/etc/hosts"
+        },
         ("both image and images", "give one of them"): {"images": ["a.png"]},
         ("fewer than two options", ""): {"options": ["yes"]},
         ("the answer is none of the options", "'yes'"): {"options": ["left", "right"]},
