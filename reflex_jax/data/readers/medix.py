@@ -54,7 +54,7 @@ def _read(root: Path, split: str) -> Rows:
             category=text_of(row.get("source"), "source") or None,
         )
 
-    return read_rows(name_rows(parquet_rows(paths, _COLUMNS, ("source",)), "id"), make)
+    return read_rows(name_rows(parquet_rows(paths, _COLUMNS, ("source",)), "id", split), make)
 
 
 def _listed_options(question: str, answer: str) -> tuple[str, ...] | None:

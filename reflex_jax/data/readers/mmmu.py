@@ -60,7 +60,7 @@ def _read(root: Path, split: str) -> Rows:
     for subject, paths in shards.items():
         rows = parquet_rows(paths, _COLUMNS, ("explanation", *_PICTURES))
         make = partial(_make, split, subject, PictureFiles(paths[0].parent))
-        yield from read_rows(name_rows(rows, "id"), make)
+        yield from read_rows(name_rows(rows, "id", f"{split}_{subject}"), make)
 
 
 def _make(split: str, subject: str, files: PictureFiles, name: str, row: dict[str, Any]) -> Example | RefusedRow:
