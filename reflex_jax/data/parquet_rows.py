@@ -16,7 +16,8 @@ import pyarrow
 from pyarrow import parquet
 
 from reflex_jax.config import ConfigError, nearest_name
-from reflex_jax.data.examples import Picture, RowError, list_offenders
+from reflex_jax.data.examples import Example, Picture, RowError, list_offenders
+from reflex_jax.data.layouts import Rows, answer_type_by_rule, read_rows, required, text_of
 from reflex_jax.data.picture_faults import one_line
 from reflex_jax.data.picture_files import NO_PICTURE, PictureFiles
 
@@ -69,23 +70,41 @@ def parquet_columns(path: Path) -> list[str]:
 
 
 def parquet_rows(
-    paths: Sequence[Path], required: Collection[str], optional: Collection[str] = ()
+    paths: Sequence[Path], columns: Collection[str], optional: Collection[str] = ()
 ) -> Iterator[dict[str, Any]]:
     """The rows of files, one after the other, as {column: value}; optional columns that a file lacks are left out.
 
     Raises:
-      ConfigError: no parquet file, a damaged one, or one without a required column; the line names it.
+      ConfigError: no parquet file, a damaged one, or one that lacks a column; the line names it.
     """
     for path in paths:
         with _open(path) as file:
             names = file.schema_arrow.names
-            _check_columns(path, names, required, optional)
-            columns = [name for name in names if name in required or name in optional]
+            _check_columns(path, names, columns, optional)
+            wanted = [name for name in names if name in columns or name in optional]
             try:
-                for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=columns):
+                for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=wanted):
                     yield from batch.to_pylist()
             except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
                 raise _unreadable(path, error) from error
+
+
+def read_triples(paths: Sequence[Path], split: str) -> Rows:
+    """The rows of files that hold a picture, a question, an answer and nothing else; their answer type is by rule."""
+
+    def make(name: str, row: dict[str, Any]) -> Example:
+        answer = required(text_of(row["answer"], "answer"), "answer")
+        return Example(
+            id=name,
+            question=required(text_of(row["question"], "question"), "question"),
+            answer=answer,
+            answer_type=answer_type_by_rule(answer),
+            images=pictures_of(row["image"], files),
+        )
+
+    files = PictureFiles(paths[0].parent)
+    rows = parquet_rows(paths, ("image", "question", "answer"))
+    return read_rows(((f"{split}-{number}", row) for number, row in enumerate(rows)), make)
 
 
 def pictures_of(cell: Any, files: PictureFiles) -> tuple[Picture, ...]:
@@ -118,13 +137,13 @@ def _picture_of(cell: Any, files: PictureFiles) -> Picture:
     raise RowError(NO_PICTURE)
 
 
-def _check_columns(path: Path, names: Sequence[str], required: Collection[str], optional: Collection[str]) -> None:
-    missing = [name for name in required if name not in names]
+def _check_columns(path: Path, names: Sequence[str], columns: Collection[str], optional: Collection[str]) -> None:
+    missing = [name for name in columns if name not in names]
     if missing:
-        others = sorted(set(names) - {*required, *optional})
+        others = sorted(set(names) - {*columns, *optional})
         near = "".join(nearest_name(name, others) for name in missing)
         raise ConfigError(
-            f"{path}: expected the columns {', '.join(required)}; missing: {', '.join(missing)}; "
+            f"{path}: expected the columns {', '.join(columns)}; missing: {', '.join(missing)}; "
             f"got {one_line(list_offenders(names))}.{near}"
         )
 
