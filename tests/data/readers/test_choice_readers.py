@@ -361,6 +361,14 @@ def test_options_inside_a_problem_are_split_at_their_letters(problem, options):
     assert med_r1.split_options(problem) == options
 
 
+@pytest.mark.parametrize("solution", ["B", "<answer>b</answer>", "<think> A or B </think> <answer> B </answer>"])
+def test_the_letter_of_a_solution_is_what_its_answer_tag_holds(tmp_path, solution):
+    save_picture(tmp_path / "Images/Toy/a.png")
+    write_json(tmp_path / "Splits/modality/train/unknown_train.json", [MED_R1 | {"solution": solution}])
+    example = read_one(med_r1, tmp_path, "train")
+    assert example.answer == "Yes" and example.modality is None
+
+
 @pytest.mark.parametrize(
     "changes, reason",
     [
