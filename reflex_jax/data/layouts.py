@@ -96,7 +96,7 @@ def answer_type_of(value: Any) -> str | None:
     """
     answer_type = text_of(value, "answer_type").lower()
     if answer_type not in ("", *ANSWER_TYPES):
-        raise RowError(f"answer_type: expected closed or open; got {answer_type[:40]!r}")
+        raise RowError(f"an answer_type that is neither closed nor open: {answer_type[:40]!r}")
     return answer_type or None
 
 

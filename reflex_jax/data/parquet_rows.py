@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,7 @@ def read_triples(paths: Sequence[Path], split: str) -> Rows:
             question=required(text_of(row["question"], "question"), "question"),
             answer=answer,
             answer_type=answer_type_by_rule(answer),
-            images=pictures_of(row["image"], files),
+            images=pictures_of(row["image"], files.find),
         )
 
     files = PictureFiles(paths[0].parent)
@@ -107,12 +107,12 @@ def read_triples(paths: Sequence[Path], split: str) -> Rows:
     return read_rows(((f"{split}-{number}", row) for number, row in enumerate(rows)), make)
 
 
-def pictures_of(cell: Any, files: PictureFiles) -> tuple[Picture, ...]:
+def pictures_of(cell: Any, find: Callable[[str], Picture]) -> tuple[Picture, ...]:
     """The pictures of a cell: one, or those of a list in order.
 
     Args:
       cell: as the columns hold it; nothing at all is no picture.
-      files: where paths of cells without bytes lead to.
+      find: the picture of a path, for cells without bytes; raises RowError.
 
     Raises:
       RowError: there is none, an element of a list is empty, or a path leads nowhere.
@@ -120,7 +120,7 @@ def pictures_of(cell: Any, files: PictureFiles) -> tuple[Picture, ...]:
     cells = cell if isinstance(cell, list) else [cell]
     if not cells:
         raise RowError(NO_PICTURE)
-    return tuple(_picture_of(one, files) for one in cells)
+    return tuple(_picture_of(one, find) for one in cells)
 
 
 def picture_of_bytes(data: bytes) -> Picture:
@@ -128,13 +128,15 @@ def picture_of_bytes(data: bytes) -> Picture:
     return Picture(id=hashlib.sha256(data).hexdigest()[:16], data=data)
 
 
-def _picture_of(cell: Any, files: PictureFiles) -> Picture:
+def _picture_of(cell: Any, find: Callable[[str], Picture]) -> Picture:
     data, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, cell)
     if isinstance(data, bytes) and data:
         return picture_of_bytes(data)
     if isinstance(path, str) and path:
-        return files.find(path)
-    raise RowError(NO_PICTURE)
+        return find(path)
+    if cell is None or isinstance(cell, (dict, str, bytes)):
+        raise RowError(NO_PICTURE)
+    raise RowError(f"{NO_PICTURE}: expected a path or bytes; got {type(cell).__name__}")
 
 
 def _check_columns(path: Path, names: Sequence[str], columns: Collection[str], optional: Collection[str]) -> None:

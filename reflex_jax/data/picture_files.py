@@ -47,6 +47,10 @@ class PictureFiles:
                 archive = _Archive(path)
                 self._members |= dict.fromkeys(archive.names, archive)
 
+    def archive_folders(self) -> list[str]:
+        """The folders inside the archives that hold files."""
+        return sorted({PurePosixPath(name).parent.as_posix() for name in self._members})
+
     def find(self, name: str) -> Picture:
         """The picture of a path below the root, which is also its id.
 
@@ -57,7 +61,9 @@ class PictureFiles:
         if not place.parts:
             raise RowError(NO_PICTURE)
         if place.is_absolute() or ".." in place.parts:
-            raise RowError(f"picture {str(name)[:120]!r}: expected a path below the root")
+            raise RowError(
+                f"picture outside the data's folder: expected a path below the root; got {str(name)[:120]!r}"
+            )
         path = self._root / place
         try:
             is_there = path.is_file()

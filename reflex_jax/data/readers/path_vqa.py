@@ -91,7 +91,7 @@ def _ranked(label: Any) -> list[Any]:
     if not isinstance(label, dict):
         return [label]
     if not all(isinstance(score, (int, float)) for score in label.values()):
-        raise RowError("label: expected {answer: score}; got other values")
+        raise RowError("a label in another form: expected {answer: score}")
     return sorted(label, key=label.__getitem__, reverse=True)
 
 

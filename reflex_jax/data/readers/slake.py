@@ -54,7 +54,7 @@ def _read(root: Path, split: str) -> Rows:
     def make(name: str, row: dict[str, Any]) -> Example | RefusedRow:
         language = text_of(row["q_lang"], "q_lang").lower()
         if not (language.isascii() and language.isalpha() and len(language) == 2):
-            raise RowError(f"q_lang: expected two letters, en or zh; got {language[:40]!r}")
+            raise RowError(f"a q_lang that is none: expected en or zh; got {language[:40]!r}")
         answer = text_of(row["answer"], "answer")
         if not answer:
             is_official = (split, language, name) == _UNANSWERED_IN_OFFICIAL_FILES
