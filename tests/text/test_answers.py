@@ -22,10 +22,10 @@ def resolve(answer, question="", options=None):
 
 @pytest.mark.parametrize(
     "answer",
-    "B|b|(B)|[B]|{B}|B.|B)|**B**|$B$|\\boxed{B}|\\text{B}|Option B|option (B)|The answer is B|Answer: B|"
-    "The correct answer is (B).|Final answer: B|I think the answer is B|B is correct|So, the answer is B) a nodule|B. nodule|B: a nodule|(b) nodules|"
-    "B - nodule|B, nodule|B nodule|nodule|The nodule.|nodules|NODULE|It is a nodule|There is a nodule|the answer is nodule|"
-    "B because it is round|B. the nodule is round|\uff22".split("|"),
+    "B|b|(B)|[B]|{B}|B.|B)|**B**|$B$|\\boxed{B}|\\text{B}|Option B|option (B)|The answer is B|Answer: B|B is correct|"
+    "The correct answer is (B).|Final answer: B|I think the answer is B|So, the answer is B) a nodule|\uff22|"
+    "B. nodule|B: a nodule|(b) nodules|B - nodule|B, nodule|B nodule|nodule|The nodule.|nodules|NODULE|It is a nodule|"
+    "There is a nodule|the answer is nodule|B because it is round|B. the nodule is round".split("|"),
 )
 def test_an_option_is_named_by_letter_by_text_or_by_both(answer):
     resolved = resolve(answer, "What is shown?", OPTIONS)
@@ -243,4 +243,4 @@ def real_rows(data_root):
     rows = json.loads((data_root / "vqa-rad" / "VQA_RAD Dataset Public.json").read_text())
     for split in ("train", "validate", "test"):
         rows += [r for r in json.loads((data_root / "slake" / f"{split}.json").read_text()) if r["q_lang"] == "en"]
-    return [(str(row["question"]), str(row["answer"])) for row in rows if str(row["answer"]).strip()]
+    return {(str(row["question"]), str(row["answer"])) for row in rows if str(row["answer"]).strip()}
