@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from reflex_jax.statements import grammar
+from reflex_jax.statements import grammar, verbs
 from reflex_jax.statements.polar import polar_clauses
 from reflex_jax.statements.question import ASKING, Question
 from reflex_jax.text.normalise import normalise_answer
@@ -32,6 +32,9 @@ def choose_alternative(text: str, answer: str) -> str | None:
     """
     if normalise_answer(answer) in {"yes", "no"}:
         return None
+    questions = re.split(r" or (?=(?:is|are|was|were|do|does|did|has|have|can) )", text)
+    if len(questions) == 2 and all(polar_clauses(question) for question in questions):
+        return _choose_clause(questions, answer)
     clauses = polar_clauses(text) or (text, "")
     words = re.sub(r",", " ,", re.sub(r"\bvs\.?(?= )", "or", clauses[0])).split()
     if "or" not in words[1:-1] or words[-1] == "or":
@@ -47,28 +50,64 @@ def choose_alternative(text: str, answer: str) -> str | None:
     if not right:
         return None
     # "lateralized to one side" shares no noun with what stands before the "or"
-    is_clause = grammar.is_participle(right[0]) and len(right) > 1 and right[1] in grammar.PREPOSITIONS
+    is_clause = verbs.is_participle(right[0]) and len(right) > 1 and right[1] in grammar.PREPOSITIONS
     head = "" if is_clause else _shared_head(left, right)
     listed = _listed(words[start:end], head)
+    if normalise_answer(answer) in _TOGETHER and normalise_answer(answer) not in words[start:end]:
+        return _join(before, words[start:end], after, normalise_answer(answer))
     return _fill_alternative(" ".join(before), " ".join(after), answer, listed, head, article)
+
+
+# What is said of all alternatives together.
+_TOGETHER = frozenset("both neither none either all".split()) | {
+    "both of them", "neither of them", "all of them", "none of them", "neither one", "neither of these", "both of these",
+}  # fmt: skip
+
+
+def _choose_clause(questions: list[str], answer: str) -> str | None:
+    """`is there an absence of villi or is there flattening`: the question that names the answer is affirmed."""
+    pairs = [pair for question in questions if (pair := polar_clauses(question))]
+    together = normalise_answer(answer)
+    if together in _TOGETHER and together != "either":
+        is_denied = together[0] == "n"
+        mark = "" if together in {"both", "neither"} else "." if " " not in together else f": {answer}"
+        return " and ".join(pair[1 if is_denied else 0] for pair in pairs) + mark
+    said = set(together.split())
+    named = [i for i, question in enumerate(questions) if said <= set(normalise_answer(question).split())]
+    if len(named) != 1:
+        return None
+    return pairs[named[0]][0] + (f": {answer}" if len(said) < len(set(questions[named[0]].split())) - 3 else "")
+
+
+def _join(before: list[str], words: list[str], after: list[str], together: str) -> str | None:
+    """`there is both pneumothorax and effusion` of "there is", "pneumothorax or effusion" and both."""
+    items = [item.strip(" ,") for item in re.split(r" , (?:or )?| or ", " ".join(words))]
+    if together.startswith("n"):
+        listed = f"neither {' nor '.join(items)}"
+    elif together.startswith("either"):
+        listed = f"either {' or '.join(items)}"
+    else:
+        listed = f"{'both ' if len(items) == 2 else ''}{', '.join(items[:-1])} and {items[-1]}"
+    marks = {"both": "", "neither": "", "either": "", "none": "."}
+    return " ".join([*before, listed, *after]) + marks.get(together, f": {together}")
 
 
 def _coordination(words: list[str], middle: int) -> tuple[int, int]:
     """Where the alternatives around the `or` at `middle` begin and end."""
     borders = grammar.PREPOSITIONS | grammar.AUXILIARIES | {"than", "relative", "compared"}
     opening, last = words[middle + 1], words[middle - 1]
-    is_said = opening in grammar.ADJECTIVES or grammar.is_participle(opening)
+    is_said = grammar.is_adjective(opening) or verbs.is_participle(opening)
     is_place = grammar.begins_with_preposition(" ".join(words[middle + 1 :]))
     end = middle + 2
-    while end < len(words) and (is_place or grammar.is_participle(opening) or words[end] not in borders):
+    while end < len(words) and (is_place or verbs.is_participle(opening) or words[end] not in borders):
         end += 1
-    if is_said and last in grammar.ADJECTIVES and "," not in words[:middle]:
+    if is_said and grammar.is_adjective(last) and "," not in words[:middle]:
         return middle - (2 if words[middle - 2] in {"hyper", "hypo", "non"} else 1), end
     if is_place:
         begins, stops = grammar.PREPOSITIONS - {"of", "to"}, grammar.AUXILIARIES
-    elif is_said and grammar.is_participle(opening):
+    elif is_said and verbs.is_participle(opening):
         begins, stops = (
-            frozenset(w for w in words if w in grammar.ADJECTIVES or grammar.is_participle(w)),
+            frozenset(w for w in words if grammar.is_adjective(w) or verbs.is_participle(w)),
             grammar.AUXILIARIES,
         )
     elif opening in grammar.ARTICLES:
@@ -78,7 +117,7 @@ def _coordination(words: list[str], middle: int) -> tuple[int, int]:
     for start in range(middle - 1, -1, -1):
         if words[start] in begins:
             return start, end
-        if words[start] in stops or (not begins and grammar.is_verb_form(words[start])):
+        if words[start] in stops or (not begins and verbs.is_plainly_third(words[start])):
             return start + 1, end
     return 0, end
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from reflex_jax.statements import verbs
+
 BE = frozenset({"is", "are", "was", "were"})
 DO = frozenset({"do", "does", "did"})
 HAVE = frozenset({"has", "have", "had"})
-MODALS = frozenset({"can", "could", "will", "would", "should", "may", "might", "must"})
+MODALS = frozenset({"can", "cannot", "could", "will", "would", "should", "may", "might", "must"})
 AUXILIARIES = BE | DO | HAVE | MODALS
 ARTICLES = frozenset({"a", "an", "the"})
 DETERMINERS = ARTICLES | set("this these that those any both no each every all some its their his her".split())
@@ -42,33 +44,24 @@ ADJECTIVES = frozenset(
     "likely wedge-shaped well-defined well-circumscribed non-enlarged white gray grey black genetic vascular "
     "wrong backwards broken shrunk seen shown taken given made found contained underexposed loculated singular "
     "multilobulated synonymous supine upright edema-free inflamed mirror equivalent bright dark meant adjacent "
-    "superficial".split()
+    "superficial round oval open unremarkable alive dead elevated".split()
+)
+# Adjectives that stand before a noun, and words that the lexicon takes for adjectives alone.
+_NOT_PREDICATES = frozenset(
+    "upper lower left right inner outer main major minor other same such many few several own first second third last most "
+    "more cerebral cardiac pulmonary renal hepatic pleural thoracic abdominal pelvic frontal occipital temporal parietal "
+    "dorsal ventral distal proximal lumbar cervical spinal coronary cranial vertebral gastric costophrenic mediastinal which "
+    "what whose this that these those".split()
 )
 ADVERBS = frozenset(
     "not too well also only just very more most less clearly properly abnormally normally mostly prominently "
     "probably easily likely almost completely appropriately inappropriately primarily best better entirely ring "
     "still all".split()
 )
-NOT_PARTICIPLES = frozenset(
-    "bleeding finding findings imaging swelling stranding lining opening red bed thickening narrowing shifting "
-    "blunting aging enhancing descending ascending underlying bleed need".split()
-)
 THIS_NOUNS = frozenset(
     "image images patient lesion lesions film picture mass masses modality xray x-ray scan mri ct radiograph cxr "
     "study plane section view person chest pathology abnormality finding findings brain structure slice x "
     "patient's image's".split()
-)
-BASE_VERBS = frozenset(
-    "look appear exist contain have show display enhance demonstrate represent involve affect depict use extend "
-    "belong exceed include seem cause indicate constitute suspect recommend receive ingest sustain hi-light "
-    "highlight suggest mean signify drain connect see notice play lie occupy compress touch cross produce reveal "
-    "support administer complain need take make perform describe get detect assess identify visualize appreciate "
-    "diagnose evaluate view locate undergo require differ bring present tell reveal".split()
-)
-FINITE_VERBS = frozenset(
-    "contains has have shows demonstrates demonstrate exhibits indicates indicate causes caused suggests "
-    "determines belong belongs tells differentiates appears appear represents represent affects affect involves "
-    "drains contain exhibit signifies".split()
 )
 COUNT_NOUNS = frozenset(
     "nodule cyst mass abscess calcification tumor tumour lesion catheter hematoma aneurysm fracture hernia "
@@ -79,64 +72,17 @@ _SINGULAR_WITH_S = frozenset("ascites pancreas lens gas always biceps".split())
 _PLURAL_WITHOUT_S = frozenset(
     "sulci gyri foci diverticuli ganglia thalami bronchi nuclei hila vertebrae bullae".split()
 )
-_IRREGULAR_THIRD = {"have": "has", "do": "does", "be": "is"}
-_IRREGULAR_PAST = {
-    "have": "had",
-    "see": "saw",
-    "take": "took",
-    "make": "made",
-    "get": "got",
-    "show": "showed",
-    "mean": "meant",
-    "undergo": "underwent",
-    "be": "was",
-}
 _SOUNDS_LIKE_VOWEL = re.compile(r"[aeio]|u(?!ni|se)|mri?\b|ap |x-ray|xray|x ray|nm |ng ")
-_PARTICIPLES = {
-    "see": "seen",
-    "take": "taken",
-    "make": "made",
-    "show": "shown",
-    "find": "found",
-    "identify": "identified",
-    "diagnose": "diagnosed",
-    "get": "obtained",
-}
 
 
-def is_participle(word: str) -> bool:
-    """Whether a word looks like "dilated" or "growing"."""
-    return word not in NOT_PARTICIPLES and re.fullmatch(r"[a-z-]{2,}(?:ed|ing)", word) is not None
+def is_adjective(word: str) -> bool:
+    """Whether a word can begin what is said about a subject: the words listed here, else what the lexicon holds for one."""
+    return word in ADJECTIVES or (word not in _NOT_PREDICATES and verbs.is_plainly_adjective(word))
 
 
-def third_person(verb: str) -> str:
-    """The verb after he, she or it: look -> looks."""
-    if verb in _IRREGULAR_THIRD:
-        return _IRREGULAR_THIRD[verb]
-    if re.search(r"(?:s|x|z|ch|sh)$", verb):
-        return verb + "es"
-    return re.sub(r"(?<![aeiou])y$", "ie", verb) + "s"
-
-
-def past(verb: str) -> str:
-    """The simple past: receive -> received."""
-    return _IRREGULAR_PAST.get(verb) or _with_ed(verb)
-
-
-def participle(verb: str) -> str:
-    """The past participle: see -> seen."""
-    return _PARTICIPLES.get(verb) or _with_ed(verb)
-
-
-def _with_ed(verb: str) -> str:
-    if verb.endswith("e"):
-        return verb + "d"
-    return re.sub(r"(?<![aeiou])y$", "i", verb) + "ed"
-
-
-def is_verb_form(word: str) -> bool:
-    """Whether a word is one of the known verbs in the form that follows he, she or it."""
-    return word in FINITE_VERBS or (word.endswith("s") and any(third_person(base) == word for base in BASE_VERBS))
+def is_finite(word: str) -> bool:
+    """Whether a word is plainly a verb that a subject stands before: contains, showed; not "masses" or "dilated"."""
+    return word in AUXILIARIES or verbs.is_plainly_third(word)
 
 
 def begins_with_preposition(phrase: str) -> bool:
@@ -151,7 +97,7 @@ def is_plural(phrase: str) -> bool:
     if " and " in phrase or "," in phrase or words[:1] in (["these"], ["those"]):
         return True
     words = words[: next((i for i, word in enumerate(words) if i and word in PREPOSITIONS), len(words))]
-    while len(words) > 1 and (words[-1] in ADJECTIVES or is_participle(words[-1])):
+    while len(words) > 1 and (is_adjective(words[-1]) or verbs.is_participle(words[-1])):
         words = words[:-1]
     head = words[-1] if words else ""
     if head in _SINGULAR_WITH_S:
@@ -183,11 +129,12 @@ def mend_articles(text: str) -> str:
 def noun_phrase_end(words: Sequence[str]) -> int:
     """How many words belong to the noun phrase at the start: up to the first word that cannot be inside one."""
     for position, word in enumerate(words):
-        if not position or words[position - 1] in DETERMINERS | ADJECTIVES:
+        if not position or words[position - 1] in DETERMINERS or is_adjective(words[position - 1]):
             continue
         if (
-            word in PREPOSITIONS | AUXILIARIES | ADJECTIVES | FINITE_VERBS
-            or is_participle(word)
+            word in PREPOSITIONS | ADJECTIVES
+            or is_finite(word)
+            or verbs.is_participle(word)
             or word == "that"
             or words[position - 1].endswith(",")
         ):
@@ -235,8 +182,13 @@ def _can_end_noun_phrase(words: Sequence[str], position: int) -> bool:
     return position > 0 or word not in ADJECTIVES | {"left", "right"}
 
 
-def _begins_predicate(word: str) -> bool:
-    return word in ADJECTIVES | ADVERBS | ARTICLES | {"this", "these"} or is_participle(word)
+def _begins_predicate(words: Sequence[str], position: int) -> bool:
+    word, after = words[position], words[position + 1 : position + 2]
+    if word in ADJECTIVES | ADVERBS | ARTICLES | {"this", "these"} or verbs.is_participle(word):
+        return True
+    if after and after[0] in {"of", "from"}:  # "the lung | free of consolidation"
+        return verbs.can_be_adjective(word) and word not in _NOT_PREDICATES
+    return is_adjective(word) and (not after or after[0] in PREPOSITIONS | {"and", "or", "than", "enough", "compared"})
 
 
 def _first_predicate(words: Sequence[str]) -> int | None:
@@ -251,7 +203,7 @@ def _first_predicate(words: Sequence[str]) -> int | None:
                 aside = position if aside is None else aside
                 continue
             return _said_after_place(words, position) or position
-        if _begins_predicate(word) and before not in ADJECTIVES - _COLOURS:
+        if _begins_predicate(words, position) and not (is_adjective(before) and before not in _COLOURS):
             return position
     return aside
 
@@ -260,7 +212,7 @@ def _said_after_place(words: Sequence[str], place: int) -> int | None:
     """`the mass in the liver | irregular in contour`: the place belongs to the subject if an adjective follows it."""
     for position in range(place + 2, len(words)):
         before = words[position - 1]
-        if words[position] in ADJECTIVES and before not in ADJECTIVES and _can_end_noun_phrase(words, position - 1):
+        if is_adjective(words[position]) and not is_adjective(before) and _can_end_noun_phrase(words, position - 1):
             return position
     return None
 
@@ -274,12 +226,12 @@ def _final_predicate(words: Sequence[str]) -> int | None:
     if len(words) > 4 and words[-3] in {"in", "on", "at"} and words[-1] in IMAGES:
         words = words[:-3]
     last = len(words) - 1
-    if not (words[last] in ADJECTIVES or is_participle(words[last]) or words[last] == "enhancing"):
+    if not (is_adjective(words[last]) or verbs.is_participle(words[last]) or words[last] == "enhancing"):
         return None
     start = last
     while start > 1:
         before = words[start - 1]
-        is_partner = words[start] in {"and", "or"} and (before in ADJECTIVES or is_participle(before))
+        is_partner = words[start] in {"and", "or"} and (is_adjective(before) or verbs.is_participle(before))
         if not (before in ADVERBS or before in {"and", "or"} or is_partner):
             break
         start -= 1
@@ -293,15 +245,26 @@ def _guess(words: Sequence[str]) -> int | None:
         position = words.index("of", 1)
         if words[position - 1] in IMAGES or words[position + 1] in {"normal", "abnormal"}:
             return position
-    return None if words[-2] in PREPOSITIONS | DETERMINERS | ADJECTIVES else len(words) - 1
+    return None if words[-2] in PREPOSITIONS | DETERMINERS or is_adjective(words[-2]) else len(words) - 1
 
 
 def verb_position(words: Sequence[str]) -> int | None:
-    """Where the base form of a verb stands after "do", "does", "did" or a modal; None where there is none."""
+    """Where the base form of a verb stands after "do", "does", "did" or a modal; None where there is none.
+
+    Words that are mostly verbs come first, wherever they stand; "mass" or "point" is the verb only where no other is.
+    """
+    guess = None
     for position in range(1, len(words)):
-        word = words[position]
-        if word in BASE_VERBS or word == "be":
-            if word in {"show", "view", "use", "need", "cause", "play", "lie"} and words[position - 1] in DETERMINERS:
-                continue
+        word, before = words[position], words[position - 1]
+        if word == "be":
             return position
-    return None
+        if not verbs.is_base(word) or before == "to" or (before in {"and", "or"} and guess is not None):
+            continue
+        is_plain = verbs.is_plainly_base(word)
+        is_pronoun = is_plain and position == 1 and before in {"this", "that", "these", "those"}
+        if (before in DETERMINERS and not is_pronoun) or (not is_plain and (before in PREPOSITIONS or is_adjective(before))):
+            continue
+        if is_plain:
+            return position
+        guess = position if guess is None else guess
+    return guess

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from reflex_jax.statements import grammar
+from reflex_jax.statements import grammar, verbs
 from reflex_jax.statements.phrases import PLANES, noun_phrase
 from reflex_jax.statements.polar import polar_clauses
 from reflex_jax.statements.question import Question, find_core, split_at_auxiliary
@@ -43,18 +43,31 @@ def declare_measure(question: Question, answer: str) -> str | None:
     if match and rest and auxiliary in grammar.DO:
         clauses = polar_clauses(f"{auxiliary} {' '.join(rest)}")
         return clauses and f"the {'time' if match[1] == 'long' else 'amount'} that {clauses[0]} is {answer}"
-    match = re.match(r"^how (big|large|small|wide|long|tall|thick|high|much) (?:is|are|was) (.+)$", core)
-    if not match:
-        return None
-    quality = {
-        "wide": "width",
-        "long": "length",
-        "tall": "height",
-        "high": "height",
-        "thick": "thickness",
-        "much": "amount",
-    }
-    return f"the {quality.get(match[1], 'size')} of {match[2]} is {answer}"
+    match = re.match(r"^how (\w+) (is|are|was|were) (.+)$", core)
+    is_judged = " " not in answer and (grammar.is_adjective(answer) or verbs.is_participle(answer))
+    if match and match[1] in _QUALITIES and not (is_judged and match[1] != "much"):
+        return f"the {_QUALITIES[match[1]]} of {match[3]} is {answer}"
+    match = match or re.match(r"^how (\w+) (do|does|did) (.+?) (?:look|appear|seem)$", core)
+    if match and (verbs.can_be_adjective(match[1]) or verbs.is_adverb(match[1])):
+        return _graded(match[1], match[2], match[3].split(), answer)
+    match = re.match(r"^how (often|frequently|quickly|fast|far|deep|long|soon|early|well|badly|commonly|likely) (.+)$", core)
+    pair = match and polar_clauses(match[2])
+    return f"{pair[0]} {answer}" if pair else None
+
+
+_QUALITIES = {
+    "big": "size", "large": "size", "small": "size", "wide": "width", "long": "length", "tall": "height", "high": "height",
+    "thick": "thickness", "much": "amount", "old": "age", "deep": "depth", "heavy": "weight",
+}  # fmt: skip
+
+
+def _graded(quality: str, be: str, words: list[str], answer: str) -> str | None:
+    """`the stenosis is severe` of "how severe is the stenosis"; a "very" gets the quality behind it."""
+    border = grammar.subject_length(words, guess=False)
+    subject, rest = " ".join(words[:border]), " ".join(words[border:]) if border else ""
+    verb = be if be in grammar.BE else grammar.be_for(subject)
+    degree = f"{answer} {quality}" if answer in {"very", "not", "not very", "quite", "extremely", "slightly", "more"} else answer
+    return f"{subject} {verb} {degree} {rest}".strip()
 
 
 def declare_how(question: Question, answer: str) -> str | None:
@@ -76,12 +89,27 @@ def declare_how(question: Question, answer: str) -> str | None:
     if match:
         known = f"{match[1].strip().replace('if', 'whether')} {match[2]} is" if match[1] else match[2]
         return f"{known} shown by this: {answer}" if match[1] else f"{known}, as shown by this: {answer}"
-    return None
+    match = re.match(r"^how (?:do|does|did|can|could|should|would|has|have) .+$", core)
+    pair = match and polar_clauses(core.removeprefix("how "))
+    if pair is None or re.match(r"^how \w+ (?:you|we|one) ", core) or re.search(rf" be (?:\w+ )?(?:{_JUDGED})$", core):
+        return None
+    words = answer.split()
+    is_said = grammar.begins_with_preposition(answer) or verbs.is_adverb(words[0]) or grammar.is_adjective(words[0])
+    is_said = is_said or verbs.is_participle(words[0]) or words[0] in {"as", "like", "by", "because", "more", "less", "not"}
+    if is_said or re.search(r" (?:look|appear|seem)s?(?: \w+)?$", pair[0]):
+        return f"{pair[0]} {answer}"
+    return f"{pair[0]} {'with' if re.search('(?:treat|manag|present)ed$', pair[0]) else 'by'} {answer}"
 
 
 def declare_describe(question: Question, answer: str) -> str | None:
     """`how would you describe the liver`, `how is the patient oriented`, `name the organ`."""
     core = find_core(question)
+    match = re.match(
+        rf"^how (?:would|do|can|could|should|will|did) (?:you|we|one) (?:best )?({_JUDGING})(?: the (?:grade|stage|severity) of)? (.+)$",
+        core,
+    )
+    if match:
+        return _judged(match[1], match[2], answer)
     match = re.match(
         r"^(?:how (?:would|do|can|could) (?:you|we) (?:describe|call)|(?:please )?(?:describe|identify|name)|"
         r"can you (?:name|identify|describe)) (.+)$",
@@ -90,12 +118,44 @@ def declare_describe(question: Question, answer: str) -> str | None:
     if match:
         return f"{match[1]} {grammar.be_for(match[1])} {noun_phrase(answer)}"
     match = re.match(
-        r"^how (is|are|can) (.+?)(?: (?:be )?(described|characterized|categorized|oriented|positioned)\b(.*))?$", core
+        rf"^how (is|are|was|were|can|should|would|could|may) (.+?)(?: (?:best )?(?:be )?(?:best )?({_JUDGED}|treated|managed|"
+        r"diagnosed|confirmed|visualized|performed|corrected|repaired|removed|prevented|spread|transmitted|detected|identified)"
+        r"\b(.*))?$",
+        core,
     )
-    if not match:
+    if not match or (match[1] not in grammar.BE and not match[3]):
         return None
-    be = "can be" if match[1] == "can" else match[1]
-    return f"{match[2]} {be} {match[3]}{match[4]} as {answer}" if match[3] else f"{match[2]} {be} {answer}"
+    be = match[1] if match[1] in grammar.BE else f"{match[1]} be"
+    if not match[3] or grammar.begins_with_preposition(answer) or answer.startswith("as "):
+        return f"{match[2]} {be} {match[3] or ''}{match[4] or ''} {answer}"
+    if match[3] in {"treated", "managed"}:
+        return f"{match[2]} {be} {match[3]}{match[4]} with {answer}"
+    if re.match(r"(?:diag|conf|vis|perf|corr|rep|rem|prev|spr|trans|det|ident)", match[3]):
+        return f"{match[2]} {be} {match[3]}{match[4]} by {answer}"
+    return f"{match[2]} {be} {match[3]}{match[4]} as {answer}"
+
+
+_JUDGED = (
+    "described|characterized|categorized|classified|graded|staged|scored|rated|labell?ed|interpreted|named|called|oriented|"
+    "positioned"
+)
+_JUDGING = (
+    "grade|stage|score|rate|classify|categori[sz]e|characteri[sz]e|interpret|label|define|quantify|assess|evaluate|treat|manage|"
+    "diagnose|confirm|measure|approach|judge|rank|term|name"
+)
+
+
+def _judged(verb: str, thing: str, answer: str) -> str:
+    """`the lesion is grade 3` of "how would you grade the lesion"."""
+    if verb in {"treat", "manage", "approach"}:
+        is_said = grammar.begins_with_preposition(answer)
+        return f"{thing} would be {verbs.participle(verb)} {answer if is_said else 'with ' + answer}"
+    if verb in {"confirm", "diagnose", "measure", "quantify"} and not answer[0].isdigit():
+        is_said = grammar.begins_with_preposition(answer)
+        return f"{thing} would be {verbs.participle(verb)} {answer if is_said else 'by ' + answer}"
+    if verb in {"grade", "stage", "score"} and verb not in answer.split():
+        return f"the {verb} of {thing} is {answer}"
+    return f"{thing} {grammar.be_for(thing)} {noun_phrase(answer)}"
 
 
 def declare_why(question: Question, answer: str) -> str | None:

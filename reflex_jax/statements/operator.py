@@ -15,12 +15,16 @@ import functools
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
-from reflex_jax.statements import choices, grammar, how, polar, what, where
-from reflex_jax.statements.question import Question, Rule
-from reflex_jax.text.normalise import LETTERS, clean_text, match_option, trim_answer
+from reflex_jax.statements import blanks, choices, grammar, how, people, polar, selections, what, where
+from reflex_jax.statements.budget import name_answer, place_claim
+from reflex_jax.statements.question import CAPITAL_A, Question, Rule, prepare_question, protect_letters
+from reflex_jax.text.answers import resolve_answer
+from reflex_jax.text.normalise import LONGEST_ANSWER, clean_text, trim_answer
+from reflex_jax.text.questions import ReadQuestion, read_question
 
-DECL_VERSION = "1"
+DECL_VERSION = "2"
 MAX_ANSWER_WORDS = 32
 LONGEST_QUESTION = 4096  # characters that the rules read; some need time that grows with their square
 FALLBACK = "fallback"
@@ -28,9 +32,17 @@ FALLBACK = "fallback"
 # Tried in this order; the first that returns a statement wins.
 RULES: tuple[tuple[str, Rule], ...] = (
     ("polar", polar.declare_polar),
+    ("blank", blanks.declare_blank),
+    ("claim", polar.declare_claim),
+    ("except", blanks.declare_except),
+    ("true", selections.declare_true),
+    ("sentence", selections.declare_sentence),
     ("alternative", choices.declare_alternative),
     ("state", polar.declare_state),
     ("where", where.declare_where),
+    ("when", people.declare_when),
+    ("who", people.declare_who),
+    ("whose", people.declare_whose),
     ("count", how.declare_count),
     ("measure", how.declare_measure),
     ("how", how.declare_how),
@@ -42,8 +54,11 @@ RULES: tuple[tuple[str, Rule], ...] = (
     ("subject_question", what.declare_subject_question),
     ("what_does", what.declare_what_does),
     ("in_place", where.declare_in_place),
+    ("unfinished", blanks.declare_unfinished),
     ("named", what.declare_named),
 )
+# Rules whose statement may be one of the two that a yes or a no would make.
+_AFFIRMING = frozenset({"polar"})
 
 
 def decl(question: str, answer: str, options: Sequence[str] | None = None) -> str:
@@ -71,69 +86,69 @@ def decl_coverage(questions: Iterable[tuple[str, str, Sequence[str] | None]]) ->
 
 
 def _declare(question: str, answer: str, options: Sequence[str] | None) -> tuple[str, str]:
-    stem, lettered = _read(question)
-    offered = options or lettered or ()
-    chosen = match_option(answer, offered) if offered else None
-    words = trim_answer(answer if chosen is None else offered[chosen])
+    asked, read = _read(question, tuple(options) if options else None)
+    words = _answer_words(answer, asked, read)
+    if asked.request and polar.polarity_of(words) is None:
+        asked = replace(asked, text=asked.request)
     if not words:
         raise ValueError(f"decl: expected an answer with visible characters; got {answer!r} to {question!r}.")
-    words = " ".join(words.split()[:MAX_ANSWER_WORDS])
     is_only_articles = set(words.split()) <= grammar.ARTICLES  # rules add and drop them
-    if not stem or len(stem) > LONGEST_QUESTION or is_only_articles:
-        return FALLBACK, f"{stem} {words}".strip()
-    asked = Question(text=stem, has_options=bool(offered))
-    clauses = polar.polar_clauses(asked.text)
+    if not asked.text or len(asked.text) > LONGEST_QUESTION or is_only_articles:
+        return FALLBACK, _finish(name_answer(asked, words))
+    pair = polar.polar_clauses(asked.text)
     for name, rule in RULES:
         statement = rule(asked, words)
-        if statement is not None and (name == "polar" or clauses is None or statement not in clauses):
-            return name, _mend(statement)
-    return FALLBACK, f"{asked.text} {words}".strip()
+        if statement is not None and (name in _AFFIRMING or pair is None or statement not in pair):
+            return name, _finish(place_claim(asked, words, statement))
+    return FALLBACK, _finish(name_answer(asked, words))
+
+
+def _answer_words(answer: str, asked: Question, read: ReadQuestion) -> str:
+    """The words of the answer that are stated, in lower case: an option's text where one is named, else its own.
+
+    "There is a fracture" to "is there a fracture?" is a yes, and says no more than that.
+    """
+    counted = _counted_option(answer, read)
+    if counted is not None:
+        said = words = counted
+    else:
+        resolved = resolve_answer(answer, read)
+        said = answer if resolved.option is None else read.options[resolved.option]
+        words = trim_answer(said)
+        is_clear = resolved.option is None and not asked.is_open and not {"not", "no"} & set(asked.words)
+        if resolved.key in {"yes", "no"} and is_clear and polar.polarity_of(words) is None:
+            return resolved.key
+    return " ".join(_mark_letters(trim_answer(words), said).split()[:MAX_ANSWER_WORDS])
+
+
+def _counted_option(answer: str, read: ReadQuestion) -> str | None:
+    """The option of a list that counts "1.", "2.", where the answer gives its number."""
+    if not read.labels or read.labels[0] in {"A", "a"}:
+        return None
+    match = re.fullmatch(r"\W{0,3}(\w{1,4})(?:\W{1,4}(.*))?", clean_text(answer[:LONGEST_ANSWER]).lower())
+    if match is None or match[1] not in read.labels:
+        return None
+    option = read.options[read.labels.index(match[1])]
+    return option if not match[2] or trim_answer(match[2]) == trim_answer(option) else None
+
+
+def _mark_letters(lowered: str, said: str) -> str:
+    """Puts the mark of a capital A that is a letter into the words that were lowered."""
+    words, letters = lowered.split(), protect_letters(clean_text(said[:LONGEST_ANSWER])).split()
+    if CAPITAL_A not in "".join(letters) or len(words) != len(letters):
+        return lowered
+    return " ".join(
+        CAPITAL_A + word[1:] if letter[0] == CAPITAL_A else word for word, letter in zip(words, letters, strict=True)
+    )
 
 
 @functools.lru_cache(maxsize=4096)
-def _read(question: str) -> tuple[str, tuple[str, ...] | None]:
-    stem, lettered = split_options(question)
-    return _tidy(stem), lettered
+def _read(question: str, options: tuple[str, ...] | None) -> tuple[Question, ReadQuestion]:
+    read = read_question(question, options)
+    asked = prepare_question(read.asked, has_options=bool(read.options))
+    return replace(asked, text=selections.without_list(asked.text)), read
 
 
-def split_options(question: str) -> tuple[str, tuple[str, ...] | None]:
-    """Separates a question from the lettered options A, B, ... written after it ("A. cyst", "(A) cyst", "A cyst").
-
-    Returns:
-      The question alone and the texts of at least two options, or the whole question and None.
-    """
-    text = clean_text(question)
-    marks: list[re.Match[str]] = []
-    for letter in LETTERS:
-        # a lone "A" may be an article: it opens a list only behind a full stop, a question mark, ...
-        bare = rf"(?<=[?:.;,] ){letter}(?:[.:]|(?= ))" if not marks else rf"(?<=\s){letter}(?:[.:]|(?= ))"
-        mark = re.compile(rf"(?:{bare}|(?<=\s)(?ai:\({letter}\)|{letter}\)))\s*").search(
-            text, marks[-1].end() if marks else 0
-        )
-        if mark is None:
-            break
-        marks.append(mark)
-    ends = [mark.start() for mark in marks[1:]] + [len(text)]
-    options = (
-        tuple(text[mark.end() : end].strip(" ,;.") for mark, end in zip(marks, ends, strict=True)) if marks else ()
-    )
-    if len(options) < 2 or not all(options):
-        return text, None
-    stem = re.sub(r"\s*(?:choices|options)\s*:?$", "", text[: marks[0].start()].strip(), flags=re.IGNORECASE)
-    return stem, options
-
-
-def _tidy(text: str) -> str:
-    lowered = clean_text(text).lower().replace('"', "")
-    lowered = re.sub(r"\b(?:is/are|are/is)\b", "is", lowered)
-    lowered = re.sub(r"\borgans/organ\b", "organ", re.sub(r"^doe\b", "does", lowered))
-    lowered = re.sub(r"\b(?:the|this) (image|picture|scan|film) above\b", r"the above \1", lowered)
-    # only up to the last ")": behind it every "(" would be followed to the end of the text in vain
-    head, closing, tail = lowered.rpartition(")")
-    lowered = re.sub(r"\s*\([^)]*\)", "", head + closing) + tail
-    lowered = re.sub(r"\s*,\s*", ", ", lowered).strip(" ?.:,;!")
-    return re.sub(r"^(besides [^,]+), (.+)$", r"\2 \1", lowered)
-
-
-def _mend(statement: str) -> str:
-    return " ".join(grammar.mend_articles(statement).replace("the both ", "both ").replace("the the ", "the ").split())
+def _finish(statement: str) -> str:
+    mended = grammar.mend_articles(statement).replace("the both ", "both ").replace("the the ", "the ")
+    return " ".join(mended.replace(CAPITAL_A, "a").split())

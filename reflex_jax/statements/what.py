@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from reflex_jax.statements import grammar
+from reflex_jax.statements import grammar, verbs
 from reflex_jax.statements.phrases import head_noun, noun_phrase
 from reflex_jax.statements.polar import polar_clauses
 from reflex_jax.statements.question import ASKING, Question, find_core, split_at_auxiliary
@@ -24,7 +24,7 @@ def declare_what_is(question: Question, answer: str) -> str | None:
         return None
     be, rest, words = match[1], match[2], match[2].split()
     wrong = re.match(r"^(?:most )?(abnormal|wrong|alarming|going on) (about|in|with) (.+)$", rest)
-    if wrong and " " not in answer and (grammar.is_participle(answer) or answer in grammar.ADJECTIVES):
+    if wrong and " " not in answer and (verbs.is_participle(answer) or grammar.is_adjective(answer)):
         return f"{wrong[3]} {be} {answer}"
     if wrong:
         return f"the abnormality {'in' if wrong[2] == 'in' else 'of'} {wrong[3]} is {noun_phrase(answer)}"
@@ -38,12 +38,14 @@ def declare_what_is(question: Question, answer: str) -> str | None:
     if words[-1] in grammar.PREPOSITIONS - {"above", "below"}:
         border = grammar.subject_length(words)
         return f"{' '.join(words[:border])} {be} {' '.join(words[border:])} {answer}" if border else None
-    if grammar.is_participle(words[0]) or words[0] in grammar.ADVERBS | {"meant"}:
+    if words[0] == "not" and len(words) > 1:
+        return f"{noun_phrase(answer)} {grammar.be_for(answer)} {rest}"
+    if verbs.is_participle(words[0]) or words[0] in grammar.ADVERBS | {"meant"}:
         if words[0] != "more":
             return f"what {be} {rest} is {noun_phrase(answer)}"
-    if words[0] in grammar.ADJECTIVES | {"more"} and words[0] not in {"white", "gray", "grey", "black"}:
+    if (grammar.is_adjective(words[0]) or words[0] == "more") and words[0] not in {"white", "gray", "grey", "black"}:
         return f"{noun_phrase(answer)} {grammar.be_for(answer)} {rest}"
-    needs_article = be == "is" and words[0] not in grammar.DETERMINERS and not words[0].endswith("'s")
+    needs_article = be == "is" and words[0] not in grammar.DETERMINERS | {"it", "he", "she"} and not words[0].endswith("'s")
     return f"{'the ' if needs_article else ''}{rest} {be} {noun_phrase(answer)}"
 
 
@@ -51,13 +53,14 @@ def declare_finite(question: Question, answer: str) -> str | None:
     """`which organ contains the fluid level`, `what caused the lesion`."""
     match = re.match(r"^(?:what|which) (.+)$", find_core(question))
     words = match[1].split() if match else []
-    finite = (i for i, w in enumerate(words) if w in grammar.FINITE_VERBS or w in grammar.AUXILIARIES)
-    position = next(finite, None)
-    if position is None or words[position] not in grammar.FINITE_VERBS or len(words) < 2:
+    position = next((i for i, word in enumerate(words) if _is_said(words, i)), None)
+    if position is None or words[position] in grammar.AUXILIARIES - {"has", "have"} or len(words) < 2:
         return None
     said = " ".join(words[position:])
     if position == 0:
         return f"{answer} {said}"
+    if all(w in grammar.ADVERBS or verbs.is_adverb(w) or w in {"best", "least"} for w in words[:position]):
+        return f"{answer} {' '.join(words)}"
     noun = " ".join(words[:position])
     if not grammar.is_plural(noun):
         said = re.sub(r"^(belong|appear)\b", r"\1s", said)
@@ -77,7 +80,7 @@ def declare_subject_question(question: Question, answer: str) -> str | None:
         if head in _IDENTITIES:
             return f"{' '.join(rest)} {be} {noun_phrase(answer)}"
         end = next(
-            (i for i, w in enumerate(rest) if i and (grammar.is_participle(w) or w in {"taken", "most"})), len(rest)
+            (i for i, w in enumerate(rest) if i and (verbs.is_participle(w) or w in {"taken", "most"})), len(rest)
         )
         thing = " ".join(rest[:end])
         whose = "" if thing in {"this", "these", "that"} or set(thing.split()) & set(noun.split()) else f" of {thing}"
@@ -109,7 +112,9 @@ def declare_what_does(question: Question, answer: str) -> str | None:
         )
     if rest[:2] == ["you", "see"]:
         return f"{_opening(noun).replace(' that ', ' ')}seen {' '.join(rest[2:])} {grammar.be_for(noun)} {noun_phrase(answer)}"
-    if auxiliary in grammar.MODALS and (rest[0] in grammar.BASE_VERBS or rest[0] in {"be", "most", "typically"}):
+    if not noun and (auxiliary == "cannot" or rest[0] == "not"):
+        return f"{noun_phrase(answer)} {auxiliary} {' '.join(rest)}"
+    if auxiliary in grammar.MODALS and (verbs.is_base(rest[0]) or rest[0] in {"be", "most", "typically"}):
         if noun or rest[0] == "be":
             return f"{_opening(noun)}{auxiliary} {' '.join(rest)} {grammar.be_for(noun)} {noun_phrase(answer)}"
         return f"{answer} {auxiliary} {' '.join(rest)}"
@@ -128,10 +133,22 @@ def declare_named(question: Question, answer: str) -> str | None:
     words = question.words
     if not words or ASKING.match(question.text) or words[0] in grammar.AUXILIARIES:
         return None
-    if any(word in grammar.AUXILIARIES | grammar.FINITE_VERBS | {"what", "which", "where"} for word in words):
+    if any(grammar.is_finite(word) or word in {"what", "which", "where"} for word in words):
         return None
     subject = question.text if words[0] in grammar.DETERMINERS else f"the {question.text}"
     return f"{subject} is {noun_phrase(answer)}"
+
+
+def _is_said(words: list[str], position: int) -> bool:
+    """Whether the verb of "what caused the lesion" or "which organs contain fluid" stands there."""
+    word = words[position]
+    if grammar.is_finite(word):
+        return True
+    if position == 0:
+        return verbs.is_past(word) and words[1:2] != ["by"]
+    if verbs.is_third(word) and not grammar.is_plural(words[position - 1]):
+        return words[position + 1 : position + 2] != [] and words[position + 1] in grammar.DETERMINERS | grammar.PREPOSITIONS
+    return verbs.is_plainly_base(word) and not grammar.is_adjective(words[position - 1])
 
 
 def _opening(noun: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from reflex_jax.statements import grammar
+from reflex_jax.statements import grammar, verbs
 from reflex_jax.statements.phrases import MODIFIERS, PLANES, head_noun, noun_phrase, specify
 from reflex_jax.statements.polar import polar_clauses
 from reflex_jax.statements.question import ASKING, Question, find_core, split_at_auxiliary
@@ -29,6 +29,8 @@ def declare_where(question: Question, answer: str) -> str | None:
     """`where is the mass located`, `where do you see the mass`, `where does the vein drain`."""
     core = _TRAILING_PLACE.sub("", find_core(question))
     core = re.sub(r" in the (?:human )?body$", "", core)
+    if re.match(r"no [a-z]", answer):
+        return f"there {grammar.be_for(answer)} {answer}" if core.startswith("where") else None
     match = re.match(r"^where(?: (in|on) (.+?))? (is|are|was|were) (.+)$", core)
     if match:
         be = match[3]
@@ -94,7 +96,7 @@ def declare_in_place(question: Question, answer: str) -> str | None:
         return None
     said = match[1].split()
     if " else " in question.text or not any(
-        w in grammar.AUXILIARIES or grammar.is_verb_form(w) or w in grammar.BASE_VERBS for w in said
+        w in grammar.AUXILIARIES or verbs.is_third(w) or verbs.is_plainly_base(w) for w in said[1:]
     ):
         return None
     if match[4]:

@@ -40,7 +40,7 @@ _ANSWER_LABEL = re.compile(
     r"\s*\b(?:the answer is|answer|a|response|assistant|solution|options?|choices)\s?:\s*$", re.IGNORECASE
 )
 _YES_NO = (
-    r"(?:['\"(]{0,2}(?:yes|true|y)['\")]{0,2}\s?(?:,|or|/|and|\bvs\.?)\s?(?:or )?['\"(]{0,2}(?:no|false|n)['\")]{0,2})"
+    r"(?:['\"(]{0,2}(?:yes|true|y|t)['\")]{0,2}\s?(?:,|or|/|and|\bvs\.?)\s?(?:or )?['\"(]{0,2}(?:no|false|n|f)['\")]{0,2})"
 )
 _YES_NO_TAIL = re.compile(
     rf"[\s,;:\u2013-]{{0,4}}(?:\(\s?{_YES_NO}\s?\)|(?<=[,\s:(-]){_YES_NO})\s*(?=[?.!]*$)", re.IGNORECASE
@@ -52,6 +52,8 @@ _FORMAT = re.compile(
     rf"^{_POLITE}(?:"
     r"(?:answer|respond|reply)\b(?! to what)|"
     rf"{_YES_NO}\W*$|"
+    r"is (?:this|that|it|the (?:above )?(?:statement|claim|sentence))(?: statement| claim)?(?: (?:true|correct|right|false))?"
+    r"(?: or (?:false|incorrect|wrong|true|not))?\W*$|"
     r"(?:choose|select|pick|mark|indicate|provide|give|write|output|return|state)\b.{0,40}\b(?:answers?|options?|choices?|"
     r"letters?|response|reasoning|explanation|yes|sentence)\b(?! to the question).*$|"
     r"(?:choose|select|pick) (?:one|from|among|all|the (?:best|correct|right) one)\b|"
@@ -66,7 +68,7 @@ _FORMAT = re.compile(
 # The same in front of a question: "Answer with yes or no: is it", "Look at the image and tell me", "Based on the CT, what".
 _FORMAT_HEAD = re.compile(
     rf"^{_POLITE}(?:"
-    rf"(?:answer|respond|reply)\b[^:?\n]{{0,100}}[:,\u2013]\s+(?:and |then )?(?=\S)|"
+    rf"(?:answer|respond|reply)\b[^:?\n]{{0,100}}(?:[:,]| [-\u2013])\s+(?:and |then )?(?=\S)|"
     rf"(?:answer|respond|reply) (?:with |in )?{_YES_NO}\s?(?:whether|if|to)?\s+(?=(?:{AUXILIARY_WORDS}|{ASKING_WORDS})\b)|"
     rf"in (?:one|a single|a few|two|three) (?:word|sentence|phrase|words)s?(?: or (?:phrase|less|fewer))?,?\s+|"
     rf"(?:looking|look|examine|inspect|review|study|observe|view|consider|analy[sz]e|read|see|take a look|have a look)"

@@ -1,0 +1,72 @@
+"""HOST: sentences that lack their answer: "the lesion is in the ___", "the diagnosis is:", "all are visible except"."""
+
+from __future__ import annotations
+
+import re
+
+from reflex_jax.statements import clauses, grammar, verbs
+from reflex_jax.statements.phrases import noun_phrase
+from reflex_jax.statements.question import ASKING, Question
+from reflex_jax.text.questions import BLANK
+
+_BLANK = re.compile(rf"(?:{BLANK})")
+_EXCEPT = re.compile(
+    r"^(?:(?:the following|these|they)(?= .*\ball )|all|each|every one|any|everything|every)(?: one)?(?: of)?(?: the| these| those)?(?: following| above| below| listed)?"
+    r"((?: \S+)+?),? (?:except|excluding|but|other than)(?: for)?(?: which| what)?(?: one)?(?: of (?:the following|these|them))?$"
+)
+
+
+def declare_blank(question: Question, answer: str) -> str | None:
+    """`the lesion is located in the ___`: the answer fills the blank."""
+    if not _BLANK.search(question.text):
+        return None
+    blanks = len(_BLANK.findall(question.text))
+    parts = [part for part in re.split(r"\s*(?:;|,| and )\s*", answer) if part]
+    fills = parts if len(parts) == blanks > 1 else [answer] * 1
+    text = question.text
+    for fill in fills:
+        text = _BLANK.sub(lambda _, fill=fill: fill, text, count=1)
+    text = " ".join(_BLANK.sub(" ", text).split())
+    return re.sub(r"\b(the|a|an) (?:the|a|an) ", r"\1 ", text)
+
+
+def declare_unfinished(question: Question, answer: str) -> str | None:
+    """`the arrow points to`, `the most likely diagnosis is`: the answer ends the sentence."""
+    words = question.words
+    if len(words) < 2 or ASKING.match(question.text) or words[0] in grammar.AUXILIARIES:
+        return None
+    if words[-1] not in grammar.PREPOSITIONS | grammar.ARTICLES | grammar.BE | {"by", "as", "called", "named"}:
+        if not verbs.is_plainly_third(words[-1]):
+            return None
+    if words[-1] in grammar.ARTICLES:
+        return f"{question.text} {re.sub(r'^(?:the|a|an) ', '', answer)}"
+    is_place = words[-1] in grammar.PREPOSITIONS and grammar.begins_with_preposition(answer)
+    return f"{question.text}{':' if is_place else ''} {noun_phrase(answer) if words[-1] in grammar.BE else answer}"
+
+
+def declare_except(question: Question, answer: str) -> str | None:
+    """`all of the following are visible except`: what is said of all is denied of the answer."""
+    match = _EXCEPT.match(question.text)
+    if not match:
+        return None
+    words = [word.rstrip(",") for word in match[1].split() if word not in {"all", "each"}]
+    start = next((i for i, w in enumerate(words) if grammar.is_finite(w) or verbs.is_plainly_base(w)), None)
+    if start is None:
+        return None
+    words = words[start:]
+    said = " ".join(words)
+    if clauses.is_sentence(answer):
+        is_true = re.match(r"(?:is|are) (?:true|correct|right|accurate)\b", said)
+        return f"{clauses.deny(answer)}." if is_true else f"it is not the case that {answer}."
+    subject = noun_phrase(answer)
+    if words[0] in grammar.BE and len(words) > 1:
+        be = grammar.be_for(answer) if words[0] in {"is", "are"} else "were" if grammar.is_plural(answer) else "was"
+        rest = re.sub(r"^(?:the )?(\w+s) of ", r"one of the \1 of ", " ".join(words[1:]))
+        return f"{subject} {be} not {rest}"
+    if words[0] in grammar.HAVE | grammar.MODALS:
+        modal = "cannot" if words[0] == "can" else f"{words[0]} not"
+        return f"{subject} {modal} {' '.join(words[1:])}" if words[0] not in grammar.HAVE else (
+            f"{subject} {'do' if grammar.is_plural(answer) else 'does'} not have {' '.join(words[1:])}"
+        )
+    do = "do" if grammar.is_plural(answer) else "does"
+    return f"{subject} {do} not {verbs.base(words[0])} {' '.join(words[1:])}"
