@@ -55,7 +55,9 @@ def distance(first: np.ndarray, second: np.ndarray) -> int:
 def describe(name: str, distances: np.ndarray) -> None:
     """One line."""
     low, middle, high = np.percentile(distances, [5, 50, 95])
-    print(f"{name:28s} median {middle:5.0f}   5 to 95 % {low:4.0f} to {high:4.0f}   alike {np.mean(distances <= ALIKE):6.1%}")
+    print(
+        f"{name:28s} median {middle:5.0f}   5 to 95 % {low:4.0f} to {high:4.0f}   alike {np.mean(distances <= ALIKE):6.1%}"
+    )
 
 
 def as_jpeg(picture: Image.Image, quality: int) -> Image.Image:

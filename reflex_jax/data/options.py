@@ -61,8 +61,9 @@ def gold_option(options: Sequence[str], *, letter: str = "", text: str = "") -> 
 
 def lists_options(question: str, options: Sequence[str]) -> bool:
     """Whether a question's own words list all options by letter and text, e.g. "... (A) a disc (B) a line"."""
+    words = " ".join(question.split())
     return bool(options) and any(
-        all(mark.format(letter) + text in question for letter, text in zip(LETTERS, options, strict=False))
+        all(mark.format(letter) + text in words for letter, text in zip(LETTERS, options, strict=False))
         for mark in ("({}) ", "{}) ", "{}. ", "{}: ", "{})", "{}:")
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from reflex_jax.config import Config, ConfigError
 from reflex_jax.data.sources import cache_of, load_evaluation, load_training
 from reflex_jax.dataset_card.card import recall_card
-from reflex_jax.evaluation.floors import question_only_scores
+from reflex_jax.dataset_card.floors import question_only_scores
 from reflex_jax.evaluation.validation import chosen_questions
 from reflex_jax.run.identity import data_fingerprint
 

@@ -11,7 +11,7 @@ import re
 import unicodedata
 
 from reflex_jax.text.lexicon import american_spelling, singular
-from reflex_jax.text.normalise import trim_answer
+from reflex_jax.text.normalise import LONGEST_ANSWER, trim_answer
 
 SEPARATORS = frozenset(",;.")
 POSITIVE, NEGATIVE = "positive", "negative"  # what + and - behind a word say: HER2+ is HER2 positive
@@ -95,11 +95,20 @@ def words_of(text: str) -> tuple[str, ...]:
 
 def tokens_of(text: str) -> tuple[str, ...]:
     """Words as `words_of` gives them, with the `SEPARATORS` between them."""
-    return _tokens(text) if len(text) <= _LONGEST_KEPT else _tokens.__wrapped__(text)
+    return _tokens(text) if len(text) <= _LONGEST_KEPT else _long_tokens(text[:LONGEST_ANSWER])
 
 
 @functools.lru_cache(maxsize=8192)
 def _tokens(text: str) -> tuple[str, ...]:
+    return _read_tokens(text)
+
+
+@functools.lru_cache(maxsize=4)  # an answer and a truth are asked for several times in turn
+def _long_tokens(text: str) -> tuple[str, ...]:
+    return _read_tokens(text)
+
+
+def _read_tokens(text: str) -> tuple[str, ...]:
     trimmed = trim_answer(text)
     tokens: list[str] = []
     for chunk in _marked(trimmed).split():
@@ -145,7 +154,7 @@ def _read_long_chunk(chunk: str) -> tuple[str, ...]:
         return (chunk,)
     tokens: list[str] = []
     for piece in _PIECES.findall(chunk):
-        if is_number(piece):
+        if _IS_NUMBER.fullmatch(piece):
             tokens.append(_plain_number(piece))
         elif piece in _FOLDED:
             tokens.append(_FOLDED[piece])
@@ -180,7 +189,7 @@ def _read_sequence(tokens: list[str]) -> list[str]:
                 read.append(token)
         elif token in _ONES and 0 < _ONES[token] < 10 and position and tokens[position - 1] in _TENS:
             read[-1] = str(int(before) + _ONES[token])
-        elif token in _NUMBERS or is_number(token):
+        elif token in _NUMBERS or _IS_NUMBER.fullmatch(token):
             number = str(_NUMBERS.get(token, token))
             is_compared = before == "than" and len(read) > 1 and read[-2] in _MORE | _LESS
             read[-2 if is_compared else len(read) :] = ([">" if read[-2] in _MORE else "<"] if is_compared else []) + [
@@ -190,7 +199,7 @@ def _read_sequence(tokens: list[str]) -> list[str]:
             read.append(_ORDINALS[token])
         elif token in _ROMAN and before in _GRADED:
             read.append(_ROMAN[token])
-        elif token in _ATTACHED_UNITS and is_number(before):
+        elif token in _ATTACHED_UNITS and _IS_NUMBER.fullmatch(before):
             read.append(_UNITS.get(token, token))
         else:
             read.append(token)

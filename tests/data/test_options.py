@@ -80,5 +80,6 @@ def test_gold_that_is_no_option_refuses_the_row(letter, text, reason):
 def test_a_question_lists_its_options_only_where_all_stand_in_it_with_their_letters():
     assert lists_options("Which? Answer Choices: (A) a disc (B) a line", ("a disc", "a line"))
     assert lists_options("Which? A)a disc, B)a line", ("a disc", "a line"))
+    assert lists_options("Which?\nA. a\n  disc\nB. a line", ("a disc", "a line"))
     assert not lists_options("Is it a disc or a line?", ("a disc", "a line"))
     assert not lists_options("Which? (A) a disc (B) a gap", ("a disc", "a line")) and not lists_options("Which?", ())

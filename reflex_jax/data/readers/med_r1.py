@@ -22,7 +22,7 @@ from reflex_jax.text.normalise import LETTERS
 
 _SPLITS = ("train", "test")
 _PICTURES = ("", "OmniMedVQA/")  # folders that the pictures' paths may start from
-_SOLUTION = re.compile(r"(?:<answer>)?\s*([A-Z])\s*(?:</answer>)?")
+_SOLUTION = re.compile(r"(?:.*<answer>)?\s*([A-Za-z])\s*(?:</answer>)?")
 
 
 def _annotations(root: Path, split: str) -> list[Path]:

@@ -17,6 +17,7 @@ from reflex_jax.data.layouts import (
     Layout,
     Rows,
     answer_type_by_rule,
+    lines_of,
     present,
     read_json_rows,
     read_rows,
@@ -48,7 +49,7 @@ def _name(rows: list[dict[str, Any]], split: str) -> Iterator[tuple[str, dict[st
 
 def _make_example(pictures: PictureFiles, folders: tuple[str, ...], name: str, row: dict[str, Any]) -> Example:
     options = option_texts(row.get("options"))
-    question, answer = text_of(row["question"], "question"), text_of(row["answer"], "answer")
+    question, answer = lines_of(row["question"], "question"), text_of(row["answer"], "answer")
     if options:
         answer = gold_option(options, letter=text_of(row.get("solution"), "solution"), text=answer)
     paths = row["image"] if isinstance(row["image"], list) and row["image"] else [row["image"]]

@@ -16,7 +16,7 @@ from typing import Any
 
 from reflex_jax.config import ConfigError
 from reflex_jax.data.examples import Example, RowError
-from reflex_jax.data.layouts import Layout, Rows, read_rows, text_of, with_options
+from reflex_jax.data.layouts import Layout, Rows, lines_of, read_rows, text_of, with_options
 from reflex_jax.data.medical_images import read_file
 from reflex_jax.data.options import gold_option, lists_options, option_texts
 from reflex_jax.data.picture_files import NO_PICTURE, PictureFiles, path_of
@@ -67,7 +67,7 @@ def _make_example(pictures: PictureFiles | None, name: str, row: dict[str, Any])
     letters = [text_of(letter, "label") for letter in (label if isinstance(label, list) else [label])]
     if len(letters) != 1:
         raise RowError(f"expected one right letter: {letters}")
-    question = text_of(row["question"], "question")
+    question = lines_of(row["question"], "question")
     if not lists_options(question, options):
         question = with_options(question, options)
     system = text_of(row.get("body_system"), "body_system")

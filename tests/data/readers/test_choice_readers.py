@@ -41,6 +41,32 @@ def save_picture(*paths):
         Image.new("L", (4, 3)).save(path, "PNG")
 
 
+ODD = (
+    None,
+    True,
+    3,
+    2.5,
+    float("nan"),
+    "",
+    "  ",
+    "NULL",
+    "\0",
+    [],
+    ["x"],
+    [None],
+    {},
+    {"A": ["x"]},
+    [{"letter": 1}],
+    "x" * 5000,
+)
+
+
+def odd_rows(row):
+    """The row, and a copy of it with each odd value in each field but its id."""
+    fields = [field for field in row if field not in ("id", "question_id")]
+    return [row, *(row | {field: value} for field in fields for value in ODD)]
+
+
 def write_json(path, content):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content), encoding="utf-8")
@@ -191,7 +217,7 @@ def test_medxpertqa_reads_the_evaluation_input_of_its_repository(tmp_path):
     write_jsonl(tmp_path / "eval/data/medxpertqa/input/medxpertqa_mm_input.jsonl", [medxpertqa_input_row(), bare])
     assert medxpertqa.LAYOUT.splits(tmp_path) == ["test"]
     listed, unlisted = read(medxpertqa, tmp_path, "test")
-    assert listed.question == "Which? Answer Choices: (A) a disc (B) a line"
+    assert listed.question == "Which?\nAnswer Choices: (A) a disc (B) a line"
     assert unlisted.question == "Which?\nA. a disc\nB. a line"
     assert listed.answer == "a line" and [p.id for p in listed.images] == ["images/MM-7-a.png", "images/MM-7-b.png"]
     patterns = medxpertqa.LAYOUT.files
@@ -296,6 +322,8 @@ def test_omnimedvqa_refuses_a_row_of_the_open_part(tmp_path, changes, reason):
 
 # --- Med-R1
 
+MED_R1 = {"image": "Images/Toy/a.png", "problem": "Is it? A)No, B)Yes", "solution": "B"}
+
 
 def test_med_r1_takes_the_options_apart_and_the_modality_from_the_file(formats):
     root = formats / "med-r1-splits"
@@ -333,6 +361,14 @@ def test_options_inside_a_problem_are_split_at_their_letters(problem, options):
     assert med_r1.split_options(problem) == options
 
 
+@pytest.mark.parametrize("solution", ["B", "<answer>b</answer>", "<think> A or B </think> <answer> B </answer>"])
+def test_the_letter_of_a_solution_is_what_its_answer_tag_holds(tmp_path, solution):
+    save_picture(tmp_path / "Images/Toy/a.png")
+    write_json(tmp_path / "Splits/modality/train/unknown_train.json", [MED_R1 | {"solution": solution}])
+    example = read_one(med_r1, tmp_path, "train")
+    assert example.answer == "Yes" and example.modality is None
+
+
 @pytest.mark.parametrize(
     "changes, reason",
     [
@@ -345,15 +381,16 @@ def test_options_inside_a_problem_are_split_at_their_letters(problem, options):
     ],
 )
 def test_med_r1_refuses_a_row(tmp_path, changes, reason):
-    save_picture(tmp_path / "OmniMedVQA/Images/a.png")  # OmniMedVQA unpacked beside the splits
-    row = {"image": "Images/a.png", "problem": "Is it? A)No, B)Yes", "solution": "B"}
-    write_json(tmp_path / "Splits/modality/test/MR (Mag-netic Resonance Imaging)_test.json", [row, row | changes])
+    save_picture(tmp_path / "OmniMedVQA/Images/Toy/a.png")  # OmniMedVQA unpacked beside the splits
+    write_json(tmp_path / "Splits/modality/test/MR (Mag-netic Resonance Imaging)_test.json", [MED_R1, MED_R1 | changes])
     example, refused = read(med_r1, tmp_path, "test")
     assert (example.answer, example.modality) == ("Yes", "MR (Mag-netic Resonance Imaging)")
     assert refused.reason.startswith(reason) and med_r1.LAYOUT.splits(tmp_path) == ["test"]
 
 
 # --- MedVLM-R1 and the Huatuo evaluation data
+
+BUNDLED = {"image": ["images/a.png"], "question": "Is it?", "options": ["No", "Yes"], "answer": "Yes", "subset": "CT"}
 
 
 @pytest.mark.parametrize(
@@ -396,14 +433,33 @@ def test_the_bundle_and_its_900_questions_are_read_alike(formats, reader, folder
 )
 def test_the_bundle_in_other_forms(tmp_path, changes, expected):
     save_picture(tmp_path / "images/a.png")
-    row = {"image": ["images/a.png"], "question": "Is it?", "options": ["No", "Yes"], "answer": "Yes", "subset": "CT"}
-    write_json(tmp_path / "medical_multimodel_evaluation_data.json", [row | changes])
+    write_json(tmp_path / "medical_multimodel_evaluation_data.json", [BUNDLED | changes])
     found = read_one(medical_multimodal_eval, tmp_path, "test")
     if isinstance(expected, str):
         assert found.id == "test-0" and found.reason.startswith(expected)
     else:
         assert (found.question, found.answer, found.answer_type, found.options) == expected
-        assert found.modality == (row | changes)["subset"] and found.image_id == "images/a.png"
+        assert found.modality == (BUNDLED | changes)["subset"] and found.image_id == "images/a.png"
+
+
+@pytest.mark.parametrize(
+    "reader, annotation, row",
+    [
+        (medxpertqa, "MM/test.jsonl", medxpertqa_input_row(images=["a.png"], body_system="x", question_type="x")),
+        (omnimedvqa, "QA_information/Open-access/Toy.json", omnimedvqa_row()),
+        (med_r1, "Splits/modality/test/x_test.json", MED_R1),
+        (medical_multimodal_eval, "medical_multimodel_evaluation_data.json", BUNDLED),
+        (medvlm_r1, "MRI_CT_XRAY_300each_dataset.json", BUNDLED | {"solution": "B"}),
+    ],
+)  # fmt: skip
+def test_an_odd_value_in_any_field_refuses_its_row_alone(tmp_path, reader, annotation, row):
+    """With the types of every call checked: nothing odd goes further than the row it stands in."""
+    save_picture(tmp_path / "Images/Toy/a.png", tmp_path / "images/a.png")
+    rows = odd_rows(row)
+    (write_jsonl if annotation.endswith("l") else write_json)(tmp_path / annotation, rows)
+    found = read(reader, tmp_path, "test" if "test" in reader.LAYOUT.splits(tmp_path) else "all")
+    assert len(found) == len(rows) and isinstance(found[0], Example)
+    assert len({type(one) for one in found}) == 2 and all(one.reason for one in found if isinstance(one, RefusedRow))
 
 
 @pytest.mark.parametrize("reader", [medical_multimodal_eval, medvlm_r1])
