@@ -31,7 +31,7 @@ from reflex_jax.data.layouts import (
     text_of,
     with_options,
 )
-from reflex_jax.data.options import gold_option, option_texts
+from reflex_jax.data.options import gold_option, option_texts, unmistakable
 from reflex_jax.data.parquet_rows import find_shards, parquet_rows, pictures_of
 from reflex_jax.data.picture_files import NO_PICTURE, PictureFiles
 from reflex_jax.text.normalise import LETTERS
@@ -100,7 +100,8 @@ def _literals(value: Any, field: str) -> list[str]:
 def _answer(text: str, options: Sequence[str] | None) -> str:
     if not options:
         return text
-    return gold_option(options, letter=text) if text in LETTERS else gold_option(options, text=text)
+    gold = gold_option(options, letter=text) if text in LETTERS else gold_option(options, text=text)
+    return unmistakable(options, gold)
 
 
 def _order_of_marks(text: str, row: dict[str, Any]) -> list[int]:
