@@ -39,9 +39,7 @@ _NUMBER = re.compile(r"^\d{1,3}[.)]\s+(?=[A-Za-z])")
 _ANSWER_LABEL = re.compile(
     r"\s*\b(?:the answer is|answer|a|response|assistant|solution|options?|choices)\s?:\s*$", re.IGNORECASE
 )
-_YES_NO = (
-    r"(?:['\"(]{0,2}(?:yes|true|y|t)['\")]{0,2}\s?(?:,|or|/|and|\bvs\.?)\s?(?:or )?['\"(]{0,2}(?:no|false|n|f)['\")]{0,2})"
-)
+_YES_NO = r"(?:['\"(]{0,2}(?:yes|true|y|t)['\")]{0,2}\s?(?:,|or|/|and|\bvs\.?)\s?(?:or )?['\"(]{0,2}(?:no|false|n|f)['\")]{0,2})"
 _YES_NO_TAIL = re.compile(
     rf"[\s,;:\u2013-]{{0,4}}(?:\(\s?{_YES_NO}\s?\)|(?<=[,\s:(-]){_YES_NO})\s*(?=[?.!]*$)", re.IGNORECASE
 )

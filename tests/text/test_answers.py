@@ -1,6 +1,7 @@
 """What an answer means: options, alternatives, yes and no, and one key for one answer."""
 
 import json
+import unicodedata
 from collections import defaultdict
 
 import pytest
@@ -103,6 +104,12 @@ def test_only_ascii_letters_name_an_option(answer):
     """Python's IGNORECASE takes the Turkish i's for i, which no table of letters holds."""
     options = (*OPTIONS, "edema", "effusion", "fracture", "hernia", "mass")  # I is the ninth
     assert resolve(answer, "", options).option is None
+
+
+@pytest.mark.parametrize("answer", ["\uff22", "\u24b7", "\u1d401", "\U0001d401", "\u249d nodule"])
+def test_letters_that_unicode_calls_a_form_of_b_are_b(answer):
+    expected = 1 if unicodedata.normalize("NFKC", answer)[0] in "B(" else None
+    assert resolve(answer, "", OPTIONS).option == expected
 
 
 @pytest.mark.parametrize(
