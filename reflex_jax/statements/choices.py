@@ -41,6 +41,8 @@ def choose_alternative(text: str, answer: str) -> str | None:
         return None
     middle = len(words) - 1 - words[::-1].index("or")
     start, end = _coordination(words, middle)
+    verb = grammar.verb_position(text.split()[1:]) if text.split()[0] in grammar.DO and " you " not in text else None
+    start = start if verb is None or verb >= middle else max(start, verb + 1)
     before, after = words[:start], words[end:]
     left, right = [word for word in words[start:middle] if word != ","], words[middle + 1 : end]
     if not before + after or not left:
@@ -116,6 +118,8 @@ def _coordination(words: list[str], middle: int) -> tuple[int, int]:
         begins, stops = frozenset(), borders | grammar.DETERMINERS | {"located", "taken", "deviated", "seen"}
     for start in range(middle - 1, -1, -1):
         if words[start] in begins:
+            if opening in grammar.ARTICLES and words[start - 1] == "," and start > 1:
+                continue  # "an x-ray, a ct or an mri"
             return start, end
         if words[start] in stops or (not begins and verbs.is_plainly_third(words[start])):
             return start + 1, end

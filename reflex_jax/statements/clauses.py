@@ -46,6 +46,8 @@ _OBJECTS = grammar.DETERMINERS | {"to", "into", "from", "over", "through", "alon
 def is_sentence(text: str) -> bool:
     """Whether an answer is a statement by itself: "there is no lesion", "the lungs are clear"."""
     words = text.split()
+    if len(words) == 2 and words[0] in {"it", "they", "he", "she"}:
+        return verbs.is_past(words[1]) or verbs.is_third(words[1])
     if len(words) < 3 or words[0] in {"yes", "no"} and words[1] in {"is", "are", "there", "it"}:
         return False
     position = verb_of(text)

@@ -184,6 +184,8 @@ def _can_end_noun_phrase(words: Sequence[str], position: int) -> bool:
 
 def _begins_predicate(words: Sequence[str], position: int) -> bool:
     word, after = words[position], words[position + 1 : position + 2]
+    if word == "both":  # "the lungs | both clear"
+        return bool(after) and (is_adjective(after[0]) or verbs.is_participle(after[0]))
     if word in ADJECTIVES | ADVERBS | ARTICLES | {"this", "these"} or verbs.is_participle(word):
         return True
     if after and after[0] in {"of", "from"}:  # "the lung | free of consolidation"

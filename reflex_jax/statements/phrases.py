@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from reflex_jax.statements import grammar
+from reflex_jax.statements import grammar, verbs
 
 PLANES = frozenset("axial coronal sagittal saggital transverse pa ap lateral posteroanterior anteroposterior".split())
 # Answers of these words alone say which one of what the question names: left, lower right, axial.
@@ -27,6 +27,8 @@ def noun_phrase(answer: str, *, is_new: bool = False) -> str:
     """
     words = re.split(r" (?:of|in|with|for) ", answer)[0].split()
     if words[0] in grammar.DETERMINERS | {"not"} or grammar.begins_with_preposition(answer) or "," in answer:
+        return answer
+    if len(words) > 1 and verbs.is_plainly_base(words[0]):  # "obtain a ct scan"
         return answer
     if words[-1] in _DEFINITE and len(words) <= 4 and not is_new:
         return f"the {answer}"

@@ -110,6 +110,11 @@ def declare_what_does(question: Question, answer: str) -> str | None:
             if noun
             else f"{answer} {auxiliary} {' '.join(rest)}"
         )
+    if rest[:2] == ["you", "see"] and not noun:
+        return f"{noun_phrase(answer, is_new=True)} {grammar.be_for(answer)} seen {' '.join(rest[2:])}"
+    if rest[:2] == ["you", "expect"]:
+        expected = re.sub(r"^to (?:see|find|observe)\b", "to be seen", " ".join(rest[2:]))
+        return f"{noun_phrase(answer)} {auxiliary if auxiliary in grammar.MODALS else 'would'} be expected {expected}"
     if rest[:2] == ["you", "see"]:
         return f"{_opening(noun).replace(' that ', ' ')}seen {' '.join(rest[2:])} {grammar.be_for(noun)} {noun_phrase(answer)}"
     if not noun and (auxiliary == "cannot" or rest[0] == "not"):
@@ -121,6 +126,8 @@ def declare_what_does(question: Question, answer: str) -> str | None:
     clauses = polar_clauses(f"{auxiliary} {' '.join(rest)}")
     if clauses is None:
         return None
+    if noun and all(word in grammar.SIDES for word in answer.split()):
+        return f"{clauses[0]} the {answer} {noun}"
     return (
         f"{_opening(noun)}{clauses[0]} {grammar.be_for(noun)} {noun_phrase(answer)}"
         if noun
@@ -131,11 +138,13 @@ def declare_what_does(question: Question, answer: str) -> str | None:
 def declare_named(question: Question, answer: str) -> str | None:
     """`pathology seen in this image`: a noun phrase without a verb."""
     words = question.words
-    if not words or ASKING.match(question.text) or words[0] in grammar.AUXILIARIES:
+    if words[:1] in (["what"], ["which"]) and len(words) > 1:  # "which side"
+        words = words[1:]
+    if not words or ASKING.match(" ".join(words)) or words[0] in grammar.AUXILIARIES:
         return None
     if any(grammar.is_finite(word) or word in {"what", "which", "where"} for word in words):
         return None
-    subject = question.text if words[0] in grammar.DETERMINERS else f"the {question.text}"
+    subject = f"{'' if words[0] in grammar.DETERMINERS else 'the '}{' '.join(words)}"
     return f"{subject} is {noun_phrase(answer)}"
 
 
