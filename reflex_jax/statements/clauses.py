@@ -75,6 +75,9 @@ def deny(text: str) -> str:
     subject, verb, rest = words[:position], words[position], words[position + 1 :]
     if verb == "cannot":
         return " ".join([*subject, "can", *rest])
+    if rest[:1] == ["not"] and verb in grammar.DO and len(rest) > 1:
+        said = {"do": rest[1], "does": verbs.third_person(rest[1]), "did": verbs.past(rest[1])}[verb]
+        return " ".join([*subject, said, *rest[2:]])
     if rest[:1] == ["not"]:
         return " ".join([*subject, verb, *rest[1:]])
     if subject == ["there"]:

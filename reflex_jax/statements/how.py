@@ -126,7 +126,7 @@ def declare_describe(question: Question, answer: str) -> str | None:
     if match:
         return f"{match[1]} {grammar.be_for(match[1])} {noun_phrase(answer)}"
     match = re.match(
-        rf"^how (is|are|was|were|can|should|would|could|may) (.+?)(?: (?:best )?(?:be )?(?:best )?({_JUDGED}|treated|managed|"
+        rf"^how (is|are|was|were|can|should|would|could|may|might|must|will) (.+?)(?: (?:best )?(?:be )?(?:best )?({_JUDGED}|treated|managed|"
         r"diagnosed|confirmed|visualized|performed|corrected|repaired|removed|prevented|spread|transmitted|detected|identified)"
         r"\b(.*))?$",
         core,

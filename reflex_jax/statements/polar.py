@@ -141,6 +141,8 @@ def _existence(be: str, words: list[str]) -> tuple[str, str] | None:
 def _copula(be: str, words: list[str]) -> tuple[str, str] | None:
     if words[0] == "you" and words[1:3] == ["able", "to"]:
         return _modal("can", ["you", *words[3:]])
+    if words[0] == "not" and len(words) > 2:
+        return (_copula(be, words[1:]) or (None, None))[::-1] if _copula(be, words[1:]) else None
     border = grammar.subject_length(words)
     if border is None:
         return None
@@ -217,6 +219,10 @@ def _conjugate(do: str, verb: str) -> str:
 
 
 def _perfect(have: str, words: list[str]) -> tuple[str, str] | None:
+    if words[0] in {"you", "we"} and len(words) > 2 and verbs.is_past_participle(words[1]):
+        thing = re.sub("^any ", "", " ".join(words[2:]))
+        have = "have" if grammar.is_plural(thing) else "has"
+        return f"{thing} {have} been {words[1]}", f"{thing} {have} not been {words[1]}"
     for position in range(1, len(words)):
         word, before = words[position], words[position - 1]
         is_attribute = before in grammar.DETERMINERS | grammar.PREPOSITIONS and position < len(words) - 1

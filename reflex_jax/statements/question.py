@@ -42,7 +42,7 @@ _INDIRECT = re.compile(
     rf"(?:,? (?:from|in|on|based on|by|using|for|to|with) (?:the |this |these )?[\w -]{{2,40}}?)?,? ({_WHETHER}|(?={ASKING_WORDS}))\b ?(.+)$"
 )
 _TRUE_THAT = re.compile(
-    r"^(?:is it|is this|would it be|was it|can it be) (true|correct|right|accurate|fair|the case|a fact|false|likely|possible|wrong|"
+    r"^(?:is it|is this|would it be|was it|can it be)(?: not)? (true|correct|right|accurate|fair|the case|a fact|false|likely|possible|wrong|"
     r"incorrect|said|concluded|assumed)(?: to (?:say|state|conclude|assume))? that (.+)$"
 )
 _BELIEVED = re.compile(
@@ -127,7 +127,7 @@ def tidy(text: str) -> str:
     lowered = re.sub(r"\borgans/organ\b", "organ", re.sub(r"^doe\b", "does", lowered))
     lowered = re.sub(r"\b(?:the|this) (image|picture|scan|film) above\b", r"the above \1", lowered)
     # only up to the last ")": behind it every "(" would be followed to the end of the text in vain
-    lowered = re.sub(r"(?<=\s)\(([a-h1-9])\)(?=\s|$)", r"\1", lowered)  # the letter of a panel
+    lowered = re.sub(r"(?<=\s)\(([a-h1-9])\)(?=\W|$)", r"\1", lowered)  # the letter of a panel
     head, closing, tail = lowered.rpartition(")")
     lowered = re.sub(r"\s*\([^)]*\)", "", head + closing) + tail
     lowered = re.sub(r"\s*,\s*", ", ", lowered).strip(" ?.:,;!")

@@ -39,6 +39,10 @@ def declare_where(question: Question, answer: str) -> str | None:
         be = match[3]
         subject = re.sub(r"^there (?:any )?|^(?:is|are) ", "", match[4])
         subject = re.sub(r" (?:located|seen|found|placed|identified|visualized|visible|present)\b", "", subject)
+        if subject.endswith((" from", " at", " in", " on")) and not grammar.begins_with_preposition(answer):
+            return f"{subject.rpartition(' ')[0]} {be} {subject.rpartition(' ')[2]} {noun_phrase(answer)}"
+        if answer in {"none", "nothing"} and subject.startswith(("the ", "any ")):
+            return f"there {be} no {subject.partition(' ')[2]}."
         if re.match(r"the location of", subject):
             return f"{subject} is {noun_phrase(answer)}"
         compared = re.match(r"^(\S+ .+?) ((?:most|more) .+)$", subject)
