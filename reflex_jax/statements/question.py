@@ -198,10 +198,14 @@ def _invert(text: str) -> str:
     return text
 
 
-@functools.lru_cache(maxsize=4096)  # most rules ask for it, for each of the G answers
 def find_core(question: Question) -> str:
     """The question without a list of alternatives or an afterthought behind a comma."""
-    core = re.sub(r"[,?:] (?:and (?:what|where)\b.*|if any$|(?:[^,]+, )*[^,]+ or .+)$", "", question.text)
+    return _find_core(question.text)
+
+
+@functools.lru_cache(maxsize=4096)  # most rules ask for it, for each of the G answers
+def _find_core(text: str) -> str:
+    core = re.sub(r"[,?:] (?:and (?:what|where)\b.*|if any$|(?:[^,]+, )*[^,]+ or .+)$", "", text)
     return re.sub(r"\?.*$", "", core).strip(" ,")
 
 
