@@ -77,6 +77,7 @@ RULES: tuple[Entry, ...] = (
     Entry("named", what.declare_named, never=grammar.AUXILIARIES | (_BESIDE_ASKING - _WHICH)),
 )
 # Rules whose statement may be one of the two that a yes or a no would make.
+_SAID_BEFORE_MORE = re.compile(r"yes\b|no *[,.;:!-]")  # what else such an answer says is kept, "true" is a word of its own
 _AFFIRMING = frozenset({"polar"})
 
 
@@ -132,7 +133,7 @@ def _answer_words(answer: str, asked: Question, read: ReadQuestion) -> str:
         resolved = resolve_answer(answer, read)
         said, words = (answer if resolved.option is None else read.options[resolved.option]), resolved.text
         is_clear = resolved.option is None and not asked.is_open and not {"not", "no"} & set(asked.words)
-        if resolved.key in {"yes", "no"} and is_clear and polar.polarity_of(words) is None:
+        if resolved.key in {"yes", "no"} and is_clear and not _SAID_BEFORE_MORE.match(words):
             return resolved.key
     else:
         words = trim_answer(said)

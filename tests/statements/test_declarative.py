@@ -91,7 +91,21 @@ GOLDEN = [
      "the organ that contains the air-fluid level is the stomach"),
     ("The mass is located in what region?", "suprasellar", None, "in_place", "the mass is located in the suprasellar"),
     ("Size of the mass?", "3.4 cm", None, "named", "the size of the mass is 3.4 cm"),
-    ("Fracture where exactly please", "left rib", None, FALLBACK, "fracture where exactly please left rib"),
+    ("Fracture where exactly please", "left rib", None, FALLBACK,
+     "the answer to fracture where exactly is left rib"),
+    # the second version
+    ("The patient has a pneumothorax. True or false?", "false", None, "claim",
+     "the patient does not have a pneumothorax"),
+    ("The lesion is located in the ___.", "A", ("frontal lobe", "parietal lobe"), "blank",
+     "the lesion is located in the frontal lobe"),
+    ("The arrow points to the", "B", ("liver", "spleen"), "unfinished", "the arrow points to the spleen"),
+    ("All of the following are visible except", "A", ("the liver", "the spleen"), "except", "the liver is not visible"),
+    ("Which statement is false?", "A", ("The lungs are clear", "There is no effusion"), "true",
+     "the lungs are not clear."),
+    ("Where is the lesion?", "there is no lesion", None, "sentence", "there is no lesion."),
+    ("When was contrast given?", "before the scan", None, "when", "contrast was given before the scan"),
+    ("Who is most at risk?", "smokers", None, "who", "smokers are most at risk"),
+    ("Whose skin does this image show?", "a child", None, "whose", "this image shows the skin of a child"),
 ]  # fmt: skip
 
 
@@ -102,18 +116,18 @@ def test_statements_read_as_radiology_sentences(question, answer, options, rule,
 
 
 def test_every_rule_has_a_golden_case():
-    assert {row[3] for row in GOLDEN} == {name for name, _ in RULES} | {FALLBACK}
+    assert {row[3] for row in GOLDEN} == {entry.name for entry in RULES} | {FALLBACK}
     assert DECL_VERSION == "2"  # a changed statement needs a new version: evidence records it
 
 
-def test_nine_of_ten_real_questions_are_served_by_a_rule(real_questions, capsys):
+def test_ninety_nine_of_a_hundred_real_questions_are_served_by_a_rule(real_questions, capsys):
     for name, questions in real_questions.items():
         counts = decl_coverage(questions)
         with capsys.disabled():
             table = "\n".join(f"  {rule:<18}{count:>6}{count / len(questions):>8.1%}" for rule, count in counts.items())
             print(f"\ndecl version {DECL_VERSION} on {name}, {len(questions)} questions\n{table}")
         assert sum(counts.values()) == len(questions)
-        assert 1 - counts.get(FALLBACK, 0) / len(questions) >= 0.9
+        assert 1 - counts.get(FALLBACK, 0) / len(questions) >= 0.99
 
 
 def key_of(question, answer):
