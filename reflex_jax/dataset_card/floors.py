@@ -46,7 +46,7 @@ def question_only_scores(training: Sequence[Example], examples: Sequence[Example
 
 
 def _words(example: Example) -> str:
-    return normalise_answer(example.question, None)
+    return normalise_answer(example.question)
 
 
 def _kind(example: Example) -> tuple[str, bool]:

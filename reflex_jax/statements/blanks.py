@@ -35,7 +35,7 @@ def declare_unfinished(question: Question, answer: str) -> str | None:
     words = question.words
     if len(words) < 2 or ASKING.match(question.text) or words[0] in grammar.AUXILIARIES:
         return None
-    if words[-1] not in grammar.PREPOSITIONS | grammar.ARTICLES | grammar.BE | {"by", "as", "called", "named"}:
+    if words[-1] not in grammar.PREPOSITIONS | grammar.ARTICLES | grammar.BE | {"be", "been", "by", "as", "called", "named"}:
         if not verbs.is_plainly_third(words[-1]):
             return None
     if words[-1] in grammar.ARTICLES:

@@ -17,6 +17,9 @@ _LETTERS_OF_A_PIECE = 6
 
 def count_pieces(text: str) -> int:
     """How many pieces a tokenizer is thought to make of a text; more than most do."""
+    bound = text.count(" ") + 1 + len(text) // _LETTERS_OF_A_PIECE
+    if bound <= MOST_PIECES and text.isascii():
+        return bound
     pieces = sum(1 + (len(word) - 1) // _LETTERS_OF_A_PIECE for word in text.split())
     return pieces if text.isascii() else pieces + sum(not c.isascii() for c in text)
 
@@ -37,8 +40,18 @@ def claim_first(question: Question, answer: str) -> str:
     if polarity is not None and not question.is_open:
         said = pair[0] if pair else _as_clause(question.words)
         case = f"it is {'' if polarity[0] else 'not '}the case"
-        return f"{case}{polarity[1]}: {said}" if polarity[1] else f"{case} that {said}"
-    return f"the answer is {answer}: {question.text}"
+        return _within(f"{case}{polarity[1]}: {said}" if polarity[1] else f"{case} that {said}")
+    return _within(f"the answer is {answer}: {question.text}")
+
+
+def _within(statement: str) -> str:
+    """The words of a statement that surely are read; what is dropped stands behind the claim."""
+    words, pieces = statement.split(), 0
+    for position, word in enumerate(words):
+        pieces += count_pieces(word)
+        if pieces > MOST_PIECES:
+            return " ".join(words[:position]).rstrip(" ,;:")
+    return statement
 
 
 def name_answer(question: Question, answer: str) -> str:

@@ -32,6 +32,9 @@ def choose_alternative(text: str, answer: str) -> str | None:
     """
     if normalise_answer(answer) in {"yes", "no"}:
         return None
+    closed = re.match(r"^(.+), (.+?),? or (?:both|neither|none|all)(?: of them| of these)?$", text)
+    if closed:  # "the left lobe, the right lobe, or both"
+        text = f"{closed[1]} or {closed[2]}"
     questions = re.split(r" or (?=(?:is|are|was|were|do|does|did|has|have|can) )", text)
     if len(questions) == 2 and all(polar_clauses(question) for question in questions):
         return _choose_clause(questions, answer)
@@ -41,6 +44,8 @@ def choose_alternative(text: str, answer: str) -> str | None:
         return None
     middle = len(words) - 1 - words[::-1].index("or")
     start, end = _coordination(words, middle)
+    verb = grammar.verb_position(text.split()[1:]) if text.split()[0] in grammar.DO and " you " not in text else None
+    start = start if verb is None or verb >= middle else max(start, verb + 1)
     before, after = words[:start], words[end:]
     left, right = [word for word in words[start:middle] if word != ","], words[middle + 1 : end]
     if not before + after or not left:
@@ -116,6 +121,8 @@ def _coordination(words: list[str], middle: int) -> tuple[int, int]:
         begins, stops = frozenset(), borders | grammar.DETERMINERS | {"located", "taken", "deviated", "seen"}
     for start in range(middle - 1, -1, -1):
         if words[start] in begins:
+            if words[start - 1] == "," and start > 1:
+                continue  # "an x-ray, a ct or an mri"
             return start, end
         if words[start] in stops or (not begins and verbs.is_plainly_third(words[start])):
             return start + 1, end

@@ -46,6 +46,8 @@ _OBJECTS = grammar.DETERMINERS | {"to", "into", "from", "over", "through", "alon
 def is_sentence(text: str) -> bool:
     """Whether an answer is a statement by itself: "there is no lesion", "the lungs are clear"."""
     words = text.split()
+    if len(words) == 2 and words[0] in {"it", "they", "he", "she"}:
+        return verbs.is_past(words[1]) or verbs.is_third(words[1])
     if len(words) < 3 or words[0] in {"yes", "no"} and words[1] in {"is", "are", "there", "it"}:
         return False
     position = verb_of(text)
@@ -73,6 +75,9 @@ def deny(text: str) -> str:
     subject, verb, rest = words[:position], words[position], words[position + 1 :]
     if verb == "cannot":
         return " ".join([*subject, "can", *rest])
+    if rest[:1] == ["not"] and verb in grammar.DO and len(rest) > 1:
+        said = {"do": rest[1], "does": verbs.third_person(rest[1]), "did": verbs.past(rest[1])}[verb]
+        return " ".join([*subject, said, *rest[2:]])
     if rest[:1] == ["not"]:
         return " ".join([*subject, verb, *rest[1:]])
     if subject == ["there"]:

@@ -94,7 +94,7 @@ def begins_with_preposition(phrase: str) -> bool:
 def is_plural(phrase: str) -> bool:
     """Whether a noun phrase takes "are"; decided by its head, the last word before a preposition."""
     words = phrase.split()
-    if " and " in phrase or "," in phrase or words[:1] in (["these"], ["those"]):
+    if phrase == "both" or " and " in phrase or "," in phrase or words[:1] in (["these"], ["those"]):
         return True
     words = words[: next((i for i, word in enumerate(words) if i and word in PREPOSITIONS), len(words))]
     while len(words) > 1 and (is_adjective(words[-1]) or verbs.is_participle(words[-1])):
@@ -184,9 +184,11 @@ def _can_end_noun_phrase(words: Sequence[str], position: int) -> bool:
 
 def _begins_predicate(words: Sequence[str], position: int) -> bool:
     word, after = words[position], words[position + 1 : position + 2]
+    if word == "both":  # "the lungs | both clear"
+        return bool(after) and (is_adjective(after[0]) or verbs.is_participle(after[0]))
     if word in ADJECTIVES | ADVERBS | ARTICLES | {"this", "these"} or verbs.is_participle(word):
         return True
-    if after and after[0] in {"of", "from"}:  # "the lung | free of consolidation"
+    if after and after[0] in {"of", "from", "or"}:  # "the lung | free of consolidation", "the contrast | oral or intravenous"
         return verbs.can_be_adjective(word) and word not in _NOT_PREDICATES
     return is_adjective(word) and (not after or after[0] in PREPOSITIONS | {"and", "or", "than", "enough", "compared"})
 

@@ -25,6 +25,11 @@ def declare_count(question: Question, answer: str) -> str | None:
         r"^(?:you see|(the image|the picture|this image) have)$", lambda m: f"in {m[1]}" if m[1] else "", rest
     )
     noun = " ".join(words[:end])
+    if noun.startswith("of ") and end < len(words) and words[end] in grammar.BE:
+        return f"{answer} {noun} {words[end]} {' '.join(words[end + 1 :])}"
+    pair = polar_clauses(" ".join(words[end:])) if end < len(words) and words[end] in grammar.DO else None
+    if pair and not re.match(r"^(?:do|does|did) (?:you|we|the (?:image|picture)|this image) ", " ".join(words[end:])):
+        return f"{pair[0]} {answer} {grammar.singular(noun) if answer in {'1', 'one'} else noun}"
     counted = answer.split()
     if counted[-1] == noun.split()[-1]:
         return f"there {'is' if counted[0] in {'1', 'one', 'a'} else 'are'} {answer} {rest}".strip() + "."
@@ -96,7 +101,10 @@ def declare_how(question: Question, answer: str) -> str | None:
     words = answer.split()
     is_said = grammar.begins_with_preposition(answer) or verbs.is_adverb(words[0]) or grammar.is_adjective(words[0])
     is_said = is_said or verbs.is_participle(words[0]) or words[0] in {"as", "like", "by", "because", "more", "less", "not"}
-    if is_said or re.search(r" (?:look|appear|seem)s?(?: \w+)?$", pair[0]):
+    seems = re.match(r"^(.+ (?:look|appear|seem)(?:s|ed)?)( .*)?$", pair[0])
+    if seems:
+        return f"{seems[1]} {answer}{seems[2] or ''}"
+    if is_said:
         return f"{pair[0]} {answer}"
     return f"{pair[0]} {'with' if re.search('(?:treat|manag|present)ed$', pair[0]) else 'by'} {answer}"
 
@@ -118,7 +126,7 @@ def declare_describe(question: Question, answer: str) -> str | None:
     if match:
         return f"{match[1]} {grammar.be_for(match[1])} {noun_phrase(answer)}"
     match = re.match(
-        rf"^how (is|are|was|were|can|should|would|could|may) (.+?)(?: (?:best )?(?:be )?(?:best )?({_JUDGED}|treated|managed|"
+        rf"^how (is|are|was|were|can|should|would|could|may|might|must|will) (.+?)(?: (?:best )?(?:be )?(?:best )?({_JUDGED}|treated|managed|"
         r"diagnosed|confirmed|visualized|performed|corrected|repaired|removed|prevented|spread|transmitted|detected|identified)"
         r"\b(.*))?$",
         core,
@@ -164,5 +172,7 @@ def declare_why(question: Question, answer: str) -> str | None:
     clauses = match and polar_clauses(re.sub(r"^do you not see", "are there no", match[1]))
     if not clauses:
         return None
+    if re.match(r"(?:because|due|since|as|to|in order|for|from|owing|secondary|so)\b", answer):
+        return f"{clauses[0]} {answer}"
     is_clause = re.match(r"^(?:there|it|this|they|because|due|the .+ (?:is|are)\b|.+ is not\b)", answer)
     return f"{clauses[0]} {'because' if is_clause else 'due to'} {answer}"

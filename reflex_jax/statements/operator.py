@@ -15,7 +15,7 @@ import functools
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from reflex_jax.statements import blanks, choices, grammar, how, people, polar, selections, what, where
 from reflex_jax.statements.budget import name_answer, place_claim
@@ -29,35 +29,55 @@ MAX_ANSWER_WORDS = 32
 LONGEST_QUESTION = 4096  # characters that the rules read; some need time that grows with their square
 FALLBACK = "fallback"
 
+_WHICH = frozenset({"what", "which"})
+_BESIDE_ASKING = frozenset({"what", "which", "where", "how", "why", "whose", "when", "who", "whom"})
+_POLAR = grammar.AUXILIARIES | {"any", "anything", "evidence", "notice"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A rule and the questions it is asked for: those that open with one of some words, or with none of some."""
+
+    name: str
+    rule: Rule
+    opens: frozenset[str] = frozenset()  # empty: any word
+    never: frozenset[str] = frozenset()
+
+    def may_serve(self, first: str) -> bool:
+        """Whether a question with this first word can be one of the rule's."""
+        return first not in self.never and (not self.opens or first in self.opens)
+
+
 # Tried in this order; the first that returns a statement wins.
-RULES: tuple[tuple[str, Rule], ...] = (
-    ("polar", polar.declare_polar),
-    ("blank", blanks.declare_blank),
-    ("claim", polar.declare_claim),
-    ("except", blanks.declare_except),
-    ("true", selections.declare_true),
-    ("sentence", selections.declare_sentence),
-    ("alternative", choices.declare_alternative),
-    ("state", polar.declare_state),
-    ("where", where.declare_where),
-    ("when", people.declare_when),
-    ("who", people.declare_who),
-    ("whose", people.declare_whose),
-    ("count", how.declare_count),
-    ("measure", how.declare_measure),
-    ("how", how.declare_how),
-    ("describe", how.declare_describe),
-    ("why", how.declare_why),
-    ("in_question", where.declare_in_question),
-    ("what_is", what.declare_what_is),
-    ("finite", what.declare_finite),
-    ("subject_question", what.declare_subject_question),
-    ("what_does", what.declare_what_does),
-    ("in_place", where.declare_in_place),
-    ("unfinished", blanks.declare_unfinished),
-    ("named", what.declare_named),
+RULES: tuple[Entry, ...] = (
+    Entry("polar", polar.declare_polar, opens=_POLAR),
+    Entry("blank", blanks.declare_blank),
+    Entry("claim", polar.declare_claim, never=grammar.AUXILIARIES | _BESIDE_ASKING),
+    Entry("except", blanks.declare_except, never=grammar.AUXILIARIES | _BESIDE_ASKING),
+    Entry("true", selections.declare_true, opens=_WHICH),
+    Entry("sentence", selections.declare_sentence),
+    Entry("alternative", choices.declare_alternative, never=_BESIDE_ASKING),
+    Entry("state", polar.declare_state, opens=grammar.BE),
+    Entry("where", where.declare_where, opens=frozenset({"where"})),
+    Entry("when", people.declare_when, opens=frozenset({"when", "since", "until", "at"})),
+    Entry("who", people.declare_who, opens=frozenset({"who"})),
+    Entry("whose", people.declare_whose, opens=frozenset({"whose"})),
+    Entry("count", how.declare_count, opens=frozenset({"how"})),
+    Entry("measure", how.declare_measure, opens=frozenset({"how", "approximately"})),
+    Entry("how", how.declare_how, opens=frozenset({"how"})),
+    Entry("describe", how.declare_describe, never=_BESIDE_ASKING - {"how"}),
+    Entry("why", how.declare_why, opens=frozenset({"why"})),
+    Entry("in_question", where.declare_in_question, opens=_WHICH | grammar.PREPOSITIONS | {"using"}),
+    Entry("what_is", what.declare_what_is, opens=_WHICH),
+    Entry("finite", what.declare_finite, opens=_WHICH),
+    Entry("subject_question", what.declare_subject_question, opens=_WHICH),
+    Entry("what_does", what.declare_what_does, opens=_WHICH),
+    Entry("in_place", where.declare_in_place, never=grammar.AUXILIARIES | _BESIDE_ASKING),
+    Entry("unfinished", blanks.declare_unfinished, never=grammar.AUXILIARIES | _BESIDE_ASKING),
+    Entry("named", what.declare_named, never=grammar.AUXILIARIES | (_BESIDE_ASKING - _WHICH)),
 )
 # Rules whose statement may be one of the two that a yes or a no would make.
+_SAID_BEFORE_MORE = re.compile(r"yes\b|no *[,.;:!-]")  # what else such an answer says is kept, "true" is a word of its own
 _AFFIRMING = frozenset({"polar"})
 
 
@@ -96,10 +116,10 @@ def _declare(question: str, answer: str, options: Sequence[str] | None) -> tuple
     if not asked.text or len(asked.text) > LONGEST_QUESTION or is_only_articles:
         return FALLBACK, _finish(name_answer(asked, words))
     pair = polar.polar_clauses(asked.text)
-    for name, rule in RULES:
-        statement = rule(asked, words)
-        if statement is not None and (name in _AFFIRMING or pair is None or statement not in pair):
-            return name, _finish(place_claim(asked, words, statement))
+    for entry in _rules_for(asked.text.split(" ", 1)[0]):
+        statement = entry.rule(asked, words)
+        if statement is not None and (entry.name in _AFFIRMING or pair is None or statement not in pair):
+            return entry.name, _finish(place_claim(asked, words, statement))
     return FALLBACK, _finish(name_answer(asked, words))
 
 
@@ -108,17 +128,21 @@ def _answer_words(answer: str, asked: Question, read: ReadQuestion) -> str:
 
     "There is a fracture" to "is there a fracture?" is a yes, and says no more than that.
     """
-    counted = _counted_option(answer, read)
-    if counted is not None:
-        said = words = counted
-    else:
+    said = _counted_option(answer, read)
+    if said is None:
         resolved = resolve_answer(answer, read)
-        said = answer if resolved.option is None else read.options[resolved.option]
-        words = trim_answer(said)
+        said, words = (answer if resolved.option is None else read.options[resolved.option]), resolved.text
         is_clear = resolved.option is None and not asked.is_open and not {"not", "no"} & set(asked.words)
-        if resolved.key in {"yes", "no"} and is_clear and polar.polarity_of(words) is None:
+        if resolved.key in {"yes", "no"} and is_clear and not _SAID_BEFORE_MORE.match(words):
             return resolved.key
-    return " ".join(_mark_letters(trim_answer(words), said).split()[:MAX_ANSWER_WORDS])
+    else:
+        words = trim_answer(said)
+    return " ".join(_mark_letters(words, said).split()[:MAX_ANSWER_WORDS])
+
+
+@functools.lru_cache(maxsize=4096)
+def _rules_for(first: str) -> tuple[Entry, ...]:
+    return tuple(entry for entry in RULES if entry.may_serve(first))
 
 
 def _counted_option(answer: str, read: ReadQuestion) -> str | None:
@@ -134,7 +158,10 @@ def _counted_option(answer: str, read: ReadQuestion) -> str | None:
 
 def _mark_letters(lowered: str, said: str) -> str:
     """Puts the mark of a capital A that is a letter into the words that were lowered."""
-    words, letters = lowered.split(), protect_letters(clean_text(said[:LONGEST_ANSWER])).split()
+    if "A" not in said:
+        return lowered
+    words = lowered.split()
+    letters = protect_letters(clean_text(said[:LONGEST_ANSWER])).split()[-len(words) :]
     if CAPITAL_A not in "".join(letters) or len(words) != len(letters):
         return lowered
     return " ".join(

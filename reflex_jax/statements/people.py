@@ -11,12 +11,16 @@ from reflex_jax.statements.question import Question, find_core, split_at_auxilia
 
 _TIME = re.compile(
     r"^(?:\d|(?:one|two|three|four|five|six|seven|eight|nine|ten|several|a few|some)\b).*|"
-    r".*\b(?:ago|later|earlier|now|today|yesterday|never|always|once|twice|immediately|daily|before|after)$"
+    r".*\b(?:ago|later|earlier|now|today|yesterday|tomorrow|soon|never|always|once|twice|immediately|daily|before|after)$"
 )
 
 
 def declare_when(question: Question, answer: str) -> str | None:
     """`when was contrast given` + before the scan -> contrast was given before the scan."""
+    since = re.match(r"^(since|until) when (.+)$", find_core(question))
+    if since:
+        pair = polar_clauses(since[2])
+        return f"{pair[0]} {since[1]} {answer}" if pair else None
     match = re.match(r"^(?:when|at what (?:time|point|stage)) (.+)$", find_core(question))
     pair = match and polar_clauses(match[1])
     if not pair:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from reflex_jax.statements import grammar
+from reflex_jax.statements import grammar, verbs
 
 PLANES = frozenset("axial coronal sagittal saggital transverse pa ap lateral posteroanterior anteroposterior".split())
 # Answers of these words alone say which one of what the question names: left, lower right, axial.
@@ -28,11 +28,21 @@ def noun_phrase(answer: str, *, is_new: bool = False) -> str:
     words = re.split(r" (?:of|in|with|for) ", answer)[0].split()
     if words[0] in grammar.DETERMINERS | {"not"} or grammar.begins_with_preposition(answer) or "," in answer:
         return answer
+    if is_command(answer):
+        return answer
     if words[-1] in _DEFINITE and len(words) <= 4 and not is_new:
         return f"the {answer}"
     if words[-1] in grammar.COUNT_NOUNS and words[0][0].isalpha() and "and" not in words:
         return grammar.indefinite(answer)
     return answer
+
+
+def is_command(answer: str) -> bool:
+    """Whether an answer says what to do: `obtain a ct scan`, `start heparin`."""
+    words = answer.split()
+    if len(words) < 2 or not verbs.is_base(words[0]):
+        return False
+    return words[1] in grammar.DETERMINERS or (verbs.is_plainly_base(words[0]) and words[0] not in {"cover", "cross", "end"})
 
 
 def specify(noun: str, answer: str) -> tuple[str, str]:

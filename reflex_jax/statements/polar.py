@@ -109,6 +109,12 @@ def _single_clauses(text: str) -> tuple[str, str] | None:
     return None
 
 
+_COUNTED = frozenset(
+    "the at more both multiple normal other only just two three four five six seven eight nine ten several many few "
+    "numerous enough less fewer all another exactly".split()
+)
+
+
 def _existence(be: str, words: list[str]) -> tuple[str, str] | None:
     if not words:
         return None
@@ -128,13 +134,15 @@ def _existence(be: str, words: list[str]) -> tuple[str, str] | None:
         affirmed = grammar.indefinite(affirmed)
     if first in {"a", "an", "any", "some"}:
         return f"there {be} {affirmed}", f"there {be} no {rest}"
-    is_counted = first in {"the", "at", "more", "both", "multiple", "normal", "other"} or not first[0].isalpha()
+    is_counted = first in _COUNTED or not first[0].isalpha()
     return f"there {be} {affirmed}", f"there {be} {'not' if is_counted else 'no'} {whole}"
 
 
 def _copula(be: str, words: list[str]) -> tuple[str, str] | None:
     if words[0] == "you" and words[1:3] == ["able", "to"]:
         return _modal("can", ["you", *words[3:]])
+    if words[0] == "not" and len(words) > 2:
+        return (_copula(be, words[1:]) or (None, None))[::-1] if _copula(be, words[1:]) else None
     border = grammar.subject_length(words)
     if border is None:
         return None
@@ -160,7 +168,7 @@ def _copula(be: str, words: list[str]) -> tuple[str, str] | None:
         affirmed, negated = " ".join(predicate), " ".join(predicate[1:])
     else:
         affirmed, negated = " ".join(predicate), "not " + " ".join(predicate)
-    indefinite = {"any": ("some", "no"), "anything": ("something", "nothing")}.get(subject[0])
+    indefinite = {"any": ("some", "no"), "some": ("some", "no"), "anything": ("something", "nothing")}.get(subject[0])
     if indefinite:
         rest = " ".join(subject[1:])
         none = "none" if indefinite[1] == "no" and subject[1:2] == ["of"] else indefinite[1]
@@ -187,6 +195,13 @@ def _do_clauses(do: str, words: list[str]) -> tuple[str, str] | None:
     if words[0] in _QUANTIFIERS or words[0] == "either":
         affirmed = f"{subject} {_conjugate(do, verb)} {rest}"
         return affirmed, f"n{affirmed}" if words[0] == "either" else f"not {affirmed}"
+    if words[0] == "anything":
+        said = f"{_conjugate(do, verb)} {rest}"
+        return f"something {' '.join(words[1:position])} {said}", f"nothing {' '.join(words[1:position])} {said}"
+    if words[0] == "some":
+        none = "none" if words[1:2] == ["of"] else "no"
+        said = f"{' '.join(words[1:position])} {_conjugate(do, verb)} {rest}"
+        return f"some {said}", f"{none} {said}"
     if words[0] == "any":
         negated = (
             f"{'none' if words[1:2] == ['of'] else 'no'} {' '.join(words[1:position])} {_conjugate(do, verb)} {rest}"
@@ -204,6 +219,10 @@ def _conjugate(do: str, verb: str) -> str:
 
 
 def _perfect(have: str, words: list[str]) -> tuple[str, str] | None:
+    if words[0] in {"you", "we"} and len(words) > 2 and verbs.is_past_participle(words[1]):
+        thing = re.sub("^any ", "", " ".join(words[2:]))
+        have = "have" if grammar.is_plural(thing) else "has"
+        return f"{thing} {have} been {words[1]}", f"{thing} {have} not been {words[1]}"
     for position in range(1, len(words)):
         word, before = words[position], words[position - 1]
         is_attribute = before in grammar.DETERMINERS | grammar.PREPOSITIONS and position < len(words) - 1

@@ -21,8 +21,8 @@ _STARTS = rf"(?:{ASKING_WORDS}|{_AUXILIARY}|(?:in|on|at|from|to|with|for|of|by) 
 _CONTRACTED = re.compile(rf"^({_AUXILIARY}|ca|wo)n['\u2019 ]?t\b")
 _IS = re.compile(r"\b(what|where|who|how|when|which|why|there|it|that|he|she)['\u2019]s\b")
 _NOT = re.compile(rf"\b({_AUXILIARY})n['\u2019]t\b")
-_TAG = re.compile(rf",? (?:(?:{_AUXILIARY})(?:n['\u2019]?t| not)? (?:it|there|they|he|she|this|that)(?: not)?|right|correct)$")
-_LEAD = re.compile(rf"^(.*?\S)(?:, (?:and |then |so )?|[;:] |\. )(?={_STARTS})")
+_TAG = re.compile(rf", (?:(?:{_AUXILIARY})(?:n['\u2019]?t| not)? (?:it|there|they|he|she|this|that)(?: not)?|right|correct)$")
+_LEAD = re.compile(rf"^(.*\S)(?:, (?:and |then |so )?|[;:] |\. )(?={_STARTS})")
 _LEADING = re.compile(
     r"^(?:in|on|at|from|for|with|within|after|before|during|given|based|under|among|by|of|if|when|while|because|as|since|"
     r"although|considering|assuming|due|despite|compared|according)\b"
@@ -42,7 +42,7 @@ _INDIRECT = re.compile(
     rf"(?:,? (?:from|in|on|based on|by|using|for|to|with) (?:the |this |these )?[\w -]{{2,40}}?)?,? ({_WHETHER}|(?={ASKING_WORDS}))\b ?(.+)$"
 )
 _TRUE_THAT = re.compile(
-    r"^(?:is it|is this|would it be|was it|can it be) (true|correct|right|accurate|fair|the case|a fact|false|likely|possible|wrong|"
+    r"^(?:is it|is this|would it be|was it|can it be)(?: not)? (true|correct|right|accurate|fair|the case|a fact|false|likely|possible|wrong|"
     r"incorrect|said|concluded|assumed)(?: to (?:say|state|conclude|assume))? that (.+)$"
 )
 _BELIEVED = re.compile(
@@ -94,6 +94,9 @@ Rule = Callable[[Question, str], str | None]
 def prepare_question(asked: str, *, has_options: bool) -> Question:
     """The question behind the words that ask: "Can you tell me where the cyst is?" -> "where is the cyst"."""
     text = tidy(asked)
+    tag = _TAG.search(text)
+    if tag and not ASKING.match(text) and text.split()[0] not in grammar.AUXILIARIES:
+        text = text[: tag.start()]
     text, lead = _split_lead(text)
     aside = _ASIDE.match(text)
     if aside and not ASKING.match(aside[3]) and " or " not in aside[3]:
@@ -124,12 +127,12 @@ def tidy(text: str) -> str:
     lowered = re.sub(r"\borgans/organ\b", "organ", re.sub(r"^doe\b", "does", lowered))
     lowered = re.sub(r"\b(?:the|this) (image|picture|scan|film) above\b", r"the above \1", lowered)
     # only up to the last ")": behind it every "(" would be followed to the end of the text in vain
-    lowered = re.sub(r"(?<=\s)\(([a-h1-9])\)(?=\s|$)", r"\1", lowered)  # the letter of a panel
+    lowered = re.sub(r"(?<=\s)\(([a-h1-9])\)(?=\W|$)", r"\1", lowered)  # the letter of a panel
     head, closing, tail = lowered.rpartition(")")
     lowered = re.sub(r"\s*\([^)]*\)", "", head + closing) + tail
     lowered = re.sub(r"\s*,\s*", ", ", lowered).strip(" ?.:,;!")
     lowered = _NOT.sub(r"\1 not", _IS.sub(r"\1 is", _CONTRACTED.sub(_without_not, lowered)))
-    lowered = re.sub(r"\bcan['\u2019]t\b", "cannot", lowered)
+    lowered = re.sub(r"\bcan['\u2019]t\b", "cannot", re.sub(r"\bany ?one of\b", "any of", lowered))
     return re.sub(r"^(besides [^,]+), (.+)$", r"\2 \1", lowered)
 
 
@@ -164,9 +167,6 @@ def _direct(text: str) -> str:
     match = _INDIRECT.match(text)
     if match and (match[1] != "that" or text.split()[0] not in grammar.BE):
         return _invert(match[2]) if not match[1] else match[2]
-    tag = _TAG.search(text)
-    if tag and not ASKING.match(text) and text.split()[0] not in grammar.AUXILIARIES:
-        return text[: tag.start()]
     return text
 
 
@@ -179,7 +179,8 @@ def _from_request(text: str) -> str:
     if verb in {"locate", "find", "point out"}:
         return f"where {grammar.be_for(thing)} {thing}"
     if verb == "count":
-        return f"how many {re.sub('^the ', '', thing)} are there"
+        head, place, rest = re.match(r"^(?:the )?(.+?)(?:( in| on| within| of)\b(.*))?$", thing).groups(default="")
+        return f"how many {head} are there{place}{rest}"
     if verb in {"grade", "stage"}:
         return f"how would you {verb} {thing}"
     of = re.match(r"^the (?:number of|count of) (.+)$", thing)
@@ -197,10 +198,14 @@ def _invert(text: str) -> str:
     return text
 
 
-@functools.lru_cache(maxsize=4096)  # most rules ask for it, for each of the G answers
 def find_core(question: Question) -> str:
     """The question without a list of alternatives or an afterthought behind a comma."""
-    core = re.sub(r"[,?:] (?:and (?:what|where)\b.*|if any$|(?:[^,]+, )*[^,]+ or .+)$", "", question.text)
+    return _find_core(question.text)
+
+
+@functools.lru_cache(maxsize=4096)  # most rules ask for it, for each of the G answers
+def _find_core(text: str) -> str:
+    core = re.sub(r"[,?:] (?:and (?:what|where)\b.*|if any$|(?:[^,]+, )*[^,]+ or .+)$", "", text)
     return re.sub(r"\?.*$", "", core).strip(" ,")
 
 

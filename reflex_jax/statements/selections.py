@@ -51,6 +51,7 @@ def without_list(text: str) -> str:
             verb and verbs.is_third(verb[0])
         ) else " ".join(words[:end])  # fmt: skip
         return f"which {noun} {' '.join(words[end:])}".strip()
+    text = re.sub(r"(?<=\w )(what|which)(?: one)? of (?:the following|these|those)\b", r"\1", text)
     if re.match(r"^(?:what|which|in which|on which|at which)\b", text):
         return " ".join(_OF_FOLLOWING.sub("", text).split())
     return text
@@ -77,6 +78,6 @@ def declare_true(question: Question, answer: str) -> str | None:
 
 def declare_sentence(question: Question, answer: str) -> str | None:
     """An answer that is a statement by itself: `there is no lesion`, to whatever was asked."""
-    if not clauses.is_sentence(answer) or question.words[:1] in (["why"], ["how"]):
+    if not clauses.is_sentence(answer) or question.words[:1] == ["why"] or (question.words[:1] == ["how"] and answer[:6] != "there "):
         return None
     return f"{answer}."

@@ -108,6 +108,15 @@ def is_adverb(word: str) -> bool:
     return (word.endswith("ly") and "NOUN" not in known) or set(known) == {"ADV"}
 
 
+@functools.lru_cache(maxsize=4096)
+def plural(noun: str) -> str:
+    """The plural of a noun phrase without prepositions: lower lobe -> lower lobes."""
+    import lemminflect
+
+    *before, head = noun.split()
+    return " ".join([*before, (lemminflect.getInflection(head, "NNS") or (head + "s",))[0]])
+
+
 def base(word: str) -> str:
     """The base form of a verb: shows -> show."""
     found = _lemmas(word).get("VERB") or _lemmas(word).get("AUX") or (word,)

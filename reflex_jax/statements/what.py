@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from reflex_jax.statements import grammar, verbs
-from reflex_jax.statements.phrases import head_noun, noun_phrase
+from reflex_jax.statements.phrases import head_noun, is_command, noun_phrase
 from reflex_jax.statements.polar import polar_clauses
 from reflex_jax.statements.question import ASKING, Question, find_core, split_at_auxiliary
 
@@ -40,9 +40,11 @@ def declare_what_is(question: Question, answer: str) -> str | None:
         return f"{' '.join(words[:border])} {be} {' '.join(words[border:])} {answer}" if border else None
     if words[0] == "not" and len(words) > 1:
         return f"{noun_phrase(answer)} {grammar.be_for(answer)} {rest}"
-    if verbs.is_participle(words[0]) or words[0] in grammar.ADVERBS | {"meant"}:
-        if words[0] != "more":
-            return f"what {be} {rest} is {noun_phrase(answer)}"
+    if words[0] == "meant":
+        return f"what {be} {rest} is {noun_phrase(answer)}"
+    if verbs.is_participle(words[0]) or (words[0] in grammar.ADVERBS and words[0] != "more"):
+        be = be if be in {"was", "were"} else grammar.be_for(answer)
+        return f"{noun_phrase(answer)} {be} {rest}"
     if (grammar.is_adjective(words[0]) or words[0] == "more") and words[0] not in {"white", "gray", "grey", "black"}:
         return f"{noun_phrase(answer)} {grammar.be_for(answer)} {rest}"
     needs_article = be == "is" and words[0] not in grammar.DETERMINERS | {"it", "he", "she"} and not words[0].endswith("'s")
@@ -86,6 +88,11 @@ def declare_subject_question(question: Question, answer: str) -> str | None:
         whose = "" if thing in {"this", "these", "that"} or set(thing.split()) & set(noun.split()) else f" of {thing}"
         return f"the {noun}{whose} {grammar.be_for(noun)} {noun_phrase(answer)}"
     said = " ".join(rest)
+    if answer in {"both", "neither"} and not question.has_options:
+        nouns = verbs.plural(noun) if answer == "both" and not grammar.is_plural(noun) else noun
+        return f"{answer} {nouns} {'are' if answer == 'both' and be == 'is' else be} {said}"
+    if answer == "none" and head in _FINDINGS | _IDENTITIES and rest[0] in _SHOWN:
+        return f"there {be} no {noun} {' '.join(rest[1:])}".strip() + "."
     if head in _FINDINGS and rest[0] in _SHOWN:
         if question.has_options:
             phrase = noun_phrase(answer)
@@ -110,32 +117,52 @@ def declare_what_does(question: Question, answer: str) -> str | None:
             if noun
             else f"{answer} {auxiliary} {' '.join(rest)}"
         )
+    if rest[:2] == ["you", "see"] and not noun:
+        return f"{noun_phrase(answer, is_new=True)} {grammar.be_for(answer)} seen {' '.join(rest[2:])}"
+    if rest[:2] == ["you", "expect"]:
+        expected = re.sub(r"^to (?:see|find|observe)\b", "to be seen", " ".join(rest[2:]))
+        return f"{noun_phrase(answer)} {auxiliary if auxiliary in grammar.MODALS else 'would'} be expected {expected}"
     if rest[:2] == ["you", "see"]:
         return f"{_opening(noun).replace(' that ', ' ')}seen {' '.join(rest[2:])} {grammar.be_for(noun)} {noun_phrase(answer)}"
     if not noun and (auxiliary == "cannot" or rest[0] == "not"):
         return f"{noun_phrase(answer)} {auxiliary} {' '.join(rest)}"
     if auxiliary in grammar.MODALS and (verbs.is_base(rest[0]) or rest[0] in {"be", "most", "typically"}):
-        if noun or rest[0] == "be":
+        if noun or (rest[0] == "be" and is_command(answer)):
             return f"{_opening(noun)}{auxiliary} {' '.join(rest)} {grammar.be_for(noun)} {noun_phrase(answer)}"
-        return f"{answer} {auxiliary} {' '.join(rest)}"
+        return f"{noun_phrase(answer) if rest[0] == 'be' else answer} {auxiliary} {' '.join(rest)}"
     clauses = polar_clauses(f"{auxiliary} {' '.join(rest)}")
     if clauses is None:
         return None
+    if noun and all(word in grammar.SIDES for word in answer.split()):
+        return f"{clauses[0]} the {answer} {noun}"
     return (
         f"{_opening(noun)}{clauses[0]} {grammar.be_for(noun)} {noun_phrase(answer)}"
         if noun
-        else f"{clauses[0]} {answer}"
+        else _with_object(clauses[0], rest, answer)
     )
+
+
+def _with_object(clause: str, rest: list[str], answer: str) -> str:
+    """`the film shows a mass at the apex` of "the film shows at the apex" and a mass; else the answer ends the clause."""
+    position = grammar.verb_position(rest)
+    tail = rest[position + 1 :] if position is not None else []
+    stranded = 1 if tail[:1] and tail[0] in grammar.PREPOSITIONS and (tail[1:2] and tail[1] in grammar.PREPOSITIONS) else 0
+    place = " ".join(tail[stranded:])
+    if len(tail) > stranded + 1 and tail[stranded] in grammar.PREPOSITIONS and clause.endswith(f" {place}"):
+        return f"{clause.removesuffix(place)}{answer} {place}"
+    return f"{clause} {answer}"
 
 
 def declare_named(question: Question, answer: str) -> str | None:
     """`pathology seen in this image`: a noun phrase without a verb."""
     words = question.words
-    if not words or ASKING.match(question.text) or words[0] in grammar.AUXILIARIES:
+    if words[:1] in (["what"], ["which"]) and len(words) > 1:  # "which side"
+        words = words[1:]
+    if not words or ASKING.match(" ".join(words)) or words[0] in grammar.AUXILIARIES:
         return None
     if any(grammar.is_finite(word) or word in {"what", "which", "where"} for word in words):
         return None
-    subject = question.text if words[0] in grammar.DETERMINERS else f"the {question.text}"
+    subject = f"{'' if words[0] in grammar.DETERMINERS else 'the '}{' '.join(words)}"
     return f"{subject} is {noun_phrase(answer)}"
 
 

@@ -20,6 +20,9 @@ _PLACES = (
     )
     | {"orientation": "in", "view": "in"}
 )
+# What something is "seen in" without being a place.
+_NO_PLACES = frozenset("disease diseases disorder condition conditions syndrome patients patient population case cases".split())
+_BEFORE_WHAT = "in|on|at|from|to|with|by|for|through|into|under|within|of|during|along|using|via"
 _TRAILING_PLACE = re.compile(
     r"\s*\b(?:in|on|of|from) (?:this|the)(?: above| shown)? (?:image|picture|scan|film|view|patient)$"
 )
@@ -36,6 +39,10 @@ def declare_where(question: Question, answer: str) -> str | None:
         be = match[3]
         subject = re.sub(r"^there (?:any )?|^(?:is|are) ", "", match[4])
         subject = re.sub(r" (?:located|seen|found|placed|identified|visualized|visible|present)\b", "", subject)
+        if subject.endswith((" from", " at", " in", " on")) and not grammar.begins_with_preposition(answer):
+            return f"{subject.rpartition(' ')[0]} {be} {subject.rpartition(' ')[2]} {noun_phrase(answer)}"
+        if answer in {"none", "nothing"} and subject.startswith(("the ", "any ")):
+            return f"there {be} no {subject.partition(' ')[2]}."
         if re.match(r"the location of", subject):
             return f"{subject} is {noun_phrase(answer)}"
         compared = re.match(r"^(\S+ .+?) ((?:most|more) .+)$", subject)
@@ -57,7 +64,7 @@ def declare_where(question: Question, answer: str) -> str | None:
 def declare_in_question(question: Question, answer: str) -> str | None:
     """`in which lobe is the nodule located`, `what side is the lesion on`: the answer is the place of the subject."""
     core = _TRAILING_PLACE.sub("", find_core(question))
-    match = re.match(r"^(in|on|at|from) (?:what|which) ?(.+)$", core)
+    match = re.match(rf"^({_BEFORE_WHAT}) (?:what|which) ?(.+)$", core)
     if match:
         noun, be, rest = split_at_auxiliary(match[2])
         preposition = match[1]
@@ -79,7 +86,7 @@ def declare_in_question(question: Question, answer: str) -> str | None:
     clause = _clause_after(be, rest)
     if grammar.begins_with_preposition(answer) or answer.split()[0] == "not":
         return f"{clause}: {answer}"
-    if not noun or preposition in {"for", "with", "of"}:
+    if not noun or preposition in {"for", "with", "of", "by", "using", "via"}:
         return (
             f"{clause} {preposition} {specify(noun, answer)[0] if noun and answer in PLANES else noun_phrase(answer)}"
         )
@@ -110,7 +117,8 @@ def declare_in_place(question: Question, answer: str) -> str | None:
         return f"{match[1]}: {answer}"
     phrase, mark = specify(noun, answer) if noun else (answer, "")
     is_place = said[-1] in {"in", "on", "at"}
-    if not is_place and not mark and not all(word in MODIFIERS for word in answer.split()):
+    is_thing = head_noun(noun) in _NO_PLACES if noun else False
+    if (not is_place or is_thing) and not mark and not all(word in MODIFIERS for word in answer.split()):
         phrase, rest = noun_phrase(answer), re.sub(r"^of .*", "", rest)
     return f"{match[1]} {phrase} {rest}".strip() + mark
 

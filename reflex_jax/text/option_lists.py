@@ -111,7 +111,7 @@ def _read_list(text: str, marks: list[re.Match[str]], *, is_bare: bool) -> tuple
     if any(_JOINED.search(o) or len(o.split()) > _MOST_WORDS or _asks_inside(o) for o in options):
         return None
     before = _ANNOUNCED.sub("", text[: marks[0].start()].rstrip())
-    if after and _asks_inside(after):
+    if after and _asks_inside(after) and not (before.strip() and _INSTRUCTS.match(after)):
         if before.strip() or not _REFERS.search(after):
             return None
     return f"{before}\n{after}".strip(), tuple(options)

@@ -40,7 +40,7 @@ _ANSWER_LABEL = re.compile(
     r"\s*\b(?:the answer is|answer|a|response|assistant|solution|options?|choices)\s?:\s*$", re.IGNORECASE
 )
 _YES_NO = (
-    r"(?:['\"(]{0,2}(?:yes|true|y|t)['\")]{0,2}\s?(?:,|or|/|and|\bvs\.?)\s?(?:or )?['\"(]{0,2}(?:no|false|n|f)['\")]{0,2})"
+    r"(?:['\"(]{0,2}\b(?:yes|true|y|t)\b['\")]{0,2}\s?(?:,|or|/|and|\bvs\.?)\s?(?:or )?['\"(]{0,2}\b(?:no|false|n|f)\b['\")]{0,2})"
 )
 _YES_NO_TAIL = re.compile(
     rf"[\s,;:\u2013-]{{0,4}}(?:\(\s?{_YES_NO}\s?\)|(?<=[,\s:(-]){_YES_NO})\s*(?=[?.!]*$)", re.IGNORECASE
@@ -57,7 +57,7 @@ _FORMAT = re.compile(
     r"(?:choose|select|pick|mark|indicate|provide|give|write|output|return|state)\b.{0,40}\b(?:answers?|options?|choices?|"
     r"letters?|response|reasoning|explanation|yes|sentence)\b(?! to the question).*$|"
     r"(?:choose|select|pick) (?:one|from|among|all|the (?:best|correct|right) one)\b|"
-    r"(?:explain|justify|elaborate|explanation)\b.{0,40}$|"
+    r"(?:fill in|complete)\b.{0,40}$|(?:explain|justify|elaborate|explanation)\b.{0,40}$|"
     r"(?:think|reason|let's think|use|keep|limit|do not|don't|note|hint|remember|your (?:answer|task|response))\b|"
     rf"(?:look (?:closely |carefully )?at|examine|inspect|review|study|observe|view|consider|analy[sz]e|refer to|see|read|use)\b"
     rf".{{0,40}}\b(?:{_IMAGE}|question)(?: carefully| closely| below| above| provided| shown)*\W*$|"
@@ -70,7 +70,7 @@ _FORMAT_HEAD = re.compile(
     rf"^{_POLITE}(?:"
     rf"(?:answer|respond|reply)\b[^:?\n]{{0,100}}(?:[:,]| [-\u2013])\s+(?:and |then )?(?=\S)|"
     rf"(?:answer|respond|reply) (?:with |in )?{_YES_NO}\s?(?:whether|if|to)?\s+(?=(?:{AUXILIARY_WORDS}|{ASKING_WORDS})\b)|"
-    rf"in (?:one|a single|a few|two|three) (?:word|sentence|phrase|words)s?(?: or (?:phrase|less|fewer))?,?\s+|"
+    rf"(?:fill in|complete)\b[^:.]{{0,40}}:\s+|in (?:one|a single|a few|two|three) (?:word|sentence|phrase|words)s?(?: or (?:phrase|less|fewer))?,?\s+|"
     rf"(?:looking|look|examine|inspect|review|study|observe|view|consider|analy[sz]e|read|see|take a look|have a look)"
     rf"(?: closely| carefully)?(?: at)? (?:the |this |these |that |both |given |provided )*(?:[\w/-]+ ){{0,3}}{_IMAGE}s?"
     rf"(?: (?:carefully|closely|below|above|provided|shown|given))*\s?(?:,? ?and(?: then)? |,? then |, |: |; |to )"
@@ -87,13 +87,13 @@ _FORMAT_HEAD = re.compile(
     re.IGNORECASE,
 )
 _LEAD_IN = re.compile(
-    r"^(?:so|and|now|then|also|well|ok|okay|hello|hi|hey|please|kindly)\s?,?\s+(?=[a-z])", re.IGNORECASE
+    r"^(?:as an? [\w -]{3,50}|so|and|now|then|also|well|ok|okay|hello|hi|hey|please|kindly)\s?,?\s+(?=[a-z])", re.IGNORECASE
 )
 _ASKS = re.compile(
     rf"^(?:(?:and|or|so|if so|if yes|if present|if any),? )?(?:{ASKING_WORDS}|{AUXILIARY_WORDS})\b|"
     rf"^(?:{_PREPOSITIONS}) (?:what|which|whom|whose|where|how)\b|{BLANK}|"
     rf",\s(?:the |an? )?(?:{ASKING_WORDS}) |"
-    r"\b(?:except|excluding|is|are|was|were|to|the|an?|of|by|as|in|with)\s?:?\W*$|\?\W*$|:$",
+    r"\bexcept(?: for)?(?: one)?\W*$|\b(?:except|excluding|is|are|was|were|to|the|an?|of|by|as|in|with)\s?:?\W*$|\?\W*$|:$",
     re.IGNORECASE,
 )
 _REQUESTS = re.compile(

@@ -11,7 +11,7 @@ import re
 import unicodedata
 
 from reflex_jax.text.lexicon import american_spelling, singular
-from reflex_jax.text.normalise import LONGEST_ANSWER, trim_answer
+from reflex_jax.text.normalise import ARTICLES, LONGEST_ANSWER, trim_answer
 
 SEPARATORS = frozenset(",;.")
 POSITIVE, NEGATIVE = "positive", "negative"  # what + and - behind a word say: HER2+ is HER2 positive
@@ -51,10 +51,9 @@ _MORE, _LESS = (
     frozenset("more greater larger bigger higher longer".split()),
     frozenset("less fewer smaller lower shorter".split()),
 )
-_ARTICLES = frozenset({"a", "an", "the"})
 
 _TABLES = frozenset(_NUMBERS) | frozenset(_ORDINALS) | frozenset(_UNITS)
-_SPECIAL = _TABLES | _ARTICLES | _GRADED | {"than"}  # where none of these stands, every word is read by itself
+_SPECIAL = _TABLES | ARTICLES | _GRADED | {"than"}  # where none of these stands, every word is read by itself
 _SAME = {"sided": "side", "xray": "x-ray", "noncontrast": "non-contrast", "nonenhanced": "non-enhanced"}
 _LONGEST_KEPT = 256  # characters of a text whose words are kept
 _LONGEST_WORD = 64  # characters; what is longer is none of a lexicon
@@ -183,7 +182,7 @@ def _read_sequence(tokens: list[str]) -> list[str]:
     for position, token in enumerate(tokens):
         before = read[-1] if read else ""
         following = tokens[position + 1] if position + 1 < len(tokens) else ""
-        if token in _ARTICLES:
+        if token in ARTICLES:
             is_letter = token == "a" and (before in _GRADED or not following[:1].isalpha())
             if is_letter or (not read and not following):
                 read.append(token)

@@ -15,9 +15,10 @@ from reflex_jax.statements.operator import (
     decl,
     decl_coverage,
     decl_rule,
-    split_options,
 )
-from reflex_jax.text.normalise import clean_text, normalise_answer
+from reflex_jax.text.answers import resolve_answer
+from reflex_jax.text.normalise import clean_text
+from reflex_jax.text.questions import read_question
 from reflex_jax.text.tokenizer import load_bert_tokenizer
 
 KINDS = ("cyst", "nodule", "abscess", "calcification")
@@ -90,7 +91,21 @@ GOLDEN = [
      "the organ that contains the air-fluid level is the stomach"),
     ("The mass is located in what region?", "suprasellar", None, "in_place", "the mass is located in the suprasellar"),
     ("Size of the mass?", "3.4 cm", None, "named", "the size of the mass is 3.4 cm"),
-    ("Fracture where exactly please", "left rib", None, FALLBACK, "fracture where exactly please left rib"),
+    ("Fracture where exactly please", "left rib", None, FALLBACK,
+     "the answer to fracture where exactly is left rib"),
+    # the second version
+    ("The patient has a pneumothorax. True or false?", "false", None, "claim",
+     "the patient does not have a pneumothorax"),
+    ("The lesion is located in the ___.", "A", ("frontal lobe", "parietal lobe"), "blank",
+     "the lesion is located in the frontal lobe"),
+    ("The arrow points to the", "B", ("liver", "spleen"), "unfinished", "the arrow points to the spleen"),
+    ("All of the following are visible except", "A", ("the liver", "the spleen"), "except", "the liver is not visible"),
+    ("Which statement is false?", "A", ("The lungs are clear", "There is no effusion"), "true",
+     "the lungs are not clear."),
+    ("Where is the lesion?", "there is no lesion", None, "sentence", "there is no lesion."),
+    ("When was contrast given?", "before the scan", None, "when", "contrast was given before the scan"),
+    ("Who is most at risk?", "smokers", None, "who", "smokers are most at risk"),
+    ("Whose skin does this image show?", "a child", None, "whose", "this image shows the skin of a child"),
 ]  # fmt: skip
 
 
@@ -101,18 +116,22 @@ def test_statements_read_as_radiology_sentences(question, answer, options, rule,
 
 
 def test_every_rule_has_a_golden_case():
-    assert {row[3] for row in GOLDEN} == {name for name, _ in RULES} | {FALLBACK}
-    assert DECL_VERSION == "1"  # a changed statement needs a new version: evidence records it
+    assert {row[3] for row in GOLDEN} == {entry.name for entry in RULES} | {FALLBACK}
+    assert DECL_VERSION == "2"  # a changed statement needs a new version: evidence records it
 
 
-def test_nine_of_ten_real_questions_are_served_by_a_rule(real_questions, capsys):
+def test_ninety_nine_of_a_hundred_real_questions_are_served_by_a_rule(real_questions, capsys):
     for name, questions in real_questions.items():
         counts = decl_coverage(questions)
         with capsys.disabled():
             table = "\n".join(f"  {rule:<18}{count:>6}{count / len(questions):>8.1%}" for rule, count in counts.items())
             print(f"\ndecl version {DECL_VERSION} on {name}, {len(questions)} questions\n{table}")
         assert sum(counts.values()) == len(questions)
-        assert 1 - counts.get(FALLBACK, 0) / len(questions) >= 0.9
+        assert 1 - counts.get(FALLBACK, 0) / len(questions) >= 0.99
+
+
+def key_of(question, answer):
+    return resolve_answer(answer, read_question(question)).key
 
 
 def test_real_answers_to_a_real_question_never_share_a_statement(real_questions):
@@ -145,7 +164,7 @@ def test_real_answers_to_a_real_question_never_share_a_statement(real_questions)
         answers = awkward | {"yes", "no", "left", "right"} | set(randomness.sample(sorted(said), 100))
         statements = defaultdict(set)
         for answer in answers:
-            statements[decl(question, answer)].add(normalise_answer(answer))
+            statements[decl(question, answer)].add(key_of(question, answer))
         assert all(len(normals) == 1 for normals in statements.values()), question
 
 
@@ -181,17 +200,16 @@ def test_any_question_with_a_visible_answer_gives_a_clean_statement(question, an
 @example(question="Where is the cyst?", first="left lobe", second="in the left lobe")
 @example(question="How many kidneys are there?", first="2", second="2 kidneys")
 @example(question="In which lobe is the nodule?", first="left", second="left lobe")
-def test_different_normalised_answers_give_different_statements(question, first, second):
+def test_answers_of_different_keys_give_different_statements(question, first, second):
     assume(clean_text(first) and clean_text(second))
-    options = split_options(question)[1]
-    if normalise_answer(first, options) != normalise_answer(second, options):
+    if key_of(question, first) != key_of(question, second):
         assert decl(question, first) != decl(question, second)
 
 
 @given(first=ANSWERS, second=ANSWERS, question=QUESTIONS)
 def test_different_answers_differ_whatever_the_question(question, first, second):
-    assume(clean_text(first) and clean_text(second) and split_options(question)[1] is None)
-    if normalise_answer(first) != normalise_answer(second):
+    assume(clean_text(first) and clean_text(second))
+    if key_of(question, first) != key_of(question, second):
         assert decl(question, first) != decl(question, second)
 
 
@@ -219,7 +237,7 @@ def test_answers_are_cut_to_32_words():
     ],
 )
 def test_letters_and_texts_of_options_make_one_statement(question, answer):
-    assert split_options(question)[1] == KINDS
+    assert read_question(question).options == KINDS
     assert decl(question, answer) == decl(question, answer, KINDS) == "the abnormality is a nodule"
     assert len({decl(question, letter) for letter in "ABCDE"}) == 5
 
@@ -228,13 +246,13 @@ def test_letters_and_texts_of_options_make_one_statement(question, answer):
     "question", ["A nodule is seen. Is it a B cell lymphoma?", "Is vitamin A or vitamin B low?", "Is it A?"]
 )
 def test_letters_that_open_no_list_are_left_alone(question):
-    assert split_options(question) == (question, None)
+    assert read_question(question).options == ()
 
 
 def test_a_letter_beyond_ascii_opens_no_list_of_options():
     letters = "abcdefgh\u0131"
     question = "which is it ? " + " ".join(f"({letter}) w{i}" for i, letter in enumerate(letters))
-    assert len(split_options(question)[1]) == 8
+    assert len(read_question(question).options) == 8
 
 
 def test_no_answer_smuggles_a_special_token_into_the_judge(data_root):

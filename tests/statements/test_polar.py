@@ -24,9 +24,10 @@ def test_several_questions_in_one_are_affirmed_and_denied_together():
 def test_free_text_around_yes_and_no_is_kept():
     question = "Is there a nodule?"
     assert decl(question, "Yes, in the left lung.") == "there is a nodule, in the left lung"
-    assert decl(question, "No nodule") == "there is no nodule: no nodule"
-    assert decl(question, "I would say yes") == "there is a nodule: i would say yes"
+    assert decl(question, "No nodule") == "there is no nodule"
+    assert decl(question, "I would say yes") == "there is a nodule"
     assert decl_rule(question, "maybe") == FALLBACK
+    assert decl(question, "maybe") == "the answer to whether there is a nodule is maybe"
 
 
 def test_clauses_of_what_is_not_a_yes_no_question_are_none():
