@@ -21,9 +21,9 @@ HERE = Path(__file__).resolve().parent
 COMPONENTS = ("answer", "visual_fidelity", "provenance")
 CURVES = {
     "held-out $R_{ans} + R_{VFR} + R_{BPR}$": lambda row: sum(row[f"eval/sampled/reward/{c}"] for c in COMPONENTS),
-    "closed accuracy, sampled": lambda row: row["eval/sampled/accuracy_closed"],
-    "closed accuracy, greedy": lambda row: row["eval/greedy/accuracy_closed"],
-    "open accuracy, sampled": lambda row: row["eval/sampled/accuracy_open"],
+    "closed accuracy, sampled": lambda row: row["eval/sampled/accuracy"],
+    "closed accuracy, greedy": lambda row: row["eval/greedy/accuracy"],
+    "open exact match, sampled": lambda row: row["eval/sampled/open/exact_match"],
     "format, sampled": lambda row: row["eval/sampled/reward/format"],
 }
 
@@ -92,7 +92,7 @@ def main() -> None:
         minutes = float("nan") if options.plot_only else train(directory, seed, options.overrides)
         rows = rows_by_seed[seed] = evaluation_rows(directory)
         blind = blind_metrics(directory)
-        without = f"{blind['eval/sampled/accuracy_closed']:.2f}, {blind['eval/sampled/reward/format']:.2f}"
+        without = f"{blind['eval/sampled/accuracy']:.2f}, {blind['eval/sampled/reward/format']:.2f}"
         first, last = rows[0], rows[-1]
         reward, closed, greedy, _, form = CURVES.values()
         pairs = "   ".join(f"{curve(first):.2f} -> {curve(last):.2f}" for curve in (reward, closed, greedy))

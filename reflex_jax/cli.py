@@ -8,11 +8,13 @@ with one clear message.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
 import os
 import sys
 import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from reflex_jax.config import ConfigError, RewardsConfig, user_path
@@ -205,12 +207,19 @@ def _evaluate(options: argparse.Namespace) -> int:
     if options.split is not None:
         overrides.append(f"data.evaluation_split={options.split}")
     config = load_run_config(options.directory, overrides)
+    if options.split is not None:  # of every source, whatever it is called in the run
+        sources = tuple(dataclasses.replace(source, evaluation_split=None) for source in config.data.sources)
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, sources=sources))
     _prepare()
+    from reflex_jax.evaluation.beside import beside_scores
     from reflex_jax.evaluation.evaluate import evaluate_run
 
     metrics = evaluate_run(config, blank_image=options.blank_image, initial=options.initial)
-    for name, value in metrics.items():
+    floors, lines = beside_scores(config)
+    for name, value in (metrics | floors).items():
         print(f"{name:40s} {value:8.4f}")
+    for line in lines:
+        print(f"data: {line}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""HOST: a part of a training split that is held out for validation, whole pictures at a time.
+"""HOST: parts of a split: what is held out of it for validation, whole pictures at a time, and so many of its questions.
 
 The cut is a function of the questions alone: the same for every seed, machine and order of files. Questions that share a
 picture, by its bytes where they are known, fall on the same side; questions of text alone stand for themselves.
@@ -32,6 +32,15 @@ def split_by_picture(examples: Sequence[Example], fraction: float) -> tuple[list
         count += sizes[group]
     pairs = list(zip(examples, groups, strict=True))
     return [e for e, group in pairs if group not in held_out], [e for e, group in pairs if group in held_out]
+
+
+def choose_by_id(examples: Sequence[Example], limit: int | None) -> list[Example]:
+    """So many of the questions, in their order; which ones depends on their ids alone. None: all."""
+    if limit is None or limit >= len(examples):
+        return list(examples)
+    by_hash = sorted(examples, key=lambda e: hashlib.blake2b(e.id.encode(), digest_size=8).digest())
+    ids = {example.id for example in by_hash[:limit]}
+    return [example for example in examples if example.id in ids]
 
 
 def picture_groups(examples: Sequence[Example]) -> list[str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from reflex_jax.config import ConfigError
-from reflex_jax.data.examples import Example, RefusedRow, RowError, list_offenders
+from reflex_jax.data.examples import ANSWER_TYPES, Example, RefusedRow, RowError, list_offenders
 from reflex_jax.data.medical_images import read_file
 from reflex_jax.text.normalise import normalise_answer
 
@@ -67,6 +67,45 @@ def text_of(value: Any, field: str) -> str:
         raise RowError(f"{field}: expected text; got {type(value).__name__} {str(value)[:40]}{advice}")
     text = " ".join(str(value).split())
     return "" if text == "NULL" else text
+
+
+def lines_of(value: Any, field: str) -> str:
+    """As `text_of`, for texts whose lines mean something: questions that list their options one a line."""
+    text = text_of(value, field)
+    if not text or not isinstance(value, str):
+        return text
+    return "\n".join(" ".join(line.split()) for line in value.strip().splitlines())
+
+
+def required(text: str, field: str) -> str:
+    """The text.
+
+    Raises:
+      RowError: it is empty.
+    """
+    if not text:
+        raise RowError(f"no {field}")
+    return text
+
+
+def answer_type_of(value: Any) -> str | None:
+    """A field that says CLOSED or OPEN, in any case; None where it says nothing.
+
+    Raises:
+      RowError: it says something else.
+    """
+    answer_type = text_of(value, "answer_type").lower()
+    if answer_type not in ("", *ANSWER_TYPES):
+        raise RowError(f"an answer_type that is neither closed nor open: {answer_type[:40]!r}")
+    return answer_type or None
+
+
+def name_rows(rows: Iterable[Any], field: str) -> Iterator[tuple[str, Any]]:
+    """(name, row) for `read_rows`: the text or number in `field`, "row 0" and so on where there is none."""
+    for number, row in enumerate(rows):
+        name = row.get(field)
+        is_name = isinstance(name, (str, int)) and not isinstance(name, bool)
+        yield (text_of(name, field) if is_name else "") or f"row {number}", row
 
 
 def answer_type_by_rule(answer: str, options: Sequence[str] | None = None) -> str:

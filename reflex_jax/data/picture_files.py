@@ -5,13 +5,26 @@ from __future__ import annotations
 import threading
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from reflex_jax.config import ConfigError
 from reflex_jax.data.examples import Picture, RowError
 
 NO_PICTURE = "no picture"
+
+
+def path_of(value: Any) -> str:
+    """A field of an official file as a picture's path, as it is written.
+
+    Raises:
+      RowError: no text, or a blank one.
+    """
+    if not isinstance(value, str) or not value.strip():
+        raise RowError(NO_PICTURE)
+    return value
 
 
 class PictureFiles:
@@ -34,6 +47,10 @@ class PictureFiles:
                 archive = _Archive(path)
                 self._members |= dict.fromkeys(archive.names, archive)
 
+    def archive_folders(self) -> list[str]:
+        """The folders inside the archives that hold files."""
+        return sorted({PurePosixPath(name).parent.as_posix() for name in self._members})
+
     def find(self, name: str) -> Picture:
         """The picture of a path below the root, which is also its id.
 
@@ -44,7 +61,9 @@ class PictureFiles:
         if not place.parts:
             raise RowError(NO_PICTURE)
         if place.is_absolute() or ".." in place.parts:
-            raise RowError(f"picture {str(name)[:120]!r}: expected a path below the root")
+            raise RowError(
+                f"picture outside the data's folder: expected a path below the root; got {str(name)[:120]!r}"
+            )
         path = self._root / place
         try:
             is_there = path.is_file()
@@ -55,6 +74,29 @@ class PictureFiles:
         if (archive := self._members.get(place.as_posix())) is not None:
             return Picture(id=place.as_posix(), data=lambda: archive.read(place.as_posix()))
         raise RowError(f"{NO_PICTURE}: {place.as_posix()[:120]!r} is missing")
+
+    def find_first(self, names: Iterable[str]) -> Picture:
+        """The picture of the first of several paths at which there is one.
+
+        Raises:
+          RowError: there is none; it speaks of the first path.
+        """
+        fault = RowError(NO_PICTURE)
+        for number, name in enumerate(names):
+            try:
+                return self.find(name)
+            except RowError as error:
+                fault = fault if number else error
+        raise fault
+
+    def find_inside(self, folder: str, name: str) -> Picture:
+        """The picture of a path inside a folder below the root, whose id is that path; an archive may leave the folder out.
+
+        Raises:
+          RowError: there is none.
+        """
+        found = self.find_first([f"{folder}/{name}", name])
+        return replace(found, id=found.id.removeprefix(f"{folder}/"))
 
 
 class _Archive:

@@ -209,6 +209,6 @@ def _example(row: dict[str, Any], reader: PictureReader) -> Example:
         )
         for name, number, size, digest in row.pop("images")
     )
-    lists = {name: tuple(row[name]) for name in _LIST_FIELDS if name in row}
-    shared = {name: sys.intern(row[name]) for name in ("modality", "organ", "category") if name in row}
+    lists: dict[str, Any] = {name: tuple(row[name]) for name in _LIST_FIELDS if name in row}
+    shared: dict[str, Any] = {name: sys.intern(row[name]) for name in ("modality", "organ", "category") if name in row}
     return Example(**{**row, **lists, **shared, "images": images})

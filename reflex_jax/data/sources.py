@@ -7,7 +7,6 @@ leave_out` goes on without them, and says how many. Rows that the published file
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import importlib
 import os
 import sys
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from reflex_jax.config import ConfigError, DataConfig, SourceConfig, user_path
 from reflex_jax.data.examples import Example, RefusedRow, list_offenders
-from reflex_jax.data.holdout import split_by_picture
+from reflex_jax.data.holdout import choose_by_id, split_by_picture
 from reflex_jax.data.layouts import Layout
 from reflex_jax.data.modalities import canonical_modality
 from reflex_jax.data.phantom import SPLITS, phantom_examples
@@ -54,7 +53,7 @@ def load_training(data: DataConfig, *, seed: int, with_validation: bool = False,
         if with_validation and _is_cut(source, data):
             kept = split_by_picture(kept, data.validation_fraction)[0]
         kept = [example for example in kept if example.id not in excluded]
-        examples += _limited(kept, source.limit)
+        examples += choose_by_id(kept, source.limit)
     if not examples:
         raise ConfigError("data.exclude: every training question is excluded; expected at least one to be left.")
     return examples
@@ -168,15 +167,6 @@ def _labelled(example: Example, label: str) -> Example:
     return dataclasses.replace(example, id=f"{label}-{example.id}", source=label, modality=modality)
 
 
-def _limited(examples: list[Example], limit: int | None) -> list[Example]:
-    """As many of the questions, in their order; which ones depends on their ids alone."""
-    if limit is None or limit >= len(examples):
-        return examples
-    chosen = sorted(examples, key=lambda e: hashlib.blake2b(e.id.encode(), digest_size=8).digest())[:limit]
-    ids = {example.id for example in chosen}
-    return [example for example in examples if example.id in ids]
-
-
 def read_excluded(files: Sequence[str]) -> frozenset[str]:
     """The ids in files of one id a line; what follows a blank is a remark."""
     ids: set[str] = set()
@@ -219,5 +209,6 @@ def _root(source: SourceConfig) -> Path:
     return user_path(source.root).resolve()
 
 
-def _cache(data: DataConfig) -> Path:
+def cache_of(data: DataConfig) -> Path:
+    """Where prepared questions and cards lie."""
     return user_path(data.cache).resolve() if data.cache else default_cache()

@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 
 from reflex_jax.data.examples import Example, Picture
 
-ALIKE = 10  # of 256 bits: see benchmarks/perceptual_hash.py
+ALIKE = 14  # of 256 bits: see benchmarks/perceptual_hash.py
 _SIDE = 16  # of the hash
 _CHUNK = 2  # bytes: two hashes that differ in at most 15 bits share one of their 16 chunks
 _LARGEST_BUCKET = 2048  # hashes that share a chunk and are compared with each other; more are of empty pictures

@@ -10,6 +10,7 @@ import numpy as np
 
 from reflex_jax.config import Config
 from reflex_jax.data.examples import Example
+from reflex_jax.data.holdout import choose_by_id
 from reflex_jax.data.prompts import PromptSizes
 from reflex_jax.records import Draws, HostScores
 from reflex_jax.sharding import replicated
@@ -89,8 +90,8 @@ class Evaluator:
 
 
 def chosen_questions(config: Config, examples: Sequence[Example]) -> Sequence[Example]:
-    """The held-out questions a run looks at: the first `training.evaluation_questions`, 0: all."""
-    return examples[: config.training.evaluation_questions or len(examples)]
+    """The held-out questions a run looks at: `training.evaluation_questions` of all sources, chosen by their ids; 0: all."""
+    return choose_by_id(examples, config.training.evaluation_questions or None)
 
 
 def question_columns(scored: Scored, scores: HostScores) -> dict[str, Array]:

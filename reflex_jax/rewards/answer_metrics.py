@@ -13,8 +13,7 @@ from reflex_jax.rewards.answer import is_same_answer, read_asked
 from reflex_jax.rewards.answer_measures import bleu1, rouge1, token_recall
 from reflex_jax.rewards.answered import Answered
 from reflex_jax.text.completion import repeats_answer_tag
-from reflex_jax.text.normalise import LONGEST_ANSWER
-from reflex_jax.text.polarity import says_polarity
+from reflex_jax.text.normalise import LONGEST_ANSWER, normalise_answer
 
 _MEASURES: dict[str, Callable[[str, str], float]] = {
     "open/recall": token_recall,
@@ -31,7 +30,7 @@ def metrics_of_question(answer_type: str, truth: str) -> tuple[str, ...]:
     """Names of what is reported of the answers to a question, of `ANSWER_METRICS`."""
     if answer_type == "open":
         return (*OPEN_METRICS, "repeated_tag_rate")
-    kind = "accuracy_choice" if says_polarity(truth) is None else "accuracy_yes_no"
+    kind = "accuracy_yes_no" if normalise_answer(truth) in {"yes", "no"} else "accuracy_choice"
     return ("accuracy", kind, "repeated_tag_rate")
 
 

@@ -168,7 +168,7 @@ class HostBridge:
                 scores[name], applies[name] = failures.of_component(name, results_of(name, component.options), rows)
         measured = failures.of_rows("answer", lambda p, g: answer_metrics(answered(p, g)), otherwise={})
         metrics = {
-            name: np.float32([[found.get(name, np.nan) for found in group] for group in measured])
+            name: np.asarray([[found.get(name, np.nan) for found in group] for group in measured], np.float32)
             for name in ANSWER_METRICS
         }
         is_valid = failures.is_valid

@@ -36,7 +36,7 @@ _LEAD_IN = re.compile(
     r"(?:(?:i (?:think|believe|would say|choose|pick|select)|(?:i )?(?:would )?go with)(?: that)? )?"
     r"(?:(?:the |my )?(?:(?:correct|right|best|final|most likely) )*(?:answer|option|choice|letter)(?: is| would be| should be)?"
     r"(?: (?:option|choice|letter)(?= |$))?(?: ?[:=-])? |(?:answer|option|choice|letter)(?=[:(\[]):?)?",
-    re.IGNORECASE,
+    re.IGNORECASE | re.ASCII,
 )
 _BOXED = re.compile(r"\$?\\(?:boxed|text|mathrm)\{(.*)\}\$?")
 _LETTER = re.compile(rf"{_MARKS}*([a-j]){_MARKS}*", re.IGNORECASE | re.ASCII)
@@ -253,10 +253,12 @@ def _frame(question: ReadQuestion) -> _Frame:
     telling = {word for text in offered for word in text if not all(word in other for other in offered)} - _CLASSIFIERS
     nouns = {word for word in asked if word not in AUXILIARIES and not is_number(word)} | _CLASSIFIERS
     shared = {word for text in offered for word in text} - telling
+    polarities = tuple(says_polarity(option) for option in question.options)
+    is_offered = any(polarity is not None for polarity in polarities)
     return _Frame(
-        polar=read_polar(asked, is_choice=bool(alternatives)),
+        polar=read_polar(asked, is_choice=bool(alternatives), is_offered=is_offered),
         options=options,
-        option_polarities=tuple(says_polarity(option) for option in question.options),
+        option_polarities=polarities,
         alternatives=alternatives,
         idle=frozenset((nouns | shared | _PREPOSITIONS) - telling - _PROTECTED) if offered else frozenset(),
         tail=frozenset(nouns - telling - _PROTECTED - _LINKS),

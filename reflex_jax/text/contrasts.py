@@ -142,7 +142,7 @@ def _value(token: str, before: str) -> tuple[tuple[str, str], ...]:
         return (_VALUES[token],)
     if token in _BOTH:
         return (("side", "left"), ("side", "right"))
-    if is_number(token) or _ORDINAL.fullmatch(token):
+    if token[0] in "-0123456789" and (is_number(token) or _ORDINAL.fullmatch(token)):
         return (("number", token),)
     if token in _UNITS and is_number(before):
         return (("unit", token),)
@@ -159,17 +159,15 @@ def _words_behind(
     position: int, name: str, tokens: tuple[str, ...], read: list[tuple[tuple[str, str], ...]]
 ) -> set[str]:
     """The words that a mark belongs to: up to the next of its set; "left and right lung" share theirs."""
-
-    def is_mark(index: int) -> bool:
-        return index < len(tokens) and any(other == name for other, _ in read[index])
-
-    start = position + 1
-    while start - position < _NEAR and tokens[start : start + 1] and tokens[start] in _JOINED and is_mark(start + 1):
+    near = tokens[position + 1 : position + 1 + _NEAR]
+    is_mark = [any(other == name for other, _ in found) for found in read[position + 1 : position + 1 + _NEAR]]
+    start = 0
+    while start + 1 < len(near) and near[start] in _JOINED and is_mark[start + 1]:
         start += 2
     end = start
-    while end < min(len(tokens), start + _NEAR) and not is_mark(end) and tokens[end] not in SEPARATORS:
+    while end < len(near) and not is_mark[end] and near[end] not in SEPARATORS:
         end += 1
-    return {word for word in tokens[start:end] if word not in _JOINED}
+    return {word for word in near[start:end] if word not in _JOINED}
 
 
 def _scopes(tokens: tuple[str, ...]) -> tuple[set[str], set[str]]:

@@ -1,12 +1,10 @@
-"""HOST: one way to clean words and to compare answers, shared by parsing, statements and rewards."""
+"""HOST: one way to clean text and words, shared by parsing, statements and rewards."""
 
 from __future__ import annotations
 
-import functools
 import itertools
 import re
 import unicodedata
-from collections.abc import Sequence
 
 ARTICLES = frozenset({"a", "an", "the"})
 LETTERS = "ABCDEFGHIJ"
@@ -20,8 +18,6 @@ _DECIMAL_POINT = re.compile(r"(?<![^\W\d_])\.(?=\d)")  # also ".5", not "t.2"
 _MINUS = re.compile(r"(?<![\w%)])[-\u2212](?=[\d.])")
 _OPENING_MARKS = re.compile(r"\A(?:[\s,;:!?\"'\u201c\u201d]|\.(?!\d))*")
 _CLOSING_MARKS = " .,;:!?\"'\u201c\u201d"
-# "B", "(B)", "B.", "B) a nodule", "option B: a nodule"; ASCII, for outside of it other letters than B count as a b
-_LETTERED = re.compile(r"(?:(?:option|choice|answer) )?\(?([a-j])(?:[).:]+ *|$)(.*)", re.IGNORECASE | re.ASCII)
 
 
 def clean_text(text: str) -> str:
@@ -48,53 +44,28 @@ def limit_marks(text: str) -> str:
     return "".join(c for is_mark, run in runs for c in (itertools.islice(run, _MOST_MARKS) if is_mark else run))
 
 
-def normalise_answer(answer: str, options: Sequence[str] | None = None) -> str:
-    """The form in which two answers are the same: lower case, without punctuation and articles.
+def normalise_answer(answer: str) -> str:
+    """Lower case, without punctuation and articles: the form in which words are looked up.
 
-    A letter or the text of one of `options` stands for that option, whose text is normalised. Points inside numbers,
-    signs before numbers and mathematical symbols stay (2.5 is not 25, < 5 is not > 5). Never empty for an answer with
-    visible characters: what would vanish altogether ("A", "?") keeps its lower-case form. What stands behind the first
-    `LONGEST_ANSWER` characters is not read.
+    Whether two answers are the same is asked of `text.answers`, which knows the question. Points inside numbers, signs before
+    numbers and mathematical symbols stay (2.5 is not 25, < 5 is not > 5), and so does an "A" that ends the answer, as in
+    hepatitis A. Never empty for an answer with visible characters: what would vanish altogether ("the", "?") keeps its
+    lower-case form. What stands behind the first `LONGEST_ANSWER` characters is not read.
     """
-    option = match_option(answer, options) if options else None
-    return _normalise(answer) if option is None else _normalise_options(tuple(options or ()))[option]
-
-
-def match_option(answer: str, options: Sequence[str]) -> int | None:
-    """Index of the option that an answer names by letter, by text or by both in agreement, else None.
-
-    Letters come first: where "B" is a letter and the text of another option, it is the letter.
-    """
-    normalised_options = _normalise_options(tuple(options))
-    lettered = _LETTERED.fullmatch(clean_text(answer[:LONGEST_ANSWER]))
-    if lettered:
-        index = LETTERS.index(lettered[1].upper())
-        words = _normalise(lettered[2])
-        if index < len(options) and (not words or words == normalised_options[index]):
-            return index
-    normalised = _normalise(answer)
-    return normalised_options.index(normalised) if normalised and normalised in normalised_options else None
+    trimmed = trim_answer(answer)
+    kept = _APOSTROPHES.sub("", trimmed)
+    kept = _DECIMAL_POINT.sub("\x00", kept)
+    kept = _MINUS.sub("\x01", kept)
+    kept = kept.translate({ord(c): " " for c in set(kept) if _is_punctuation(c)})
+    found = kept.replace("\x00", ".").replace("\x01", "-").split()
+    words = [word for word in found if word not in ARTICLES] + ["a"] * (len(found) > 1 and found[-1] == "a")
+    return " ".join(words or kept.split()) or trimmed
 
 
 def trim_answer(answer: str) -> str:
     """The answer's own words in lower case, without the marks around them; equal trims have equal normal forms."""
     lowered = _fold(clean_text(answer[:LONGEST_ANSWER]).lower())
     return _OPENING_MARKS.sub("", lowered, count=1).rstrip(_CLOSING_MARKS) or lowered
-
-
-@functools.lru_cache(maxsize=1024)  # all answers to a question are compared with the same options
-def _normalise_options(options: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(_normalise(option) for option in options)
-
-
-def _normalise(text: str) -> str:
-    trimmed = trim_answer(text)
-    kept = _APOSTROPHES.sub("", trimmed)
-    kept = _DECIMAL_POINT.sub("\x00", kept)
-    kept = _MINUS.sub("\x01", kept)
-    kept = kept.translate({ord(c): " " for c in set(kept) if _is_punctuation(c)})
-    words = [word for word in kept.replace("\x00", ".").replace("\x01", "-").split() if word not in ARTICLES]
-    return " ".join(words or kept.split()) or trimmed
 
 
 def _fold(text: str) -> str:

@@ -64,17 +64,18 @@ class Polarity:
     is_contradictory: bool = False
 
 
-def read_polar(asked: Sequence[str], *, is_choice: bool) -> PolarQuestion:
+def read_polar(asked: Sequence[str], *, is_choice: bool, is_offered: bool) -> PolarQuestion:
     """Reads a question.
 
     Args:
       asked: the words of its sentence, none where it is unknown.
       is_choice: it holds alternatives ("A or B").
+      is_offered: yes or no is among its options.
     """
     content = [word for word in asked if word not in _FUNCTION and word not in NEGATIONS]
     is_about_noun = bool(asked) and (asked[0] in _HEADED_BY_NOUN or any(w in _HEADED_BY_NOUN for w in asked[1:2]))
     return PolarQuestion(
-        is_polar=not asked or asked[0] in _OPENERS,
+        is_polar=is_offered or not asked or asked[0] in _OPENERS,
         content=frozenset(content),
         focus=(content[0] if is_about_noun else content[-1]) if content else "",
         is_negated=is_negated(asked),
@@ -94,7 +95,7 @@ def read_polarity(tokens: Sequence[str], question: PolarQuestion) -> Polarity:
     if not tokens or tokens[0] in SEPARATORS:
         return Polarity(None)
     words = [token for token in tokens if token not in SEPARATORS]
-    particle, rest = _particle(tokens, question)
+    particle, rest = _particle(tokens)
     if {*rest[:2]} & (NO if particle else YES) and set(rest) <= YES | NO | {"and", "or"} and particle is not None:
         return Polarity(None, is_contradictory=True)
     if particle is None and len({word in YES for word in words if word in YES | {"no"}}) == 2:
@@ -111,20 +112,15 @@ def read_polarity(tokens: Sequence[str], question: PolarQuestion) -> Polarity:
     return Polarity(particle, is_said=True)
 
 
-def _particle(tokens: Sequence[str], question: PolarQuestion) -> tuple[bool | None, list[str]]:
+def _particle(tokens: Sequence[str]) -> tuple[bool | None, list[str]]:
     """The yes or no that an answer opens (or, alone of its kind, closes) with, and the other words."""
     first, words = tokens[0], [token for token in tokens[1:] if token not in SEPARATORS]
     if first in YES:
         return True, words
     if first in NO:
         # "no fracture" and "no evidence of one" deny by a determiner, they hold no "no" of their own
-        is_alone = (
-            not words
-            or tokens[1] in SEPARATORS
-            or words[0] in {"it", "there", "they", "this", "he", "she", "and", "or"}
-        )
-        opens_clause = words[:1] == ["the"] or words[1:2] and words[1] in AUXILIARIES
-        if first != "no" or is_alone or opens_clause:
+        pronouns = {"it", "there", "they", "this", "he", "she", "and", "or"}
+        if first != "no" or not words or tokens[1] in SEPARATORS or words[0] in pronouns:
             return False, words
     everything = [token for token in tokens if token not in SEPARATORS]
     if everything[-1] in {"yes", "no"} and len(everything) > 1:

@@ -11,7 +11,7 @@ import re
 import unicodedata
 
 from reflex_jax.text.lexicon import american_spelling, singular
-from reflex_jax.text.normalise import trim_answer
+from reflex_jax.text.normalise import ARTICLES, LONGEST_ANSWER, trim_answer
 
 SEPARATORS = frozenset(",;.")
 POSITIVE, NEGATIVE = "positive", "negative"  # what + and - behind a word say: HER2+ is HER2 positive
@@ -51,10 +51,9 @@ _MORE, _LESS = (
     frozenset("more greater larger bigger higher longer".split()),
     frozenset("less fewer smaller lower shorter".split()),
 )
-_ARTICLES = frozenset({"a", "an", "the"})
 
 _TABLES = frozenset(_NUMBERS) | frozenset(_ORDINALS) | frozenset(_UNITS)
-_SPECIAL = _TABLES | _ARTICLES | _GRADED | {"than"}  # where none of these stands, every word is read by itself
+_SPECIAL = _TABLES | ARTICLES | _GRADED | {"than"}  # where none of these stands, every word is read by itself
 _SAME = {"sided": "side", "xray": "x-ray", "noncontrast": "non-contrast", "nonenhanced": "non-enhanced"}
 _LONGEST_KEPT = 256  # characters of a text whose words are kept
 _LONGEST_WORD = 64  # characters; what is longer is none of a lexicon
@@ -95,11 +94,20 @@ def words_of(text: str) -> tuple[str, ...]:
 
 def tokens_of(text: str) -> tuple[str, ...]:
     """Words as `words_of` gives them, with the `SEPARATORS` between them."""
-    return _tokens(text) if len(text) <= _LONGEST_KEPT else _tokens.__wrapped__(text)
+    return _tokens(text) if len(text) <= _LONGEST_KEPT else _long_tokens(text[:LONGEST_ANSWER])
 
 
 @functools.lru_cache(maxsize=8192)
 def _tokens(text: str) -> tuple[str, ...]:
+    return _read_tokens(text)
+
+
+@functools.lru_cache(maxsize=4)  # an answer and a truth are asked for several times in turn
+def _long_tokens(text: str) -> tuple[str, ...]:
+    return _read_tokens(text)
+
+
+def _read_tokens(text: str) -> tuple[str, ...]:
     trimmed = trim_answer(text)
     tokens: list[str] = []
     for chunk in _marked(trimmed).split():
@@ -145,7 +153,7 @@ def _read_long_chunk(chunk: str) -> tuple[str, ...]:
         return (chunk,)
     tokens: list[str] = []
     for piece in _PIECES.findall(chunk):
-        if is_number(piece):
+        if _IS_NUMBER.fullmatch(piece):
             tokens.append(_plain_number(piece))
         elif piece in _FOLDED:
             tokens.append(_FOLDED[piece])
@@ -174,13 +182,13 @@ def _read_sequence(tokens: list[str]) -> list[str]:
     for position, token in enumerate(tokens):
         before = read[-1] if read else ""
         following = tokens[position + 1] if position + 1 < len(tokens) else ""
-        if token in _ARTICLES:
+        if token in ARTICLES:
             is_letter = token == "a" and (before in _GRADED or not following[:1].isalpha())
             if is_letter or (not read and not following):
                 read.append(token)
         elif token in _ONES and 0 < _ONES[token] < 10 and position and tokens[position - 1] in _TENS:
             read[-1] = str(int(before) + _ONES[token])
-        elif token in _NUMBERS or is_number(token):
+        elif token in _NUMBERS or _IS_NUMBER.fullmatch(token):
             number = str(_NUMBERS.get(token, token))
             is_compared = before == "than" and len(read) > 1 and read[-2] in _MORE | _LESS
             read[-2 if is_compared else len(read) :] = ([">" if read[-2] in _MORE else "<"] if is_compared else []) + [
@@ -190,7 +198,7 @@ def _read_sequence(tokens: list[str]) -> list[str]:
             read.append(_ORDINALS[token])
         elif token in _ROMAN and before in _GRADED:
             read.append(_ROMAN[token])
-        elif token in _ATTACHED_UNITS and is_number(before):
+        elif token in _ATTACHED_UNITS and _IS_NUMBER.fullmatch(before):
             read.append(_UNITS.get(token, token))
         else:
             read.append(token)

@@ -9,7 +9,7 @@ from reflex_jax.trees import tree_of
 
 
 def summary(is_valid, answers, is_closed, applies=None):
-    """Of one generator, `sampled`, with the answer reward as the only component."""
+    """Of one generator, `sampled`, with the answer reward as the only component; it is what is reported of the answers, too."""
     answers = np.where(is_valid, np.float32(answers), np.float32(np.nan))
     is_valid = np.asarray(is_valid)
     applies = is_valid if applies is None else np.asarray(applies)
@@ -21,9 +21,14 @@ def summary(is_valid, answers, is_closed, applies=None):
         is_valid=is_valid,
         evidence=None,
     )
-    scores = HostScores(components={}, applies={}, is_correct=answers >= 0.5, is_valid=is_valid)
+    is_closed = np.asarray(is_closed)[:, None]
+    metrics = {
+        "accuracy": np.where(is_closed, answers, np.float32(np.nan)),
+        "open/exact_match": np.where(is_closed, np.float32(np.nan), answers),
+    }
+    scores = HostScores(components={}, applies={}, is_correct=answers >= 0.5, is_valid=is_valid, metrics=metrics)
     columns = {f"sampled/{key}": np.asarray(values) for key, values in question_columns(scored, scores).items()}
-    return summarise(columns, np.asarray(is_closed))
+    return summarise(columns)
 
 
 def test_failed_rows_stay_out_of_the_means_and_questions_without_a_valid_row_too():
@@ -31,12 +36,12 @@ def test_failed_rows_stay_out_of_the_means_and_questions_without_a_valid_row_too
     found = summary(is_valid, [[1, 0], [1, 0], [0, 0]], [True, False, False])
     assert found["eval/sampled/failed_rows"] == 3
     assert found["eval/sampled/reward/answer"] == found["eval/sampled/reward/total"] == 0.75
-    assert (found["eval/sampled/accuracy_closed"], found["eval/sampled/accuracy_open"]) == (0.5, 1.0)
+    assert (found["eval/sampled/accuracy"], found["eval/sampled/open/exact_match"]) == (0.5, 1.0)
 
 
 def test_a_mean_over_nothing_is_left_out():
     found = summary([[False], [True]], [[1], [1]], [True, False])
-    assert "eval/sampled/accuracy_closed" not in found and found["eval/sampled/accuracy"] == 1.0
+    assert "eval/sampled/accuracy" not in found and found["eval/sampled/open/exact_match"] == 1.0
     assert summary([[False]], [[1]], [True]) == {"eval/sampled/failed_rows": 1.0}
 
 

@@ -280,3 +280,36 @@ def test_ctrl_c_is_no_failure_of_a_row(bridge, monkeypatch):
     replace_reward(monkeypatch, "answer", raising_for("answer", "boom", KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
         run(bridge)
+
+
+def test_closed_and_open_answers_are_reported_apart(tokenizer):
+    texts = [
+        [
+            "<answer>yes</answer>",
+            "<answer>No.</answer>",
+            "<think>in <answer> </answer></think><answer>yes</answer>",
+            "yes",
+        ],
+        ["<answer>left hemithorax</answer>", "<answer>lung</answer>", "<answer>right lung</answer>", "nothing"],
+    ]
+    examples = [EXAMPLES[0], dataclasses.replace(EXAMPLES[1], accepted=("left hemithorax",))]
+    bridge = HostBridge(
+        decode=lambda ids: texts[ids[0] // GROUP][ids[0] % GROUP], statement_tokenizer=None,
+        components={"answer": Component(options={"parts": {"rouge1": 1.0}})}, max_statement_tokens=16, centered=False,
+    )  # fmt: skip
+    scores = run(bridge, examples).scores
+    nothing = [np.nan] * GROUP
+    expected = {
+        "accuracy": [[1, 0, 0, 0], nothing],
+        "accuracy_yes_no": [[1, 0, 0, 0], nothing],
+        "accuracy_choice": [nothing, nothing],
+        "open/exact_match": [nothing, [1, 0, 0, 0]],
+        "open/recall": [nothing, [1, 0.5, 0.5, 0]],
+        "open/bleu1": [nothing, [1, np.exp(-1), 0.5, 0]],
+        "open/rouge1": [nothing, [1, 2 / 3, 0.5, 0]],
+        "repeated_tag_rate": [[0, 0, 1, 0], [0, 0, 0, 0]],
+    }
+    assert scores.metrics.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_allclose(scores.metrics[name], values, rtol=1e-6, err_msg=name)
+    np.testing.assert_allclose(scores.components["answer"], [[1, 0, 0, 0], [1, 2 / 3, 0, 0]], rtol=1e-6)

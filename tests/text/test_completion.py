@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reflex_jax.text.completion import parse_completion
+from reflex_jax.text.completion import parse_completion, repeats_answer_tag
 
 TAG_SOUP = st.lists(
     st.sampled_from(["<think>", "</think>", "<answer>", "</answer>", "yes", " ", "\n", "<", "/", "<ANSWER>", "\u200b"]),
@@ -87,3 +87,17 @@ def test_what_a_model_writes_between_the_tags_comes_back(thought, answer):
     parsed = parse_completion(f"<think>{thought}</think>\n<answer>{answer}</answer>")
     assert parsed.is_well_formed
     assert (parsed.thought, parsed.answer) == (thought.strip(), answer.strip())
+
+
+@pytest.mark.parametrize(
+    ("text", "is_repeated"),
+    [
+        ("<think>I put it in <answer> </answer></think><answer>yes</answer>", True),
+        ("<think>a</think><answer>yes</answer></answer>", True),
+        ("<think>a</think><answer>yes</answer>", False),
+        ("<think>a</think>", False),
+    ],
+)
+def test_an_answer_tag_that_the_thought_mentions_leaves_no_answer_and_is_counted(text, is_repeated):
+    assert repeats_answer_tag(text) == is_repeated
+    assert not is_repeated or parse_completion(text).answer is None

@@ -94,7 +94,11 @@ def _example(name: str, row: dict[str, Any]) -> Example:
         accepted=texts("accepted"),
         paraphrases=texts("paraphrases"),
         language=text("language") or "en",
-        **{key: text(key) or None for key in _TEXTS},
+        modality=text("modality") or None,
+        organ=text("organ") or None,
+        category=text("category") or None,
+        reasoning=text("reasoning") or None,
+        target=text("target") or None,
     )
 
 

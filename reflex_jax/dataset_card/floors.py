@@ -10,7 +10,8 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from reflex_jax.data.examples import Example
-from reflex_jax.evaluation.metrics import AnswerScores, mean_scores, score_answer
+from reflex_jax.rewards.answer_metrics import answer_metrics
+from reflex_jax.rewards.answered import Answered
 from reflex_jax.text.normalise import normalise_answer
 
 
@@ -31,16 +32,23 @@ def question_only_answers(training: Sequence[Example], examples: Sequence[Exampl
 
 
 def question_only_scores(training: Sequence[Example], examples: Sequence[Example]) -> dict[str, float]:
-    """The metrics of the question-only baseline, in the names of `metrics.mean_scores`."""
-    answers = question_only_answers(training, examples)
-    scores: list[AnswerScores] = [score_answer(answer, e) for answer, e in zip(answers, examples, strict=True)]
-    return mean_scores(scores)
+    """The metrics of the question-only baseline, in the names of `answer_metrics`: means over the questions that have them."""
+    totals: dict[str, list[float]] = defaultdict(list)
+    for example, answer in zip(examples, question_only_answers(training, examples), strict=True):
+        answered = Answered(
+            question=example.question, completion="", answer=answer or None, truth=example.answer,
+            accepted=example.accepted, answer_type=example.answer_type, options=example.options,
+        )  # fmt: skip
+        for name, value in answer_metrics(answered).items():
+            totals[name].append(value)
+    totals.pop("repeated_tag_rate", None)  # of completions; there is none here
+    return {name: sum(values) / len(values) for name, values in sorted(totals.items())}
 
 
 def _words(example: Example) -> str:
-    return normalise_answer(example.question, None)
+    return normalise_answer(example.question)
 
 
 def _kind(example: Example) -> tuple[str, bool]:
-    """What can be told of the kind of answer from the question alone: whether it has options, and its type."""
+    """What is known of the kind of answer before it is given: the type of the question, and whether it has options."""
     return example.answer_type, example.options is not None

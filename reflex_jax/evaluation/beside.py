@@ -1,0 +1,35 @@
+"""What belongs beside the scores of an evaluation: what a constant answer reaches, and what the dataset card says."""
+
+from __future__ import annotations
+
+from reflex_jax.config import Config, ConfigError
+from reflex_jax.data.sources import cache_of, load_evaluation, load_training
+from reflex_jax.dataset_card.card import recall_card
+from reflex_jax.dataset_card.floors import question_only_scores
+from reflex_jax.evaluation.validation import chosen_questions
+from reflex_jax.run.identity import data_fingerprint
+
+
+def beside_scores(config: Config) -> tuple[dict[str, float], list[str]]:
+    """Numbers of the question-only baseline under `floor/...`, and lines to print.
+
+    Args:
+      config: of a run, whose `data.evaluation_split` was evaluated.
+    Raises:
+      ConfigError: the evaluated questions cannot be read.
+    """
+    data, training = config.data, config.training
+    examples = load_evaluation(data, seed=config.run.seed)
+    lines = recall_card(data_fingerprint(examples), cache_of(data)) or [
+        "these questions have no dataset card yet: `reflex data check CONFIG` makes it"
+    ]
+    if data.evaluation_split == data.validation_split and (training.best_metric or "").startswith("eval/"):
+        lines.append(
+            f"{data.evaluation_split} also chose the checkpoint (training.best_metric): its scores are too good"
+        )
+    try:
+        known = load_training(data, seed=config.run.seed, with_validation=bool(training.evaluate_every))
+    except ConfigError as error:
+        return {}, [*lines, f"no question-only baseline: {error}"]
+    scores = question_only_scores(known, chosen_questions(config, examples))
+    return {f"floor/question_only/{name}": value for name, value in scores.items()}, lines
