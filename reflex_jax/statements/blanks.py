@@ -11,8 +11,16 @@ from reflex_jax.text.questions import BLANK
 
 _BLANK = re.compile(rf"(?:{BLANK})")
 _EXCEPT = re.compile(
-    r"^(?:(?:the following|these|they)(?= .*\ball )|all|each|every one|any|everything|every)(?: one)?(?: of)?(?: the| these| those)?(?: following| above| below| listed)?"
+    r"^(?:(?:the following|these|they)(?= .*\ball )|all|each|every one|any|everything|every)"
+    r"(?: one)?(?: of)?(?: the| these| those)?(?: following| above| below| listed)?"
     r"((?: \S+)+?),? (?:except|excluding|but|other than)(?: for)?(?: which| what)?(?: one)?(?: of (?:the following|these|them))?$"
+)
+
+
+# "the image shows all of the following except"
+_ALL_INSIDE = re.compile(
+    r"^(?!all |each |every |any )(.+?) (?:all|any|each|every one)(?: of)? (?:the following|the above|these|those)\b.*,? "
+    r"(?:except|excluding|but)(?: for)?(?: one)?$"
 )
 
 
@@ -20,13 +28,10 @@ def declare_blank(question: Question, answer: str) -> str | None:
     """`the lesion is located in the ___`: the answer fills the blank."""
     if not _BLANK.search(question.text):
         return None
-    blanks = len(_BLANK.findall(question.text))
+    pieces = _BLANK.split(question.text)
     parts = [part for part in re.split(r"\s*(?:;|,| and )\s*", answer) if part]
-    fills = parts if len(parts) == blanks > 1 else [answer] * 1
-    text = question.text
-    for fill in fills:
-        text = _BLANK.sub(lambda _, fill=fill: fill, text, count=1)
-    text = " ".join(_BLANK.sub(" ", text).split())
+    fills = parts if len(parts) == len(pieces) - 1 > 1 else [answer] + [""] * (len(pieces) - 2)
+    text = " ".join("".join(piece + fill for piece, fill in zip(pieces, [*fills, ""], strict=True)).split())
     return re.sub(r"\b(the|a|an) (?:the|a|an) ", r"\1 ", text)
 
 
@@ -35,7 +40,14 @@ def declare_unfinished(question: Question, answer: str) -> str | None:
     words = question.words
     if len(words) < 2 or ASKING.match(question.text) or words[0] in grammar.AUXILIARIES:
         return None
-    if words[-1] not in grammar.PREPOSITIONS | grammar.ARTICLES | grammar.BE | {"be", "been", "by", "as", "called", "named"}:
+    if words[-1] not in grammar.PREPOSITIONS | grammar.ARTICLES | grammar.BE | {
+        "be",
+        "been",
+        "by",
+        "as",
+        "called",
+        "named",
+    }:
         if not verbs.is_plainly_third(words[-1]):
             return None
     if words[-1] in grammar.ARTICLES:
@@ -46,6 +58,9 @@ def declare_unfinished(question: Question, answer: str) -> str | None:
 
 def declare_except(question: Question, answer: str) -> str | None:
     """`all of the following are visible except`: what is said of all is denied of the answer."""
+    inside = _ALL_INSIDE.match(question.text)
+    if inside and clauses.verb_of(f"{inside[1]} {answer}") is not None:
+        return clauses.deny(f"{inside[1]} {answer}")
     match = _EXCEPT.match(question.text)
     if not match:
         return None
@@ -62,11 +77,18 @@ def declare_except(question: Question, answer: str) -> str | None:
     if words[0] in grammar.BE and len(words) > 1:
         be = grammar.be_for(answer) if words[0] in {"is", "are"} else "were" if grammar.is_plural(answer) else "was"
         rest = re.sub(r"^(?:the )?(\w+s) of ", r"one of the \1 of ", " ".join(words[1:]))
+        is_noun = grammar.is_plural(rest) and not grammar.is_adjective(words[1]) and not verbs.is_participle(words[1])
+        if is_noun and not grammar.is_plural(answer) and words[1] not in grammar.PREPOSITIONS and rest[:4] != "one ":
+            rest = f"one of the {rest}"
         return f"{subject} {be} not {rest}"
     if words[0] in grammar.HAVE | grammar.MODALS:
+        if words[0] in grammar.HAVE and words[1:2] and verbs.is_past_participle(words[1]):
+            return f"{subject} {'have' if grammar.is_plural(answer) else 'has'} not {' '.join(words[1:])}"
         modal = "cannot" if words[0] == "can" else f"{words[0]} not"
-        return f"{subject} {modal} {' '.join(words[1:])}" if words[0] not in grammar.HAVE else (
-            f"{subject} {'do' if grammar.is_plural(answer) else 'does'} not have {' '.join(words[1:])}"
+        return (
+            f"{subject} {modal} {' '.join(words[1:])}"
+            if words[0] not in grammar.HAVE
+            else (f"{subject} {'do' if grammar.is_plural(answer) else 'does'} not have {' '.join(words[1:])}")
         )
     do = "do" if grammar.is_plural(answer) else "does"
     return f"{subject} {do} not {verbs.base(words[0])} {' '.join(words[1:])}"

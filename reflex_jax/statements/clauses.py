@@ -10,7 +10,9 @@ import re
 
 from reflex_jax.statements import grammar, verbs
 
-_OPENING = re.compile(r"^(?:there|it|this|these|those|that|they|he|she|we|both|all|no|none|neither|some|most|each|every)\b")
+_OPENING = re.compile(
+    r"^(?:there|it|this|these|those|that|they|he|she|we|both|all|no|none|neither|some|most|each|every)\b"
+)
 QUANTIFIERS = frozenset({"both", "all", "every", "each", "everything", "everyone", "always", "most", "many"})
 _NEGATED = frozenset({"no", "none", "neither", "nothing", "nobody", "never"})
 
@@ -70,7 +72,11 @@ def deny(text: str) -> str:
         return denied
     if words[0] in QUANTIFIERS:
         return f"not {text}"
-    if set(words) & QUANTIFIERS or " and " in f" {' '.join(words[position:])} " and " is " in text[text.find(" and ") :]:
+    if (
+        set(words) & QUANTIFIERS
+        or " and " in f" {' '.join(words[position:])} "
+        and " is " in text[text.find(" and ") :]
+    ):
         return denied
     subject, verb, rest = words[:position], words[position], words[position + 1 :]
     if verb == "cannot":

@@ -72,7 +72,7 @@ _SINGULAR_WITH_S = frozenset("ascites pancreas lens gas always biceps".split())
 _PLURAL_WITHOUT_S = frozenset(
     "sulci gyri foci diverticuli ganglia thalami bronchi nuclei hila vertebrae bullae".split()
 )
-_SOUNDS_LIKE_VOWEL = re.compile(r"[aeio]|u(?!ni|se)|mri?\b|ap |x-ray|xray|x ray|nm |ng ")
+_SOUNDS_LIKE_VOWEL = re.compile(r"[fhlmnrsx](?= |$)|[aeio]|u(?!ni|se)|mri?\b|ap |x-ray|xray|x ray|nm |ng ")
 
 
 def is_adjective(word: str) -> bool:
@@ -188,7 +188,11 @@ def _begins_predicate(words: Sequence[str], position: int) -> bool:
         return bool(after) and (is_adjective(after[0]) or verbs.is_participle(after[0]))
     if word in ADJECTIVES | ADVERBS | ARTICLES | {"this", "these"} or verbs.is_participle(word):
         return True
-    if after and after[0] in {"of", "from", "or"}:  # "the lung | free of consolidation", "the contrast | oral or intravenous"
+    if after and after[0] in {
+        "of",
+        "from",
+        "or",
+    }:  # "the lung | free of consolidation", "the contrast | oral or intravenous"
         return verbs.can_be_adjective(word) and word not in _NOT_PREDICATES
     return is_adjective(word) and (not after or after[0] in PREPOSITIONS | {"and", "or", "than", "enough", "compared"})
 
@@ -264,7 +268,9 @@ def verb_position(words: Sequence[str]) -> int | None:
             continue
         is_plain = verbs.is_plainly_base(word)
         is_pronoun = is_plain and position == 1 and before in {"this", "that", "these", "those"}
-        if (before in DETERMINERS and not is_pronoun) or (not is_plain and (before in PREPOSITIONS or is_adjective(before))):
+        if (before in DETERMINERS and not is_pronoun) or (
+            not is_plain and (before in PREPOSITIONS or is_adjective(before))
+        ):
             continue
         if is_plain:
             return position

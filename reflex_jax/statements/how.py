@@ -55,7 +55,9 @@ def declare_measure(question: Question, answer: str) -> str | None:
     match = match or re.match(r"^how (\w+) (do|does|did) (.+?) (?:look|appear|seem)$", core)
     if match and (verbs.can_be_adjective(match[1]) or verbs.is_adverb(match[1])):
         return _graded(match[1], match[2], match[3].split(), answer)
-    match = re.match(r"^how (often|frequently|quickly|fast|far|deep|long|soon|early|well|badly|commonly|likely) (.+)$", core)
+    match = re.match(
+        r"^how (often|frequently|quickly|fast|far|deep|long|soon|early|well|badly|commonly|likely) (.+)$", core
+    )
     pair = match and polar_clauses(match[2])
     return f"{pair[0]} {answer}" if pair else None
 
@@ -71,7 +73,11 @@ def _graded(quality: str, be: str, words: list[str], answer: str) -> str | None:
     border = grammar.subject_length(words, guess=False)
     subject, rest = " ".join(words[:border]), " ".join(words[border:]) if border else ""
     verb = be if be in grammar.BE else grammar.be_for(subject)
-    degree = f"{answer} {quality}" if answer in {"very", "not", "not very", "quite", "extremely", "slightly", "more"} else answer
+    degree = (
+        f"{answer} {quality}"
+        if answer in {"very", "not", "not very", "quite", "extremely", "slightly", "more"}
+        else answer
+    )
     return f"{subject} {verb} {degree} {rest}".strip()
 
 
@@ -100,7 +106,9 @@ def declare_how(question: Question, answer: str) -> str | None:
         return None
     words = answer.split()
     is_said = grammar.begins_with_preposition(answer) or verbs.is_adverb(words[0]) or grammar.is_adjective(words[0])
-    is_said = is_said or verbs.is_participle(words[0]) or words[0] in {"as", "like", "by", "because", "more", "less", "not"}
+    is_said = (
+        is_said or verbs.is_participle(words[0]) or words[0] in {"as", "like", "by", "because", "more", "less", "not"}
+    )
     seems = re.match(r"^(.+ (?:look|appear|seem)(?:s|ed)?)( .*)?$", pair[0])
     if seems:
         return f"{seems[1]} {answer}{seems[2] or ''}"
@@ -113,7 +121,8 @@ def declare_describe(question: Question, answer: str) -> str | None:
     """`how would you describe the liver`, `how is the patient oriented`, `name the organ`."""
     core = find_core(question)
     match = re.match(
-        rf"^how (?:would|do|can|could|should|will|did) (?:you|we|one) (?:best )?({_JUDGING})(?: the (?:grade|stage|severity) of)? (.+)$",
+        rf"^how (?:would|do|can|could|should|will|did) (?:you|we|one) (?:best )?({_JUDGING})"
+        r"(?: the (?:grade|stage|severity) of)? (.+)$",
         core,
     )
     if match:
@@ -126,7 +135,8 @@ def declare_describe(question: Question, answer: str) -> str | None:
     if match:
         return f"{match[1]} {grammar.be_for(match[1])} {noun_phrase(answer)}"
     match = re.match(
-        rf"^how (is|are|was|were|can|should|would|could|may|might|must|will) (.+?)(?: (?:best )?(?:be )?(?:best )?({_JUDGED}|treated|managed|"
+        rf"^how (is|are|was|were|can|should|would|could|may|might|must|will) (.+?)"
+        rf"(?: (?:best )?(?:be )?(?:best )?({_JUDGED}|treated|managed|"
         r"diagnosed|confirmed|visualized|performed|corrected|repaired|removed|prevented|spread|transmitted|detected|identified)"
         r"\b(.*))?$",
         core,
@@ -161,7 +171,7 @@ def _judged(verb: str, thing: str, answer: str) -> str:
     if verb in {"confirm", "diagnose", "measure", "quantify"} and not answer[0].isdigit():
         is_said = grammar.begins_with_preposition(answer)
         return f"{thing} would be {verbs.participle(verb)} {answer if is_said else 'by ' + answer}"
-    if verb in {"grade", "stage", "score"} and verb not in answer.split():
+    if verb in {"grade", "stage", "score"} and re.match(r"\d|[ivx]+$|[a-f]$", answer):
         return f"the {verb} of {thing} is {answer}"
     return f"{thing} {grammar.be_for(thing)} {noun_phrase(answer)}"
 

@@ -77,7 +77,9 @@ RULES: tuple[Entry, ...] = (
     Entry("named", what.declare_named, never=grammar.AUXILIARIES | (_BESIDE_ASKING - _WHICH)),
 )
 # Rules whose statement may be one of the two that a yes or a no would make.
-_SAID_BEFORE_MORE = re.compile(r"yes\b|no *[,.;:!-]")  # what else such an answer says is kept, "true" is a word of its own
+_SAID_BEFORE_MORE = re.compile(
+    r"yes\b|no *[,.;:!-]"
+)  # what else such an answer says is kept, "true" is a word of its own
 _AFFIRMING = frozenset({"polar"})
 
 

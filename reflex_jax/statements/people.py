@@ -21,7 +21,12 @@ def declare_when(question: Question, answer: str) -> str | None:
     if since:
         pair = polar_clauses(since[2])
         return f"{pair[0]} {since[1]} {answer}" if pair else None
-    match = re.match(r"^(?:when|at what (?:time|point|stage)) (.+)$", find_core(question))
+    core = re.sub(
+        r"^when (?:in|during|within|on) .+? (?=(?:is|are|was|were|do|does|did|has|have|can|should) )",
+        "when ",
+        find_core(question),
+    )
+    match = re.match(r"^(?:when|at what (?:time|point|stage)) (.+)$", core)
     pair = match and polar_clauses(match[1])
     if not pair:
         return None
@@ -29,7 +34,19 @@ def declare_when(question: Question, answer: str) -> str | None:
     is_said = grammar.begins_with_preposition(answer) or _TIME.match(answer) or verbs.is_adverb(words[0])
     if re.fullmatch(r"(?:1[89]|20)\d\d", answer):
         return f"{pair[0]} in {answer}"
-    if is_said or words[0] in {"when", "if", "while", "once", "as", "until", "since", "because", "upon", "only", "whenever"}:
+    if is_said or words[0] in {
+        "when",
+        "if",
+        "while",
+        "once",
+        "as",
+        "until",
+        "since",
+        "because",
+        "upon",
+        "only",
+        "whenever",
+    }:
         return f"{pair[0]} {answer}"
     return f"{pair[0]} at the time of {answer}"
 

@@ -8,7 +8,11 @@ from reflex_jax.statements import grammar, verbs
 
 PLANES = frozenset("axial coronal sagittal saggital transverse pa ap lateral posteroanterior anteroposterior".split())
 # Answers of these words alone say which one of what the question names: left, lower right, axial.
-MODIFIERS = grammar.SIDES | PLANES | {"gray", "grey", "white", "and", "or"}
+MODIFIERS = (
+    grammar.SIDES
+    | PLANES
+    | set("gray grey white and or frontal parietal temporal occipital cervical thoracic lumbar sacral".split())
+)
 # Answers with these heads are things every body has one or two of.
 _DEFINITE = frozenset(
     "brain lung lungs heart liver spleen kidney kidneys stomach chest abdomen head neck pancreas appendix trachea "
@@ -42,7 +46,9 @@ def is_command(answer: str) -> bool:
     words = answer.split()
     if len(words) < 2 or not verbs.is_base(words[0]):
         return False
-    return words[1] in grammar.DETERMINERS or (verbs.is_plainly_base(words[0]) and words[0] not in {"cover", "cross", "end"})
+    return words[1] in grammar.DETERMINERS or (
+        verbs.is_plainly_base(words[0]) and words[0] not in {"cover", "cross", "end"}
+    )
 
 
 def specify(noun: str, answer: str) -> tuple[str, str]:

@@ -85,7 +85,7 @@ def polarity_of(answer: str) -> tuple[bool, str] | None:
     if bare:
         return bare[1] == "yes", f", {trim_answer(bare[2])}" if bare[2] else ""
     if answer in _SAYS_SO:  # the stop tells "true" from "yes"
-        return _SAYS_SO[answer], {"true": ".", "false": "."}.get(answer, ":")
+        return _SAYS_SO[answer], "."
     said = next((word for word in normalise_answer(answer).split() if word in {"yes", "no"}), None)
     return None if said is None else (said == "yes", f": {answer}")
 
@@ -142,7 +142,8 @@ def _copula(be: str, words: list[str]) -> tuple[str, str] | None:
     if words[0] == "you" and words[1:3] == ["able", "to"]:
         return _modal("can", ["you", *words[3:]])
     if words[0] == "not" and len(words) > 2:
-        return (_copula(be, words[1:]) or (None, None))[::-1] if _copula(be, words[1:]) else None
+        pair = _copula(be, words[1:])
+        return pair and (pair[1], pair[0])
     border = grammar.subject_length(words)
     if border is None:
         return None
@@ -228,19 +229,28 @@ def _perfect(have: str, words: list[str]) -> tuple[str, str] | None:
         is_attribute = before in grammar.DETERMINERS | grammar.PREPOSITIONS and position < len(words) - 1
         is_past = verbs.is_past_participle(word)
         if word in {"been", "become", "grown", "had", "not"} or (is_past and not is_attribute):
-            if word in {"seen", "shown", "marked"} and position < len(words) - 2 and words[position + 1] in {"in", "here"}:
+            if (
+                word in {"seen", "shown", "marked"}
+                and position < len(words) - 2
+                and words[position + 1] in {"in", "here"}
+            ):
                 continue
             rest = " ".join(words[position + (word == "not") :])
             subject = " ".join(words[:position])
             yes, no = f"{subject} {have} {rest}", f"{subject} {have} not {rest}"
             if words[0] in _QUANTIFIERS:
                 no = f"not {yes}"
+            if words[0] == "no":
+                no = yes.removeprefix("no ")
             return (no, yes) if word == "not" else (yes, no)
     end = grammar.noun_phrase_end(words)  # "has the patient a fever"
     articles = [i for i, word in enumerate(words) if i and word in {"a", "an", "any", "no"}]
     if articles and articles[0] <= end:
         subject, rest = " ".join(words[: articles[0]]), " ".join(words[articles[0] :])
-        return f"{subject} {have} {re.sub('^any ', '', rest)}", f"{subject} {'do' if have == 'have' else 'does'} not have {rest}"
+        return (
+            f"{subject} {have} {re.sub('^any ', '', rest)}",
+            f"{subject} {'do' if have == 'have' else 'does'} not have {rest}",
+        )
     return None
 
 
@@ -254,5 +264,9 @@ def _modal(modal: str, words: list[str]) -> tuple[str, str] | None:
     position = grammar.verb_position(words)
     if position is None:
         return None
-    subject, rest = " ".join(words[:position]), " ".join(words[position:])
+    rest = " ".join(words[position:])
+    if words[position - 1] == "not":
+        subject = " ".join(words[: position - 1])
+        return f"{subject} {negated_modal} {rest}", f"{subject} {modal} {rest}"
+    subject = " ".join(words[:position])
     return f"{subject} {modal} {rest}", f"{subject} {negated_modal} {rest}"

@@ -21,28 +21,35 @@ _STARTS = rf"(?:{ASKING_WORDS}|{_AUXILIARY}|(?:in|on|at|from|to|with|for|of|by) 
 _CONTRACTED = re.compile(rf"^({_AUXILIARY}|ca|wo)n['\u2019 ]?t\b")
 _IS = re.compile(r"\b(what|where|who|how|when|which|why|there|it|that|he|she)['\u2019]s\b")
 _NOT = re.compile(rf"\b({_AUXILIARY})n['\u2019]t\b")
-_TAG = re.compile(rf", (?:(?:{_AUXILIARY})(?:n['\u2019]?t| not)? (?:it|there|they|he|she|this|that)(?: not)?|right|correct)$")
-_LEAD = re.compile(rf"^(.*\S)(?:, (?:and |then |so )?|[;:] |\. )(?={_STARTS})")
+_TAG = re.compile(
+    rf", (?:(?:{_AUXILIARY})(?:n['\u2019]?t| not)? (?:it|there|they|he|she|this|that)(?: not)?|right|correct)$"
+)
+_ASKING_FOR = r"(?:please |kindly )?(?:tell|determine|decide|state|say|identify|name|assess|describe|check|answer)\b"
+_LEAD = re.compile(rf"^(.*\S)(?:, (?:and |then |so )?|[;:] |\. )(?={_STARTS}|{_ASKING_FOR})")
 _LEADING = re.compile(
-    r"^(?:in|on|at|from|for|with|within|after|before|during|given|based|under|among|by|of|if|when|while|because|as|since|"
-    r"although|considering|assuming|due|despite|compared|according)\b"
+    r"^(?:in|on|at|from|for|within|after|before|during|under|among|if|when|while|because|since|although|despite|compared)\b"
+    r"(?! (?:light|view|terms) of)"
 )
 _ASIDE = re.compile(r"^(.+?), ((?:in|on|at|from|within|by|with) [^,]{2,50}?), (?!or |and )(.+)$")
 # "can you tell if", "determine whether", "is it true that": what follows is a clause
 _WHETHER = r"(?:whether or not|whether|if|that)"
 _SAYING = (
-    r"(?:tell|let|inform)(?: (?:me|us))?(?: know)?|say|determine|decide|confirm|identify|see|state|explain|judge|assess|show|know|"
+    r"(?:tell|let|inform)(?: (?:me|us))?(?: know)?|say|determine|decide|confirm|identify|see|state|explain|judge|assess|"
+    r"show|know|"
     r"check|evaluate|verify|find out|find|report|specify|predict|detect|indicate|describe|name|answer|recogni[sz]e|think|"
     r"ascertain|establish|figure out|estimate|point out|comment on|conclude"
 )
 _INDIRECT = re.compile(
-    rf"^(?:(?:can|could|would|will|are) (?:you|we|one|it)(?: be)?(?: able to)? (?:please |kindly |be |also )?|do (?:you|we) |"
+    rf"^(?:(?:can|could|would|will|are) (?:you|we|one|it)(?: be)?(?: able to)? (?:please |kindly |be |also )?|"
+    r"is it possible to |do (?:you|we) |"
     rf"(?:please |kindly |just |now )*(?:try to )?|(?:i|we) (?:want|would like|need|wish|wonder|ask)(?: to)?(?: you to)? ?)"
     rf"(?:{_SAYING}|seen|told|said|determined|concluded|wonder)?"
-    rf"(?:,? (?:from|in|on|based on|by|using|for|to|with) (?:the |this |these )?[\w -]{{2,40}}?)?,? ({_WHETHER}|(?={ASKING_WORDS}))\b ?(.+)$"
+    rf"(?:,? (?:from|in|on|based on|by|using|for|to|with) (?:the |this |these )?[\w -]{{2,40}}?)?"
+    rf",? ({_WHETHER}|(?={ASKING_WORDS}))\b ?(.+)$"
 )
 _TRUE_THAT = re.compile(
-    r"^(?:is it|is this|would it be|was it|can it be)(?: not)? (true|correct|right|accurate|fair|the case|a fact|false|likely|possible|wrong|"
+    r"^(?:is it|is this|would it be|was it|can it be)(?: not)? (true|correct|right|accurate|fair|the case|a fact|false|"
+    r"likely|possible|wrong|"
     r"incorrect|said|concluded|assumed)(?: to (?:say|state|conclude|assume))? that (.+)$"
 )
 _BELIEVED = re.compile(
@@ -50,7 +57,10 @@ _BELIEVED = re.compile(
     r"((?:the|this|there|it|these|those|a|an|both|all|any|he|she|they)\b.+)$"
 )
 _INVERTED = (
-    (re.compile(r"^(where|who|why|when|how \w+|how) ((?!is |are |was |were ).+?) (is|are|was|were)( .*)?$"), r"\1 \3 \2\4"),
+    (
+        re.compile(r"^(where|who|why|when|how \w+|how) ((?!is |are |was |were ).+?) (is|are|was|were)( .*)?$"),
+        r"\1 \3 \2\4",
+    ),
     (
         re.compile(
             r"^(what|which)((?: (?!the |this |that |these |those |it |a |an |he |she |is |are |was |were )\w[\w-]*)*)"
@@ -59,9 +69,14 @@ _INVERTED = (
         r"\1\2 \4 \3\5",
     ),
 )
+_EXPECTED = re.compile(r"\b(would) (?:you|one|we) expect (?!to )(.{2,60}?) to (\w+)")
+_RATED = re.compile(
+    r"^how (\w+) (?:would|do|can|should) (?:you|we) (?:rate|grade|judge|consider|call|assess|deem) (.+)$"
+)
 # Requests that ask like a question: the verb and what it asks for.
 _REQUEST = re.compile(
-    r"^(?:(?:can|could|would) you )?(?:please |kindly )?(identify|name|describe|state|give|specify|list|report|choose|select|pick|"
+    r"^(?:(?:can|could|would) you )?(?:please |kindly )?(identify|name|describe|state|give|specify|list|report|"
+    r"choose|select|pick|"
     r"indicate|provide|mention|label|recogni[sz]e|diagnose|classify|grade|stage|locate|find|point out|estimate|count|measure|"
     r"determine|tell|say|detect|predict|characteri[sz]e|assess|evaluate)(?: me| us| out)? (.+)$"
 )
@@ -137,7 +152,7 @@ def tidy(text: str) -> str:
 
 
 def _without_not(match: re.Match[str]) -> str:
-    """"Isn't there a mass?" asks what "is there a mass?" asks, and is answered alike."""
+    """ "Isn't there a mass?" asks what "is there a mass?" asks, and is answered alike."""
     return {"ca": "can", "wo": "will"}.get(match[1], match[1])
 
 
@@ -156,8 +171,10 @@ def _split_lead(text: str) -> tuple[str, str]:
 
 
 def _direct(text: str) -> str:
+    text = _EXPECTED.sub(r"\1 \2 \3", _RATED.sub(r"how \1 is \2", text))
     text = re.sub(r",? or not$", "", re.sub(r"^(?:and|so|then|now|please|kindly),? ", "", text))
     text = re.sub(r",? (?:please|if any|if present)$", "", text)
+    text = re.sub(r"^(?:whether or not|whether) ", "", text)
     match = _TRUE_THAT.match(text)
     if match:
         return f"it is not the case that {match[2]}" if match[1] in {"false", "wrong", "incorrect"} else match[2]
@@ -172,15 +189,17 @@ def _direct(text: str) -> str:
 
 def _from_request(text: str) -> str:
     match = _REQUEST.match(text)
-    if not match or not re.match(r"(?:the|this|that|these|those|an?|one|any|two|its?|all|which|what|most|correct|best)\b", match[2]):
+    if not match or not re.match(
+        r"(?:the|this|that|these|those|an?|one|any|two|its?|all|which|what|most|correct|best)\b", match[2]
+    ):
         return text
     verb, thing = match[1], re.sub(r"^(?:all|any) (?:the |of the )?", "the ", match[2])
     thing = re.sub(r"^(?:one|an?) ", "the ", thing)
     if verb in {"locate", "find", "point out"}:
         return f"where {grammar.be_for(thing)} {thing}"
     if verb == "count":
-        head, place, rest = re.match(r"^(?:the )?(.+?)(?:( in| on| within| of)\b(.*))?$", thing).groups(default="")
-        return f"how many {head} are there{place}{rest}"
+        head, *place = re.split(r"(?= (?:in|on|within|of)\b)", re.sub("^the ", "", thing), maxsplit=1)
+        return f"how many {head} are there{''.join(place)}"
     if verb in {"grade", "stage"}:
         return f"how would you {verb} {thing}"
     of = re.match(r"^the (?:number of|count of) (.+)$", thing)

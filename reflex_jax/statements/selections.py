@@ -17,7 +17,8 @@ _OF_FOLLOWING = re.compile(
     r"(?: (?:options|choices|answers))?\b ?"
 )
 _TRUE = re.compile(
-    r"^(?:what|which)(?: one)?(?: (?:statements?|descriptions?|claims?|assertions?|sentences?|conclusions?|findings?|interpretations?|"
+    r"^(?:what|which)(?: one)?(?: (?:statements?|descriptions?|claims?|assertions?|sentences?|conclusions?|"
+    r"findings?|interpretations?|"
     r"options?|answers?|assessments?|things?))?(?: (?:below|above|about [\w -]+?|regarding [\w -]+?))? "
     r"(is|are|can be|would be|must be)(?: the)?( most| best| least)?( not)? "
     r"(true|correct|false|incorrect|right|wrong|accurate|inaccurate|untrue|supported|consistent|valid|appropriate)"
@@ -25,7 +26,8 @@ _TRUE = re.compile(
     r"(?: (?=about|regarding|of |for |concerning|with |in |on |from |based |according )(.*))?$"
 )
 _DESCRIBES = re.compile(
-    r"^(?:what|which)(?: one)?(?: (?:statements?|descriptions?|sentences?|options?|claims?))?(?: best| most accurately| correctly| accurately)? "
+    r"^(?:what|which)(?: one)?(?: (?:statements?|descriptions?|sentences?|options?|claims?))?"
+    r"(?: best| most accurately| correctly| accurately)? "
     r"(?:describes?|applies|apply|summari[sz]es|characteri[sz]es|reflects?|matche?s?)\b.*$"
 )
 _FALSE = frozenset({"false", "incorrect", "wrong", "inaccurate", "untrue"})
@@ -40,11 +42,17 @@ def without_list(text: str) -> str:
         words = rest.split()
         if not words:
             return "what is it"
-        if words[0] in grammar.AUXILIARIES or grammar.is_finite(words[0]) or words[0] in grammar.ADVERBS | {"best", "least"}:
+        if (
+            words[0] in grammar.AUXILIARIES
+            or grammar.is_finite(words[0])
+            or words[0] in grammar.ADVERBS | {"best", "least"}
+        ):
             return f"what {rest}"
         if verbs.is_plainly_base(words[0]) and not grammar.is_plural(words[0]):
             return f"what {rest}"
-        end = next((i for i, w in enumerate(words) if i and verbs.is_third(w) and grammar.is_plural(words[i - 1])), None)
+        end = next(
+            (i for i, w in enumerate(words) if i and verbs.is_third(w) and grammar.is_plural(words[i - 1])), None
+        )
         end = end or grammar.noun_phrase_end(words)
         verb = words[end : end + 1]
         noun = grammar.singular(" ".join(words[:end])) if verb in (["is"], ["was"], ["has"], ["does"]) or (
@@ -78,6 +86,10 @@ def declare_true(question: Question, answer: str) -> str | None:
 
 def declare_sentence(question: Question, answer: str) -> str | None:
     """An answer that is a statement by itself: `there is no lesion`, to whatever was asked."""
-    if not clauses.is_sentence(answer) or question.words[:1] == ["why"] or (question.words[:1] == ["how"] and answer[:6] != "there "):
+    if (
+        not clauses.is_sentence(answer)
+        or question.words[:1] == ["why"]
+        or (question.words[:1] == ["how"] and answer[:6] != "there ")
+    ):
         return None
     return f"{answer}."

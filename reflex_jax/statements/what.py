@@ -47,7 +47,9 @@ def declare_what_is(question: Question, answer: str) -> str | None:
         return f"{noun_phrase(answer)} {be} {rest}"
     if (grammar.is_adjective(words[0]) or words[0] == "more") and words[0] not in {"white", "gray", "grey", "black"}:
         return f"{noun_phrase(answer)} {grammar.be_for(answer)} {rest}"
-    needs_article = be == "is" and words[0] not in grammar.DETERMINERS | {"it", "he", "she"} and not words[0].endswith("'s")
+    needs_article = (
+        be == "is" and words[0] not in grammar.DETERMINERS | {"it", "he", "she"} and not words[0].endswith("'s")
+    )
     return f"{'the ' if needs_article else ''}{rest} {be} {noun_phrase(answer)}"
 
 
@@ -146,7 +148,9 @@ def _with_object(clause: str, rest: list[str], answer: str) -> str:
     """`the film shows a mass at the apex` of "the film shows at the apex" and a mass; else the answer ends the clause."""
     position = grammar.verb_position(rest)
     tail = rest[position + 1 :] if position is not None else []
-    stranded = 1 if tail[:1] and tail[0] in grammar.PREPOSITIONS and (tail[1:2] and tail[1] in grammar.PREPOSITIONS) else 0
+    stranded = (
+        1 if tail[:1] and tail[0] in grammar.PREPOSITIONS and (tail[1:2] and tail[1] in grammar.PREPOSITIONS) else 0
+    )
     place = " ".join(tail[stranded:])
     if len(tail) > stranded + 1 and tail[stranded] in grammar.PREPOSITIONS and clause.endswith(f" {place}"):
         return f"{clause.removesuffix(place)}{answer} {place}"
@@ -174,7 +178,10 @@ def _is_said(words: list[str], position: int) -> bool:
     if position == 0:
         return verbs.is_past(word) and words[1:2] != ["by"]
     if verbs.is_third(word) and not grammar.is_plural(words[position - 1]):
-        return words[position + 1 : position + 2] != [] and words[position + 1] in grammar.DETERMINERS | grammar.PREPOSITIONS
+        return (
+            words[position + 1 : position + 2] != []
+            and words[position + 1] in grammar.DETERMINERS | grammar.PREPOSITIONS
+        )
     return verbs.is_plainly_base(word) and not grammar.is_adjective(words[position - 1])
 
 

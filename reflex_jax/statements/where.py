@@ -21,7 +21,9 @@ _PLACES = (
     | {"orientation": "in", "view": "in"}
 )
 # What something is "seen in" without being a place.
-_NO_PLACES = frozenset("disease diseases disorder condition conditions syndrome patients patient population case cases".split())
+_NO_PLACES = frozenset(
+    "disease diseases disorder condition conditions syndrome patients patient population case cases".split()
+)
 _BEFORE_WHAT = "in|on|at|from|to|with|by|for|through|into|under|within|of|during|along|using|via"
 _TRAILING_PLACE = re.compile(
     r"\s*\b(?:in|on|of|from) (?:this|the)(?: above| shown)? (?:image|picture|scan|film|view|patient)$"

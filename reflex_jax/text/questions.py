@@ -30,6 +30,9 @@ _IMAGE_MARK = re.compile(
     r"<\|?\s?/?\s?(?:image|img|vision|video|picture|figure|pad|imagehere)[^<>\n]{0,24}>|\[\s?(?:image|img)[ _-]?\d{0,3}\s?\]",
     re.IGNORECASE,
 )
+_IMAGE_MARK_INSIDE = re.compile(
+    rf"\b(in|of|from|on|to|with|by|does|is|and|see) (?:{_IMAGE_MARK.pattern})", re.IGNORECASE
+)
 _LABEL = re.compile(
     r"^(?:(?:#+\s*)?(?:question|query|prompt|task|instruction|user|human|context|case|clinical (?:history|information|data)|"
     r"history|patient|vignette|scenario|q)\s*(?:no\.?\s*)?\d{0,4}\s*[:.)\-\u2013])\s*(?=\S)",
@@ -40,7 +43,8 @@ _ANSWER_LABEL = re.compile(
     r"\s*\b(?:the answer is|answer|a|response|assistant|solution|options?|choices)\s?:\s*$", re.IGNORECASE
 )
 _YES_NO = (
-    r"(?:['\"(]{0,2}\b(?:yes|true|y|t)\b['\")]{0,2}\s?(?:,|or|/|and|\bvs\.?)\s?(?:or )?['\"(]{0,2}\b(?:no|false|n|f)\b['\")]{0,2})"
+    r"(?:['\"(]{0,2}\b(?:yes|true|y|t)\b['\")]{0,2}\s?(?:,|or|/|and|\bvs\.?)\s?(?:or )?"
+    r"['\"(]{0,2}\b(?:no|false|n|f)\b['\")]{0,2})"
 )
 _YES_NO_TAIL = re.compile(
     rf"[\s,;:\u2013-]{{0,4}}(?:\(\s?{_YES_NO}\s?\)|(?<=[,\s:(-]){_YES_NO})\s*(?=[?.!]*$)", re.IGNORECASE
@@ -51,8 +55,11 @@ _POLITE = r"(?:(?:please|kindly|now|then|you (?:must|should|are to|have to)|only
 _FORMAT = re.compile(
     rf"^{_POLITE}(?:"
     r"(?:answer|respond|reply)\b(?! to what)|"
-    rf"{_YES_NO}\W*$|"
-    r"is (?:this|that|it|the (?:above )?(?:statement|claim|sentence))(?: statement| claim)?(?: (?:true|correct|right|false))?"
+    rf"{_YES_NO}\W*$|(?:correct|right|agree) or (?:incorrect|wrong|disagree|not)\W*$|"
+    r"(?:state|decide|determine|indicate|say|judge|tell) (?:whether|if) (?:the following|this|it|the statement)"
+    r"(?: statement| sentence)?(?: is)?(?: true| correct| right)?(?: or (?:false|incorrect|wrong|not))?\W*$|"
+    r"is (?:this|that|it|the (?:above |following )?(?:statement|claim|sentence))(?: statement| claim)?"
+    r"(?: (?:true|correct|right|false))?"
     r"(?: or (?:false|incorrect|wrong|true|not))?\W*$|"
     r"(?:choose|select|pick|mark|indicate|provide|give|write|output|return|state)\b.{0,40}\b(?:answers?|options?|choices?|"
     r"letters?|response|reasoning|explanation|yes|sentence)\b(?! to the question).*$|"
@@ -70,13 +77,19 @@ _FORMAT_HEAD = re.compile(
     rf"^{_POLITE}(?:"
     rf"(?:answer|respond|reply)\b[^:?\n]{{0,100}}(?:[:,]| [-\u2013])\s+(?:and |then )?(?=\S)|"
     rf"(?:answer|respond|reply) (?:with |in )?{_YES_NO}\s?(?:whether|if|to)?\s+(?=(?:{AUXILIARY_WORDS}|{ASKING_WORDS})\b)|"
-    rf"(?:fill in|complete)\b[^:.]{{0,40}}:\s+|in (?:one|a single|a few|two|three) (?:word|sentence|phrase|words)s?(?: or (?:phrase|less|fewer))?,?\s+|"
+    r"(?:state|decide|determine|indicate|say|judge) (?:whether|if) (?:the following|this|the statement)"
+    r"(?: statement| sentence)? is "
+    r"(?:true|correct|right)(?: or (?:false|incorrect|wrong|not))?\s*[:.,-]\s*(?=\S)|"
+    rf"(?:with|using|by)(?: only| just)?(?: saying)?(?: a)? {_YES_NO},?\s+(?:only,?\s+)?(?:answer )?(?=\S)|"
+    rf"(?:fill in|complete)\b[^:.]{{0,40}}:\s+|in (?:one|a single|a few|two|three) "
+    rf"(?:word|sentence|phrase|words)s?(?: or (?:phrase|less|fewer))?,?\s+|"
     rf"(?:looking|look|examine|inspect|review|study|observe|view|consider|analy[sz]e|read|see|take a look|have a look)"
     rf"(?: closely| carefully)?(?: at)? (?:the |this |these |that |both |given |provided )*(?:[\w/-]+ ){{0,3}}{_IMAGE}s?"
     rf"(?: (?:carefully|closely|below|above|provided|shown|given))*\s?(?:,? ?and(?: then)? |,? then |, |: |; |to )"
     rf"(?:answer (?:the |this )?(?:following )?question\s?[:,.]?\s*)?|"
     rf"(?:based (?:up)?on|according to|given|from|using|use|judging (?:by|from)|considering|by (?:looking at|examining)|"
-    rf"with (?:reference|respect|regard) to|referring to|in view of|on the basis of|as (?:seen|shown|depicted) (?:in|on)|in|on|"
+    rf"with (?:reference|respect|regard) to|referring to|in view of|"
+    rf"in light of|with the (?:help|aid) of|by means of|on the basis of|as (?:seen|shown|depicted) (?:in|on)|in|on|"
     rf"after (?:reviewing|examining|viewing))"
     rf" (?:the |this |these |that |an? |all |only |given |provided |attached |following |accompanying |above |shown )*"
     rf"(?:[\w/-]+ ){{0,2}}{_IMAGE}s?"
@@ -87,7 +100,8 @@ _FORMAT_HEAD = re.compile(
     re.IGNORECASE,
 )
 _LEAD_IN = re.compile(
-    r"^(?:as an? [\w -]{3,50}|so|and|now|then|also|well|ok|okay|hello|hi|hey|please|kindly)\s?,?\s+(?=[a-z])", re.IGNORECASE
+    r"^(?:as an? [\w -]{3,50}|so|and|now|then|also|well|ok|okay|hello|hi|hey|please|kindly)\s?,?\s+(?=[a-z])",
+    re.IGNORECASE,
 )
 _ASKS = re.compile(
     rf"^(?:(?:and|or|so|if so|if yes|if present|if any),? )?(?:{ASKING_WORDS}|{AUXILIARY_WORDS})\b|"
@@ -142,7 +156,8 @@ def read_question(question: str, options: tuple[str, ...] | None = None) -> Read
       is dropped like an instruction and leaves the sentence it is about.
     """
     lines = [clean_text(line) for line in question[-LONGEST_QUESTION:].splitlines()]
-    text = _IMAGE_MARK.sub(" ", join_lines(lines)).replace("**", "")
+    text = _IMAGE_MARK_INSIDE.sub(r"\1 the image", join_lines(lines))
+    text = _IMAGE_MARK.sub(" ", text).replace("**", "")
     text = join_lines(" ".join(_strip_label(line).split()) for line in text.split("\n"))
     text = _ANSWER_LABEL.sub("", text)
     listed = find_options(text)

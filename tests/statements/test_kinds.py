@@ -25,7 +25,9 @@ def test_no_form_that_was_wrong_is_wrong(data_root):
     for line in (data_root / "forms" / "statements.jsonl").read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         statement = decl(row["question"], row["answer"], row["options"])
-        if not all(re.search(p, statement) for p in row["must"]) or any(re.search(p, statement) for p in row["must_not"]):
+        if not all(re.search(p, statement) for p in row["must"]) or any(
+            re.search(p, statement) for p in row["must_not"]
+        ):
             wrong.append((row["question"], row["answer"], statement))
     assert not wrong
 
@@ -62,7 +64,8 @@ def encode(data_root):
         VIGNETTE + "Which artery is most likely occluded?",
         VIGNETTE + "Which of the following is the most likely cause?",
         VIGNETTE.replace(". ", ", ") + "which artery is most likely occluded?",
-        "What is the artery that supplies the region of the heart that is shown in the picture of " + VIGNETTE.replace(". ", ", "),
+        "What is the artery that supplies the region of the heart that is shown in the picture of "
+        + VIGNETTE.replace(". ", ", "),
         VIGNETTE + "All of the following are likely occluded except",
         "Is the artery that " + VIGNETTE.replace(". ", " and ") + " occluded by a thrombus?",
     ],
@@ -94,5 +97,7 @@ def test_several_readings_of_one_answer_make_one_statement():
     assert len({decl(question, answer) for answer in ("yes", "Yes.", "there is a fracture", "The answer is yes")}) == 1
     assert len({decl(question, answer) for answer in ("no", "No!", "there is no fracture", "absent")}) == 1
     listed = "Diagnosis?\n1. cyst\n2. abscess"
-    assert {decl(listed, answer) for answer in ("2", "2.", "(2)", "2. abscess", "abscess")} == {"the diagnosis is an abscess"}
+    assert {decl(listed, answer) for answer in ("2", "2.", "(2)", "2. abscess", "abscess")} == {
+        "the diagnosis is an abscess"
+    }
     assert decl_rule(listed, "2") == "named"
