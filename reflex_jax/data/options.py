@@ -61,6 +61,12 @@ def gold_option(options: Sequence[str], *, letter: str = "", text: str = "") -> 
     return named[0]
 
 
+def unmistakable(options: Sequence[str], option: str) -> str:
+    """An option's text as an answer, or its letter where the text reads as another option's: "B" may be the first of two."""
+    index = list(options).index(option)
+    return option if match_option(option, options) == index else LETTERS[index]
+
+
 def lists_options(question: str, options: Sequence[str]) -> bool:
     """Whether a question's own words list all options by letter and text, e.g. "... (A) a disc (B) a line"."""
     words = " ".join(question.split())
