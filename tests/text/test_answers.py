@@ -27,9 +27,8 @@ def resolve(answer, question="", options=None):
     "B|b|(B)|[B]|{B}|B.|B)|**B**|$B$|\\boxed{B}|\\text{B}|Option B|option (B)|The answer is B|Answer: B|B is correct|"
     "The correct answer is (B).|Final answer: B|I think the answer is B|So, the answer is B) a nodule|\uff22|"
     "B. nodule|B: a nodule|(b) nodules|B - nodule|B, nodule|B nodule|nodule|The nodule.|nodules|NODULE|It is a nodule|"
-    "There is a nodule|the answer is nodule|It is B|nodule (B)|nodule, B|B/nodule|B because it is round|B. the nodule is round".split(
-        "|"
-    ),
+    "There is a nodule|the answer is nodule|It is B|nodule (B)|nodule, B|B/nodule|"
+    "B because it is round|B. the nodule is round".split("|"),
 )
 def test_an_option_is_named_by_letter_by_text_or_by_both(answer):
     resolved = resolve(answer, "What is shown?", OPTIONS)
@@ -128,7 +127,8 @@ def test_letters_that_unicode_calls_a_form_of_b_are_b(answer):
 @pytest.mark.parametrize(
     "answer",
     "no|No.|no, there is not|No, it isn't|no evidence|no evidence of a fracture|absent|it is absent|not seen|none|No fracture|"
-    "There is no fracture|no fracture is seen|no - it is absent|No (absent)|negative|No, the fracture is in the right femur|nope|false|"
+    "There is no fracture|no fracture is seen|no - it is absent|No (absent)|negative|nope|false|"
+    "No, the fracture is in the right femur|"
     "the answer is no|there isn't|No. There is no fracture.|without fracture".split("|"),
 )
 def test_no_is_said_in_many_ways(answer):
