@@ -27,7 +27,8 @@ def resolve(answer, question="", options=None):
     "B|b|(B)|[B]|{B}|B.|B)|**B**|$B$|\\boxed{B}|\\text{B}|Option B|option (B)|The answer is B|Answer: B|B is correct|"
     "The correct answer is (B).|Final answer: B|I think the answer is B|So, the answer is B) a nodule|\uff22|"
     "B. nodule|B: a nodule|(b) nodules|B - nodule|B, nodule|B nodule|nodule|The nodule.|nodules|NODULE|It is a nodule|"
-    "There is a nodule|the answer is nodule|B because it is round|B. the nodule is round".split("|"),
+    "There is a nodule|the answer is nodule|It is B|nodule (B)|nodule, B|B/nodule|"
+    "B because it is round|B. the nodule is round".split("|"),
 )
 def test_an_option_is_named_by_letter_by_text_or_by_both(answer):
     resolved = resolve(answer, "What is shown?", OPTIONS)
@@ -36,7 +37,17 @@ def test_an_option_is_named_by_letter_by_text_or_by_both(answer):
 
 
 @pytest.mark.parametrize(
-    "answer", ["A. nodule", "(A) a nodule", "A: nodules", "C) cyst", "B) cyst", "The answer is C, nodule", "B cyst"]
+    "answer",
+    [
+        "A. nodule",
+        "(A) a nodule",
+        "A: nodules",
+        "C) cyst",
+        "B) cyst",
+        "The answer is C, nodule",
+        "B cyst",
+        "nodule (A)",
+    ],
 )
 def test_letter_and_text_that_disagree_are_contradictory(answer):
     resolved = resolve(answer, "What is shown?", OPTIONS)
@@ -116,7 +127,8 @@ def test_letters_that_unicode_calls_a_form_of_b_are_b(answer):
 @pytest.mark.parametrize(
     "answer",
     "no|No.|no, there is not|No, it isn't|no evidence|no evidence of a fracture|absent|it is absent|not seen|none|No fracture|"
-    "There is no fracture|no fracture is seen|no - it is absent|No, the fracture is in the right femur|nope|false|"
+    "There is no fracture|no fracture is seen|no - it is absent|No (absent)|negative|nope|false|"
+    "No, the fracture is in the right femur|"
     "the answer is no|there isn't|No. There is no fracture.|without fracture".split("|"),
 )
 def test_no_is_said_in_many_ways(answer):
@@ -142,7 +154,21 @@ def test_yes_with_a_sentence_that_denies_is_contradictory(answer):
 
 
 @pytest.mark.parametrize(
-    "answer", ["maybe", "unknown", "not sure", "normal", "notice", "yes yes", "a dislocation", "left"]
+    "answer",
+    [
+        "maybe",
+        "unknown",
+        "I cannot see the image",
+        "No idea",
+        "not enough information",
+        "is",
+        "not sure",
+        "normal",
+        "notice",
+        "yes yes",
+        "a dislocation",
+        "left",
+    ],
 )
 def test_what_says_neither_yes_nor_no_is_neither(answer):
     resolved = resolve(answer, FRACTURE)
