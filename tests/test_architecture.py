@@ -143,6 +143,7 @@ def test_names_say_what_is_inside():
         ("wandb", {"run/logs.py"}),
         ("tensorboardX", {"run/logs.py"}),
         ("orbax", {"run/checkpoint.py"}),
+        ("pyarrow", {"data/parquet_rows.py"}),
         ("pydicom", {"data/dicom_images.py", "data/dicom_tags.py"}),
     ],
 )

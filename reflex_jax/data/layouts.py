@@ -100,12 +100,12 @@ def answer_type_of(value: Any) -> str | None:
     return answer_type or None
 
 
-def name_rows(rows: Iterable[Any], field: str) -> Iterator[tuple[str, Any]]:
-    """(name, row) for `read_rows`: the text or number in `field`, "row 0" and so on where there is none."""
+def name_rows(rows: Iterable[Any], field: str, otherwise: str) -> Iterator[tuple[str, Any]]:
+    """(name, row) for `read_rows`: the text or number in `field`; where there is none, "OTHERWISE-0" by the row's number."""
     for number, row in enumerate(rows):
         name = row.get(field)
         is_name = isinstance(name, (str, int)) and not isinstance(name, bool)
-        yield (text_of(name, field) if is_name else "") or f"row {number}", row
+        yield (text_of(name, field) if is_name else "") or f"{otherwise}-{number}", row
 
 
 def answer_type_by_rule(answer: str, options: Sequence[str] | None = None) -> str:

@@ -20,7 +20,7 @@ from reflex_jax.data.layouts import (
     text_of,
     with_options,
 )
-from reflex_jax.data.options import gold_option, lists_options, option_texts
+from reflex_jax.data.options import gold_option, lists_options, option_texts, unmistakable
 from reflex_jax.data.parquet_rows import pictures_of
 from reflex_jax.data.picture_files import NO_PICTURE, PictureFiles
 
@@ -86,7 +86,7 @@ def own_example(row: Mapping[str, Any], default_id: str, find: Finder) -> Exampl
     options = _options(row.get("options"))
     answers = [required(text, "answer") for text in _texts(row.get("answer"), "answer")] or [required("", "answer")]
     if options:
-        answers = [gold_option(options, text=answer) for answer in answers]
+        answers = [unmistakable(options, gold_option(options, text=answer)) for answer in answers]
         question = question if lists_options(question, options) else with_options(question, options)
     answer, *others = dict.fromkeys(answers)
     return Example(

@@ -153,7 +153,7 @@ def _check_columns(path: Path, names: Sequence[str], columns: Collection[str], o
 def _open(path: Path) -> parquet.ParquetFile:
     try:
         return parquet.ParquetFile(path, buffer_size=_READ_AT_ONCE, pre_buffer=False)
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise _unreadable(path, error) from error
 
 

@@ -41,7 +41,11 @@ _LEAD_IN = re.compile(
 _BOXED = re.compile(r"\$?\\(?:boxed|text|mathrm)\{(.*)\}\$?")
 _LETTER = re.compile(rf"{_MARKS}*([a-j]){_MARKS}*", re.IGNORECASE | re.ASCII)
 _LETTERED = re.compile(
-    r"[\s(\[{<*_\"]*([a-j])(?:[*_\"]*[).:\]}>,=]+[*_\"]*| [-\u2013\u2014]+ )\s*(.+)", re.IGNORECASE | re.ASCII
+    r"[\s(\[{<*_\"]*([a-j])(?:[*_\"]*[).:\]}>,=/]+[*_\"]*| [-\u2013\u2014]+ )\s*(.+)", re.IGNORECASE | re.ASCII
+)
+_LETTER_BEHIND = re.compile(r"(.+?)[.)]?(?: ?[(\[]([a-jA-J])[)\]]|, ?([A-J]))\.?", re.ASCII)  # "nodule (B)"
+_IS_LETTER = re.compile(
+    r"(?:it is|it's|its|this is|that is) (\W{0,3}[b-j]\W{0,3}|\W{0,3}A\W{0,3})", re.IGNORECASE | re.ASCII
 )
 _BARE_LETTER = re.compile(r"([a-j]) +(.+)", re.IGNORECASE | re.ASCII)
 _IS_CORRECT = re.compile(
@@ -152,6 +156,8 @@ def _said(text: str) -> str:
 
 def _named_option(said: str, frame: _Frame) -> tuple[int | None, bool]:
     """(option, whether letter and text disagree)."""
+    is_letter = _IS_LETTER.fullmatch(said)
+    said = is_letter[1] if is_letter else said
     letter = _LETTER.fullmatch(_REASON.split(said, maxsplit=1)[0])
     if letter and (index := LETTERS.index(letter[1].upper())) < len(frame.options):
         return index, False
@@ -163,7 +169,11 @@ def _named_option(said: str, frame: _Frame) -> tuple[int | None, bool]:
         named = _name(words_of(bare[2]), frame.options, frame)
         if named is not None and bare[1] not in "aA":
             return (index, False) if named == index else (None, True)
-    return _name(words_of(said), frame.options, frame), False
+    named = _name(words_of(said), frame.options, frame)
+    behind = _LETTER_BEHIND.fullmatch(said) if named is None else None
+    if behind and (index := LETTERS.index((behind[2] or behind[3]).upper())) < len(frame.options):
+        return _agree(index, behind[1], frame)
+    return named, False
 
 
 def _agree(index: int, rest: str, frame: _Frame) -> tuple[int | None, bool]:

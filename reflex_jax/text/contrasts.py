@@ -17,16 +17,16 @@ from reflex_jax.text.words import SEPARATORS, is_number, tokens_of
 
 # name of a set -> its values, each with the words that say it
 _SETS = {
-    "side": ("left leftward leftmost lt", "right rightward rightmost rt"),
+    "side": ("left leftward leftmost", "right rightward rightmost"),
     "height": ("upper superior top", "lower inferior bottom", "middle mid"),
     "depth": ("anterior ventral front", "posterior dorsal back"),
     "lateral": ("medial", "lateral"),
     "course": ("proximal", "distal"),
     "layer": ("superficial", "deep"),
-    "inside": ("internal inner", "external outer"),
+    "inside": ("internal inner intra", "external outer extra"),
     "centre": ("central", "peripheral"),
     "plane": ("axial transverse transaxial", "coronal", "sagittal"),
-    "modality": ("ct", "mri mr", "ray radiograph xr", "ultrasound ultrasonography sonography", "pet"),
+    "modality": ("ct", "mri", "ray radiograph xr", "ultrasound ultrasonography sonography", "pet"),
     "view": ("ap", "pa"),
     "sign": ("positive", "negative"),
     "order": ("<", ">", "\u2264", "\u2265"),
@@ -40,6 +40,8 @@ _SETS = {
     "count": ("single solitary", "multiple"),
     "sex": ("male man", "female woman"),
     "content": ("cystic", "solid"),
+    "vessel": ("artery arterial", "vein venous"),
+    "course of the colon": ("ascending", "descending"),
     "timing": ("pre before", "post after"),
     "symmetry": ("symmetric symmetrical", "asymmetric asymmetrical"),
     "texture": ("homogeneous homogenous", "heterogeneous heterogenous"),
@@ -53,7 +55,8 @@ _VALUES = {
 _BOTH = frozenset("both bilateral bilaterally".split())
 _LETTERED_NUMBER = re.compile(r"([a-z]{1,4})(\d+)[a-z]?")  # T2, L4, HER2
 _ORDINAL = re.compile(r"\d+(?:st|nd|rd|th)")
-_DENSITY = re.compile(r"(hyper|hypo|iso)(\w{4,})")
+# hyperdense and hypodense, supratentorial and infratentorial: one stem, another beginning
+_PREFIXED = re.compile(r"(hyper|hypo|iso|supra|infra|intra|extra)(\w{4,})|(pre|post)(\w{6,})")
 _LABELLED = frozenset(
     "type grade stage class group hepatitis influenza vitamin category level option segment zone".split()
 )
@@ -141,16 +144,18 @@ def _value(token: str, before: str) -> tuple[tuple[str, str], ...]:
     if token in _VALUES:
         return (_VALUES[token],)
     if token in _BOTH:
-        return (("side", "left"), ("side", "right"))
+        return (("side", "left"), ("side", "right"), ("extent", "bilateral"))
+    if token in {"unilateral", "unilaterally"}:
+        return (("extent", "unilateral"),)
     if token[0] in "-0123456789" and (is_number(token) or _ORDINAL.fullmatch(token)):
         return (("number", token),)
     if token in _UNITS and is_number(before):
         return (("unit", token),)
-    if len(token) == 1 and before in _LABELLED:
+    if len(token) == 1 and (before in _LABELLED or (token in "abcd" and is_number(before))):
         return (("label", token),)
-    density = _DENSITY.fullmatch(token)
-    if density:
-        return ((f"density of {density[2]}", density[1]),)
+    prefixed = _PREFIXED.fullmatch(token)
+    if prefixed:
+        return ((f"before {prefixed[2] or prefixed[4]}", prefixed[1] or prefixed[3]),)
     lettered = _LETTERED_NUMBER.fullmatch(token)
     return ((f"number of {lettered[1]}", lettered[2]),) if lettered else ()
 

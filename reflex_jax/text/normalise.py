@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 import unicodedata
@@ -12,6 +13,7 @@ LETTERS = "ABCDEFGHIJ"
 # tokens hold (one of Qwen's stands for 128 spaces), and each may become 18 when it is folded.
 LONGEST_ANSWER = 4096
 
+_LONGEST_KEPT = 1024  # characters of a text whose clean form is kept
 _MOST_MARKS = 30  # combining marks on one letter that stand, as in Unicode's stream-safe text; languages need 17
 _APOSTROPHES = re.compile("['\u2018\u2019\u02bc`\u00b4]")
 _DECIMAL_POINT = re.compile(r"(?<![^\W\d_])\.(?=\d)")  # also ".5", not "t.2"
@@ -24,8 +26,15 @@ def clean_text(text: str) -> str:
     """Drops invisible characters, folds compatibility forms (NFKC) and collapses white space."""
     if text.isascii() and text.isprintable():
         return " ".join(text.split())
+    return _clean_kept(text) if len(text) <= _LONGEST_KEPT else _clean(text)
+
+
+def _clean(text: str) -> str:
     invisible = {ord(c): None for c in set(text) if _is_invisible(c)}
     return " ".join(_fold(text.translate(invisible)).split())
+
+
+_clean_kept = functools.lru_cache(maxsize=1024)(_clean)  # an answer is cleaned by each that reads it
 
 
 def has_visible_character(text: str) -> bool:

@@ -13,6 +13,7 @@ NEGATIONS = frozenset(
     "no not without none never absent absence isnt arent wasnt werent doesnt dont didnt hasnt havent cannot cant couldnt nor "
     "neither nothing nobody lack lacking non".split()
 )
+_STATUS = {"positive": True, "negative": False}  # of what is asked, where they stand alone
 AUXILIARIES = frozenset(
     "is are was were be been does doe do did has have had can could will would should may might isnt arent wasnt doesnt dont "
     "didnt hasnt cannot cant".split()
@@ -23,6 +24,10 @@ _FUNCTION = AUXILIARIES | frozenset(
     "some as such here now seen see visible visualized present presence noted note identified identify shown show appear appears "
     "evidence evident detected found find demonstrated sign signs also we you i patient yes definitely clearly indeed so "
     "a an the be being most likely appreciable appreciated significant apparent".split()
+)
+_UNABLE, _PICTURES = (
+    frozenset("cannot cant couldnt".split()),
+    frozenset("image picture scan film photo radiograph".split()),
 )
 _ASSERTIONS = AUXILIARIES | frozenset(
     "present presence seen visible noted identified detected evident found shown".split()
@@ -92,9 +97,12 @@ def read_polarity(tokens: Sequence[str], question: PolarQuestion) -> Polarity:
       tokens: of the answer, with its separators.
       question: what it answers.
     """
-    if not tokens or tokens[0] in SEPARATORS:
+    tokens = tokens[next((i for i, token in enumerate(tokens) if token not in SEPARATORS), len(tokens)) :]
+    if not tokens:
         return Polarity(None)
     words = [token for token in tokens if token not in SEPARATORS]
+    if len(words) == 1 and words[0] in _STATUS and question.is_polar and not question.is_choice:
+        return Polarity(_STATUS[words[0]])
     particle, rest = _particle(tokens)
     if {*rest[:2]} & (NO if particle else YES) and set(rest) <= YES | NO | {"and", "or"} and particle is not None:
         return Polarity(None, is_contradictory=True)
@@ -134,6 +142,10 @@ def _sentence(words: Sequence[str], question: PolarQuestion) -> bool | None:
     """Whether a sentence affirms (True) or denies what is asked; None where it speaks of something else."""
     content = {word for word in words if word not in _FUNCTION and word not in NEGATIONS}
     denies = is_negated(words)
+    if {"i", "we"} & {*words} and _UNABLE & {*words} and _PICTURES & {*words}:
+        return None  # "I cannot see the image" denies nothing
+    if not content and set(words) <= AUXILIARIES - NEGATIONS:
+        return None  # "is"
     if not content:
         is_said = not (_ASSERTIONS | NEGATIONS).isdisjoint(words)
         return not denies if is_said else None

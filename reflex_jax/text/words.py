@@ -53,8 +53,18 @@ _MORE, _LESS = (
 )
 
 _TABLES = frozenset(_NUMBERS) | frozenset(_ORDINALS) | frozenset(_UNITS)
-_SPECIAL = _TABLES | ARTICLES | _GRADED | {"than"}  # where none of these stands, every word is read by itself
-_SAME = {"sided": "side", "xray": "x-ray", "noncontrast": "non-contrast", "nonenhanced": "non-enhanced"}
+_SPECIAL = _TABLES | ARTICLES | _GRADED | {"than", "r", "l"}  # where none of these stands, every word is read by itself
+_SAME = {
+    "sided": "side",
+    "mr": "mri",
+    "rt": "right",
+    "lt": "left",
+    "xray": "x-ray",
+    "noncontrast": "non-contrast",
+    "nonenhanced": "non-enhanced",
+}
+_SIDES = {"r": "right", "l": "left"}  # before a word: "R lung"; "L spine" is lumbar
+_ROMAN_STAGE = re.compile(r"(i{1,3}|iv|v)([a-d])")  # stage IIA
 _LONGEST_KEPT = 256  # characters of a text whose words are kept
 _LONGEST_WORD = 64  # characters; what is longer is none of a lexicon
 
@@ -68,7 +78,9 @@ _NEGATIVE = re.compile(r"(?<=[^\W_])[-\u2212](?=\s*(?:$|[,;.)/]))|(?<=\w) ?[-\u2
 _POSITIVE = re.compile(r"(?<=[^\W_])\++(?=\s|$|[,;.)/])|(?<=\w) ?\+ve\b")
 _DASH = re.compile(r"\s[-\u2013\u2014]+\s")
 _POINT, _MINUS, _PLUS_BEHIND, _MINUS_BEHIND = "\x00\x01\x02\x03"  # no text holds them: control characters are dropped
-_ASCII_MARKS = str.maketrans({m: " " for m in "!\"#&'()*-/?@[\\]_{}^`"} | {m: f" {m} " for m in ",;."} | {":": " , "})
+_ASCII_MARKS = str.maketrans(
+    {m: " " for m in "!\"#&')*-/?@[\\]_{}^`"} | {m: f" {m} " for m in ",;."} | {":": " , ", "(": " , "}
+)
 _PIECES = re.compile(
     rf"\d+(?:st|nd|rd|th)(?!\w)|{_NUMBER}|[<>]=?|(?<=\d)x(?=\d)|[^\W\d_][^\s<>=+%\u2264\u2265\u00d7~\u00b1\u00b0\x02\x03]*|."
 )
@@ -183,7 +195,8 @@ def _read_sequence(tokens: list[str]) -> list[str]:
         before = read[-1] if read else ""
         following = tokens[position + 1] if position + 1 < len(tokens) else ""
         if token in ARTICLES:
-            is_letter = token == "a" and (before in _GRADED or not following[:1].isalpha())
+            is_named = before in _GRADED or _IS_NUMBER.fullmatch(before) is not None  # "type A", "stage 2a"
+            is_letter = token == "a" and (is_named or not following[:1].isalpha())
             if is_letter or (not read and not following):
                 read.append(token)
         elif token in _ONES and 0 < _ONES[token] < 10 and position and tokens[position - 1] in _TENS:
@@ -198,6 +211,16 @@ def _read_sequence(tokens: list[str]) -> list[str]:
             read.append(_ORDINALS[token])
         elif token in _ROMAN and before in _GRADED:
             read.append(_ROMAN[token])
+        elif (
+            token in _SIDES
+            and following.isalpha()
+            and following != "spine"
+            and before not in _GRADED
+            and not before.isdigit()
+        ):
+            read.append(_SIDES[token])
+        elif before in _GRADED and (stage := _ROMAN_STAGE.fullmatch(token)):
+            read += [_ROMAN[stage[1]], stage[2]]
         elif token in _ATTACHED_UNITS and _IS_NUMBER.fullmatch(before):
             read.append(_UNITS.get(token, token))
         else:

@@ -3,7 +3,8 @@
 import pytest
 
 from reflex_jax.data.examples import RowError
-from reflex_jax.data.options import gold_option, lists_options, option_texts
+from reflex_jax.data.options import gold_option, lists_options, option_texts, unmistakable
+from reflex_jax.text.normalise import match_option
 
 
 @pytest.mark.parametrize(
@@ -59,6 +60,13 @@ def test_other_forms_refuse_the_row(cells, reason):
 def test_gold_is_found_by_letter_and_by_text(letter, text, expected):
     """An option that is called as a letter is, is its text where a text is given."""
     assert gold_option(("No", "Yes.", "C", "B"), letter=letter, text=text) == expected
+
+
+def test_an_option_that_is_called_as_the_letter_of_another_is_answered_by_its_own_letter():
+    options = ("B", "A", "C", "nodule")
+    assert [unmistakable(options, option) for option in options] == ["A", "B", "C", "nodule"]
+    for index, option in enumerate(options):
+        assert match_option(unmistakable(options, option), options) == index
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,12 @@ def assert_only_failed(bridged, rows, reason):
 def test_without_failures_every_row_counts(bridge, capsys):
     bridged = run(bridge)
     assert_only_failed(bridged, [], "")
-    assert bridged.statements[0] == ["there is a nodule", "there is no nodule", "is there a nodule boom", None]
+    assert bridged.statements[0] == [
+        "there is a nodule",
+        "there is no nodule",
+        "the answer to whether there is a nodule is boom",
+        None,
+    ]
     assert bridged.anchors == ["there is a nodule", "the cyst is located in the left lung"]
     np.testing.assert_array_equal(bridged.judge.has_statement, [[True, True, True, False], [True] * 4])
     assert bridged.failures == [[None] * 4] * 2 and not capsys.readouterr().err

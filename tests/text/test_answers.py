@@ -12,6 +12,7 @@ from reflex_jax.text.answers import resolve_answer
 from reflex_jax.text.contrasts import disagree
 from reflex_jax.text.normalise import normalise_answer
 from reflex_jax.text.questions import read_question
+from tests.unchecked import types_unchecked
 
 OPTIONS = ("cyst", "a nodule", "Abscess", "renal mass with calcification")
 FRACTURE = "Is there a fracture in the left femur?"
@@ -26,7 +27,9 @@ def resolve(answer, question="", options=None):
     "B|b|(B)|[B]|{B}|B.|B)|**B**|$B$|\\boxed{B}|\\text{B}|Option B|option (B)|The answer is B|Answer: B|B is correct|"
     "The correct answer is (B).|Final answer: B|I think the answer is B|So, the answer is B) a nodule|\uff22|"
     "B. nodule|B: a nodule|(b) nodules|B - nodule|B, nodule|B nodule|nodule|The nodule.|nodules|NODULE|It is a nodule|"
-    "There is a nodule|the answer is nodule|B because it is round|B. the nodule is round".split("|"),
+    "There is a nodule|the answer is nodule|It is B|nodule (B)|nodule, B|B/nodule|B because it is round|B. the nodule is round".split(
+        "|"
+    ),
 )
 def test_an_option_is_named_by_letter_by_text_or_by_both(answer):
     resolved = resolve(answer, "What is shown?", OPTIONS)
@@ -35,7 +38,17 @@ def test_an_option_is_named_by_letter_by_text_or_by_both(answer):
 
 
 @pytest.mark.parametrize(
-    "answer", ["A. nodule", "(A) a nodule", "A: nodules", "C) cyst", "B) cyst", "The answer is C, nodule", "B cyst"]
+    "answer",
+    [
+        "A. nodule",
+        "(A) a nodule",
+        "A: nodules",
+        "C) cyst",
+        "B) cyst",
+        "The answer is C, nodule",
+        "B cyst",
+        "nodule (A)",
+    ],
 )
 def test_letter_and_text_that_disagree_are_contradictory(answer):
     resolved = resolve(answer, "What is shown?", OPTIONS)
@@ -115,7 +128,7 @@ def test_letters_that_unicode_calls_a_form_of_b_are_b(answer):
 @pytest.mark.parametrize(
     "answer",
     "no|No.|no, there is not|No, it isn't|no evidence|no evidence of a fracture|absent|it is absent|not seen|none|No fracture|"
-    "There is no fracture|no fracture is seen|no - it is absent|No, the fracture is in the right femur|nope|false|"
+    "There is no fracture|no fracture is seen|no - it is absent|No (absent)|negative|No, the fracture is in the right femur|nope|false|"
     "the answer is no|there isn't|No. There is no fracture.|without fracture".split("|"),
 )
 def test_no_is_said_in_many_ways(answer):
@@ -141,7 +154,21 @@ def test_yes_with_a_sentence_that_denies_is_contradictory(answer):
 
 
 @pytest.mark.parametrize(
-    "answer", ["maybe", "unknown", "not sure", "normal", "notice", "yes yes", "a dislocation", "left"]
+    "answer",
+    [
+        "maybe",
+        "unknown",
+        "I cannot see the image",
+        "No idea",
+        "not enough information",
+        "is",
+        "not sure",
+        "normal",
+        "notice",
+        "yes yes",
+        "a dislocation",
+        "left",
+    ],
 )
 def test_what_says_neither_yes_nor_no_is_neither(answer):
     resolved = resolve(answer, FRACTURE)
@@ -221,7 +248,20 @@ def test_any_text_is_read_and_only_an_invisible_one_has_no_key(text, question):
 
 def test_true_answers_of_real_sets_keep_their_polarity_and_never_contradict_themselves(real_rows):
     by_question = defaultdict(set)
-    for question, answer in real_rows:
+    with types_unchecked():  # thousands of calls, whose types other tests look at
+        _check_rows(real_rows, by_question)
+        merged = {
+            tuple(sorted({normalise_answer(a) for a in group}))
+            for question, answers in by_question.items()
+            for group in _by_key(question, answers).values()
+        }
+    assert {group for group in merged if len(group) > 1} == {
+        ("in midline", "midline", "yes"), ("chest x ray", "chest xray"), ("ring enhancing", "ring enhancing lesion"),
+    }  # fmt: skip
+
+
+def _check_rows(rows, by_question):
+    for question, answer in rows:
         resolved = resolve(answer, question)
         normal = normalise_answer(answer)
         assert not resolved.is_contradictory, (question, answer)
@@ -229,12 +269,6 @@ def test_true_answers_of_real_sets_keep_their_polarity_and_never_contradict_them
         if normal in {"yes", "no"} and not question.lower().startswith("how many"):
             assert resolved.key == normal, (question, answer)
         by_question[question].add(answer)
-    merged = {tuple(sorted({normalise_answer(a) for a in group}))
-              for question, answers in by_question.items()
-              for group in _by_key(question, answers).values()}  # fmt: skip
-    assert {group for group in merged if len(group) > 1} == {
-        ("in midline", "midline", "yes"), ("chest x ray", "chest xray"), ("ring enhancing", "ring enhancing lesion"),
-    }  # fmt: skip
 
 
 def _by_key(question, answers):

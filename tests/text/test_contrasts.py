@@ -49,6 +49,14 @@ left upper and right lower lobe | right upper and left lower lobe
 coronal plane | axial plane
 CT scan | MRI scan
 normal heart | abnormal heart
+stage IIA | stage IIB
+R lung | L lung
+bilateral effusion | unilateral effusion
+supratentorial mass | infratentorial mass
+intra-axial | extra-axial
+ascending colon | descending colon
+renal artery | renal vein
+left > right | right > left
 no | yes, there is one
 """
 AGREE = """

@@ -80,7 +80,7 @@ def completions(count: int, seed: int):
 
 
 def test_no_completion_raises_and_each_has_its_rewards_and_statement():
-    count, seen = 80_000, set()
+    count, seen = 60_000, set()
     with ExitStack() as unchecked:
         for number, completion in enumerate(completions(count, seed=count)):
             if number == 5_000:  # types have been seen by then, and looking at them takes longer than all the rest

@@ -51,6 +51,9 @@ from reflex_jax.text.words import words_of
         ("T2-weighted", "t2 weighted"),
         ("\u0663 cm", "3 cm"),  # Arabic-Indic digit
         ("non-contrast", "noncontrast"),
+        ("stage IIA tumour", "stage 2a tumor"),
+        ("R frontal lobe", "right frontal lobe"),
+        ("MR - FLAIR", "MRI FLAIR"),
         ("influenza a virus", "Influenza A virus"),
     ],
 )

@@ -16,7 +16,7 @@ from typing import Any
 
 from reflex_jax.data.examples import Example, RowError
 from reflex_jax.data.layouts import Layout, Rows, answer_type_by_rule, lines_of, name_rows, read_rows, required, text_of
-from reflex_jax.data.options import gold_option
+from reflex_jax.data.options import gold_option, unmistakable
 from reflex_jax.data.parquet_rows import find_shards, parquet_rows, pictures_of
 from reflex_jax.data.picture_files import PictureFiles
 from reflex_jax.text.normalise import LETTERS
@@ -46,7 +46,7 @@ def _read(root: Path, split: str) -> Rows:
         return Example(
             id=name,
             question=question,
-            answer=gold_option(options, text=answer) if options else answer,
+            answer=unmistakable(options, gold_option(options, text=answer)) if options else answer,
             answer_type=answer_type_by_rule(answer, options),
             images=pictures_of(row["image"], files.find),
             options=options,
@@ -54,7 +54,7 @@ def _read(root: Path, split: str) -> Rows:
             category=text_of(row.get("source"), "source") or None,
         )
 
-    return read_rows(name_rows(parquet_rows(paths, _COLUMNS, ("source",)), "id"), make)
+    return read_rows(name_rows(parquet_rows(paths, _COLUMNS, ("source",)), "id", split), make)
 
 
 def _listed_options(question: str, answer: str) -> tuple[str, ...] | None:

@@ -31,7 +31,7 @@ from reflex_jax.data.layouts import (
     text_of,
     with_options,
 )
-from reflex_jax.data.options import gold_option, option_texts
+from reflex_jax.data.options import gold_option, option_texts, unmistakable
 from reflex_jax.data.parquet_rows import find_shards, parquet_rows, pictures_of
 from reflex_jax.data.picture_files import NO_PICTURE, PictureFiles
 from reflex_jax.text.normalise import LETTERS
@@ -60,7 +60,7 @@ def _read(root: Path, split: str) -> Rows:
     for subject, paths in shards.items():
         rows = parquet_rows(paths, _COLUMNS, ("explanation", *_PICTURES))
         make = partial(_make, split, subject, PictureFiles(paths[0].parent))
-        yield from read_rows(name_rows(rows, "id"), make)
+        yield from read_rows(name_rows(rows, "id", f"{split}_{subject}"), make)
 
 
 def _make(split: str, subject: str, files: PictureFiles, name: str, row: dict[str, Any]) -> Example | RefusedRow:
@@ -100,7 +100,8 @@ def _literals(value: Any, field: str) -> list[str]:
 def _answer(text: str, options: Sequence[str] | None) -> str:
     if not options:
         return text
-    return gold_option(options, letter=text) if text in LETTERS else gold_option(options, text=text)
+    gold = gold_option(options, letter=text) if text in LETTERS else gold_option(options, text=text)
+    return unmistakable(options, gold)
 
 
 def _order_of_marks(text: str, row: dict[str, Any]) -> list[int]:

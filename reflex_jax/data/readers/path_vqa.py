@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 from reflex_jax.config import ConfigError
 from reflex_jax.data.examples import Example, RowError
-from reflex_jax.data.layouts import Layout, Rows, answer_type_by_rule, read_rows, required, text_of
+from reflex_jax.data.layouts import Layout, Rows, answer_type_by_rule, name_rows, read_rows, required, text_of
 from reflex_jax.data.medical_images import read_file
 from reflex_jax.data.parquet_rows import find_shards, read_triples
 from reflex_jax.data.picture_faults import one_line
@@ -64,10 +64,10 @@ def _read_pickles(root: Path, split: str) -> Rows:
         if numbered is None:
             yield from ((f"{split}-{number}", row) for number, row in enumerate(bare_rows))
             return
-        for row in _load(numbered, ("question_id", "img_id", "sent", "label")):
+        for name, row in name_rows(_load(numbered, ("question_id", "img_id", "sent", "label")), "question_id", split):
             image, question = row["img_id"], row["sent"]
-            label = row["label"] or {answers.get((str(image), str(question))): 1}
-            yield str(row["question_id"]), {**row, "image": image, "question": question, "answer": label}
+            label = row["label"] or answers.get((str(image), str(question)))
+            yield name, {**row, "image": image, "question": question, "answer": label}
 
     return read_rows(rows(), lambda name, row: _example(name, row, _NAMES[split], files))
 

@@ -74,7 +74,8 @@ def _is_there(root: Path, split: str) -> bool:
 
 
 def _shards(root: Path) -> list[Path]:
-    shards = find_shards(root) or find_shards(root / "Quilt_VQA")
+    is_red = (root / _ANSWERS["red"][0]).is_file() and not (root / _ANSWERS["test"][0]).is_file()
+    shards = ({} if is_red else find_shards(root)) or find_shards(root / "Quilt_VQA")
     return shards.get("train") or shards.get("test") or []
 
 
@@ -94,7 +95,8 @@ def _json_rows(root: Path, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
             continue
         bare = asked.get(number, {})
         filled = {"question": bare.get("text"), "image": bare.get("image")}
-        yield f"{split}-{number}", {**filled, **{field: value for field, value in row.items() if value is not None}}
+        own = {field: value for field, value in row.items() if value is not None or field not in filled}
+        yield f"{split}-{number}", filled | own
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

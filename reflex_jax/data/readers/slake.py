@@ -71,7 +71,7 @@ def _read(root: Path, split: str) -> Rows:
             language=language,
         )
 
-    return read_rows(name_rows(read_json_rows(_files(root, split)[0], _REQUIRED_FIELDS), "qid"), make)
+    return read_rows(name_rows(read_json_rows(_files(root, split)[0], _REQUIRED_FIELDS), "qid", split), make)
 
 
 LAYOUT = Layout(

@@ -68,7 +68,7 @@ def _read(root: Path, split: str) -> Rows:
             paraphrases=_paraphrases(row.get("question_rephrase")),
         )
 
-    return read_rows(name_rows(read_json_rows(root / _ANNOTATIONS, _REQUIRED_FIELDS), "qid"), make)
+    return read_rows(name_rows(read_json_rows(root / _ANNOTATIONS, _REQUIRED_FIELDS), "qid", split), make)
 
 
 def _split_of(phrase_type: Any) -> str | None:

@@ -82,7 +82,7 @@ def test_rows_of_vqa_rad_that_cannot_be_used_are_refused_and_the_others_read(tmp
     assert refusals(found) == {
         "1": "a phrase_type of no split", "2": "a phrase_type of no split", "3": "no answer", "4": "answer",
         "5": "an answer_type that is neither closed nor open", "6": "no picture", "7": "no picture",
-        "8": "picture outside the data's folder", "row 8": "no question",
+        "8": "picture outside the data's folder", "train-8": "no question",
     }  # fmt: skip
     assert found[-1].id == "10"
     assert refusals(read(vqa_rad, tmp_path, "test")) == dict.fromkeys("12", "a phrase_type of no split")
@@ -211,6 +211,8 @@ def test_quilt_vqa_without_its_pictures_is_its_parquet_file(formats, tmp_path):
         ("test-0", "No", "closed"), ("test-1", "A ", "open"), ("test-2", "Ye", "closed"),
     ]  # fmt: skip
     assert found[0].images == found[1].images and len(found[0].image_id) == 16
+    (tmp_path / "quiltvqa_test_w_ans.json").rename(tmp_path / "quiltvqa_red_test_w_ans.json")
+    assert quilt_vqa.LAYOUT.splits(tmp_path) == ["red"]  # parquet files beside it are not those of the test
 
 
 def test_unpacked_and_flat_pictures_of_quilt_vqa_are_never_taken_for_each_other(tmp_path, save_json, save_picture):
@@ -219,6 +221,7 @@ def test_unpacked_and_flat_pictures_of_quilt_vqa_are_never_taken_for_each_other(
         {"id": 8, "answer": "It is grey.", "answer_type": "OPEN", "image": "deep/a.jpg", "question": "Why?"},
         {"id": 9, "answer": "no-one knows", "answer_type": "closed", "yes_no_answer": "no."},
         {"id": 10, "answer": "It is grey.", "answer_type": "OPEN"},
+        {"id": 11, "answer": None, "answer_type": None},
     ]
     asked = [{"question_id": number, "text": "Is it?", "image": "a.jpg"} for number in (7, 8, 9)]
     save_json(tmp_path / "quiltvqa_red_test_w_ans.json", answers)
@@ -231,6 +234,7 @@ def test_unpacked_and_flat_pictures_of_quilt_vqa_are_never_taken_for_each_other(
     red, unmarked = (read(quilt_vqa, tmp_path, split) for split in quilt_vqa.LAYOUT.splits(tmp_path))
     assert refusals(red) == {
         "red-7": "a closed question whose answer begins with neither yes nor no", "red-10": "no question",
+        "red-11": "no answer",
     }  # fmt: skip
     assert [(row.id, row.question, row.answer) for row in (red[1], red[2], unmarked[1])] == [
         ("red-8", "Why?", "It is grey."), ("red-9", "Is it?", "No"), ("red_unmarked-8", "Why?", "It is grey."),

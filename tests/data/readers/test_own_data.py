@@ -129,6 +129,8 @@ def test_several_right_options_are_accepted(tmp_path, save_json):
     save_json(tmp_path / "dev.jsonl", [{"question": "Which?", "options": ["a:x", "y", "z"], "answer": ["C", "y", "z"]}])
     (found,) = read(jsonl, tmp_path, "dev")
     assert (found.answer, found.accepted, found.options) == ("z", ("y",), ("a:x", "y", "z"))
+    save_json(tmp_path / "dev.jsonl", [{"question": "Which?", "options": ["B", "A"], "answer": "B"}])
+    assert read(jsonl, tmp_path, "dev")[0].answer == "A"  # the letter of the option that is called B
 
 
 @pytest.mark.parametrize("members", ["images/{}", "{}"])

@@ -217,16 +217,20 @@ def test_odd_pickled_rows_are_mended_or_refused(tmp_path, save_picture):
         pickled_row(question_id=5, label=["no"]),
         pickled_row(question_id=6, img_id="test_0001"),
         pickled_row(question_id=7, img_id=None),
-        pickled_row(question_id=8, img_id="test_0000.jpg"),
+        pickled_row(question_id=None, img_id="test_0000.jpg"),
+        pickled_row(question_id=9, label=None, sent="Who?"),
     ]
     write_pickle(tmp_path, rows)
-    write_pickle(tmp_path, [{"image": "test_0000", "question": "What?", "answer": "disc"}], "test/test_qa.pkl")
+    bare = [{"image": "test_0000", "question": "What?", "answer": "disc"}]
+    bare += [{"image": "test_0000", "question": "Who?", "answer": ["x"]}]
+    write_pickle(tmp_path, bare, "test/test_qa.pkl")
     found = read(path_vqa, tmp_path, "test")
     assert (found[0].answer, found[0].accepted, found[1].answer) == ("a gap", ("gap",), "disc")
     assert refusals(found) == {
         "3": "no answer", "4": "a label in another form", "5": "answer", "6": "no picture", "7": "no picture",
+        "9": "answer",
     }  # fmt: skip
-    assert found[-1].image_id == found[0].image_id == "test/test_0000.jpg"
+    assert found[-2].id == "test-7" and found[-2].image_id == found[0].image_id == "test/test_0000.jpg"
 
 
 class Trap:
