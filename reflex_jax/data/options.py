@@ -64,7 +64,7 @@ def gold_option(options: Sequence[str], *, letter: str = "", text: str = "") -> 
 def unmistakable(options: Sequence[str], option: str) -> str:
     """An option's text as an answer, or its letter where the text reads as another option's: "B" may be the first of two."""
     index = list(options).index(option)
-    return option if match_option(option, options) == index else LETTERS[index]
+    return option if resolve_answer(option, ReadQuestion("", "", tuple(options))).option == index else LETTERS[index]
 
 
 def lists_options(question: str, options: Sequence[str]) -> bool:

@@ -17,9 +17,9 @@ from reflex_jax.data.prompts import PromptSizes
 from reflex_jax.models.biomedclip import BiomedClipConfig, init_judge_params
 from reflex_jax.records import Draws, HostScores, JudgeInputs, PromptInputs, Rollout, TrainBatch, VisionInputs
 from reflex_jax.rewards.answer_metrics import ANSWER_METRICS
-from reflex_jax.step.bridge import JUDGE_METRICS
 from reflex_jax.rewards.components import is_of_device
 from reflex_jax.sharding import UPDATE_RULES, AnyMesh, batch_sharding, replicated
+from reflex_jax.step.bridge import JUDGE_METRICS
 from reflex_jax.step.imitate import SftBatch
 from reflex_jax.step.program import Program, build_program
 from reflex_jax.step.shapes import Shapes, largest_prompt, rollout_rules

@@ -29,7 +29,9 @@ from reflex_jax.statements.operator import decl
 from reflex_jax.step.row_failures import Failure, FailureReporter, RowFailures
 from reflex_jax.text.completion import parse_completion
 
-JUDGE_METRICS = ("judge/cut_statement_rate",)  # of the statements that the judge reads; there is no such number without one
+JUDGE_METRICS = (
+    "judge/cut_statement_rate",
+)  # of the statements that the judge reads; there is no such number without one
 OPEN_CORRECT_AT = 0.5  # an open answer counts as correct from this R_ans on
 
 
@@ -143,16 +145,16 @@ class HostBridge:
 
         questions = None
         if self._centered:
-            questions = failures.of_prompts("anchor", lambda p: encode(examples[p].question), otherwise=())
+            questions = failures.of_prompts("anchor", lambda p: fit(encode(examples[p].question)), otherwise=())
         rows = failures.of_rows("statement", lambda p, g: encode(statements[p][g]))
         is_cut = [[np.nan if ids is None else float(len(ids) > limit) for ids in row] for row in rows]
         packed = pack_statements(
             judge_pixels,
             [[fit(ids) for ids in row] for row in rows],
-            [fit(ids) for ids in failures.of_prompts("anchor", lambda p: encode(anchors[p]), otherwise=())],
+            failures.of_prompts("anchor", lambda p: fit(encode(anchors[p])), otherwise=()),
             max_statement_tokens=limit,
             pad_token_id=tokenizer.pad_token_id,
-            questions=None if questions is None else [fit(ids) for ids in questions],
+            questions=questions,
         )
         return packed, np.asarray(is_cut, np.float32)
 

@@ -34,12 +34,12 @@ from reflex_jax.run.logs import RunLogger, SilentLogger, last_metrics, open_logg
 from reflex_jax.run.ownership import refuse_second_owner
 from reflex_jax.run.samples import all_rows
 from reflex_jax.sharding import make_mesh
+from reflex_jax.statements.operator import DECL_VERSION
 from reflex_jax.step.batch import measure_prompts, refuse_colliding_options
 from reflex_jax.step.models import Models, load_models, load_params, make_host_bridge
 from reflex_jax.step.program import Program, build_program
 from reflex_jax.step.score import most_failed_rows
 from reflex_jax.step.state import TrainState
-from reflex_jax.statements.operator import DECL_VERSION
 from reflex_jax.stops import PROCESS_LOST, RunStopped, StopRequest
 from reflex_jax.training.faults import SkippedSteps, StepEnd
 from reflex_jax.training.metric_names import check_best_metric
