@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reflex_jax.text.normalise import LETTERS, LONGEST_ANSWER, clean_text, trim_answer
@@ -111,6 +112,11 @@ def resolve_answer(answer: str, question: ReadQuestion) -> Resolved:
     return resolve(answer[:LONGEST_ANSWER], question)
 
 
+def named_option(answer: str, options: Sequence[str]) -> int | None:
+    """Index of the option that an answer names by letter, by text or by both in agreement, where nothing else is known."""
+    return resolve_answer(answer, ReadQuestion("", "", tuple(options))).option
+
+
 @functools.lru_cache(maxsize=8192)
 def _resolve(answer: str, question: ReadQuestion) -> Resolved:
     frame = _frame(question)
@@ -161,6 +167,9 @@ def _named_option(said: str, frame: _Frame) -> tuple[int | None, bool]:
     letter = _LETTER.fullmatch(_REASON.split(said, maxsplit=1)[0])
     if letter and (index := LETTERS.index(letter[1].upper())) < len(frame.options):
         return index, False
+    whole = words_of(said)
+    if whole in frame.options:  # also "E. coli", whose letter is none
+        return frame.options.index(whole), False
     lettered = _LETTERED.fullmatch(said)
     if lettered and (index := LETTERS.index(lettered[1].upper())) < len(frame.options):
         return _agree(index, lettered[2], frame)
@@ -169,7 +178,7 @@ def _named_option(said: str, frame: _Frame) -> tuple[int | None, bool]:
         named = _name(words_of(bare[2]), frame.options, frame)
         if named is not None and bare[1] not in "aA":
             return (index, False) if named == index else (None, True)
-    named = _name(words_of(said), frame.options, frame)
+    named = _name(whole, frame.options, frame)
     behind = _LETTER_BEHIND.fullmatch(said) if named is None else None
     if behind and (index := LETTERS.index((behind[2] or behind[3]).upper())) < len(frame.options):
         return _agree(index, behind[1], frame)

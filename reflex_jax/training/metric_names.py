@@ -71,8 +71,8 @@ def _evaluation_names(run: AbstractRun, held_out: Sequence[Example]) -> set[str]
     columns = jax.eval_shape(question_columns, scored, scores)
     kinds = {name for example in held_out for name in metrics_of_question(example.answer_type, example.answer)}
     values = {
-        f"{mode}/{name}": np.full(len(held_out), np.nan if name in ANSWER_METRICS and name not in kinds else 1.0)
+        f"{mode}/{name}": np.full(len(held_out), np.nan if name in ANSWER_METRICS and name not in kinds else 1, c.dtype)
         for mode in ("sampled", "greedy")
-        for name in columns
+        for name, c in columns.items()
     }
     return {*summarise(values)}

@@ -103,6 +103,8 @@ def test_options_are_read_in_the_question_where_none_are_given():
         (("2", "3"), "three", 1),
         (("3.5 cm", "2.5 cm"), "2.5cm", 1),
         (("oedema", "mass"), "edema", 0),
+        (("S. aureus", "C. difficile", "A. fumigatus", "B. cereus", "E. coli"), "E. coli", 4),
+        (("S. aureus", "C. difficile", "A. fumigatus", "B. cereus", "E. coli"), "B. cereus", 3),
     ],
 )
 def test_the_words_that_options_share_may_be_left_out(options, answer, index):
