@@ -337,7 +337,7 @@ class Component:
 def _components_of_the_paper() -> dict[str, Component]:
     # the options are the defaults of the functions' signatures; read from a file, they are filled in from there
     return {
-        "answer": Component(options={"parts": {"bleu1": 0.5, "rouge1": 0.5}}),
+        "answer": Component(options={"parts": {"bleu1": 0.5, "rouge1": 0.5}, "contrasts": True}),
         "format": Component(),
         "visual_fidelity": Component(options={"iou_threshold": 0.5}),  # Eq. 5
         "provenance": Component(options={"text_threshold": 0.8, "image_threshold": 0.5}),  # tau_tt, tau_it of Eq. 7

@@ -137,7 +137,18 @@ def _with_keys_moved(document: dict[str, Any]) -> dict[str, Any]:
             del moved["rewards"]["components"][path[-1]]
             continue
         inner[last] = value
-    return moved
+    return _without_contrasts(moved)
+
+
+def _without_contrasts(document: dict[str, Any]) -> dict[str, Any]:
+    """An answer component that was saved before it could heed contrasts pays without them, as it did."""
+    components = document.get("rewards", {}).get("components") if isinstance(document.get("rewards"), dict) else None
+    if not isinstance(components, dict) or "answer" not in components:
+        return document
+    answer = components["answer"]
+    answer = dict(answer) if isinstance(answer, dict) else {"weight": answer}
+    answer.setdefault("contrasts", Scalar("false"))
+    return document | {"rewards": document["rewards"] | {"components": components | {"answer": answer}}}
 
 
 def _refuse(problems: list[str]) -> None:

@@ -22,9 +22,9 @@ from reflex_jax.data.examples import Example
 from reflex_jax.data.holdout import split_by_picture
 from reflex_jax.data.prompts import Processor, load_processor
 from reflex_jax.data.sources import Loaded, find_splits_of, read_excluded, read_source
+from reflex_jax.dataset_card.floors import question_only_scores
 from reflex_jax.dataset_card.pictures import Leaks, distinct_pictures, find_leaks, hash_pictures, key_of
 from reflex_jax.dataset_card.text import describe_numbers, describe_statements
-from reflex_jax.dataset_card.floors import question_only_scores
 from reflex_jax.judge.batch import StatementTokenizer
 from reflex_jax.run.identity import data_fingerprint
 from reflex_jax.statements.operator import DECL_VERSION

@@ -12,6 +12,7 @@ from typing import Any
 from reflex_jax.config import ConfigError
 from reflex_jax.data.examples import Example
 from reflex_jax.processes import gather, host_name
+from reflex_jax.statements.operator import DECL_VERSION
 from reflex_jax.text.chat_template import TEMPLATE_FOLDER
 
 _PICKLED = (".bin", ".pt", ".pth")
@@ -120,6 +121,24 @@ def check_objective(found: dict[str, Any], name: str, directory: Path) -> None:
         raise ConfigError(
             f"{directory} is a run of `{commands.get(before, before)}`, which `{commands[name]}` does not continue; set "
             "run.name for a new run."
+        )
+
+
+def check_statements(found: dict[str, Any], directory: Path) -> None:
+    """Refuses to go on where the judge would read other statements than it has read so far.
+
+    Args:
+      found: facts of the run's checkpoint; those that do not say are of the first version.
+      directory: the run.
+    Raises:
+      ConfigError: it was trained with another version of `decl`.
+    """
+    before = found.get("decl", "1")
+    if before != DECL_VERSION:
+        raise ConfigError(
+            f"{directory} was trained on statements of decl {before}, and this version of reflex_jax makes those of decl "
+            f"{DECL_VERSION}: the rewards would be others. It can be evaluated and exported; set run.name for a new run, or "
+            "go on with that version."
         )
 
 

@@ -11,7 +11,7 @@ from reflex_jax.text.questions import BLANK
 
 _BLANK = re.compile(rf"(?:{BLANK})")
 _EXCEPT = re.compile(
-    r"^(?:(?:the following|these|they)(?= .*\ball )|all|each|every one|any|everything|every)"
+    r"^(?:(?:the following|these|they)|all|each|every one|any|everything|every)"
     r"(?: one)?(?: of)?(?: the| these| those)?(?: following| above| below| listed)?"
     r"((?: \S+)+?),? (?:except|excluding|but|other than)(?: for)?(?: which| what)?(?: one)?(?: of (?:the following|these|them))?$"
 )

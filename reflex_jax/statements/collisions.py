@@ -24,6 +24,8 @@ def colliding_options(
       Texts of options; empty where the question offers none.
     """
     read = read_question(question, tuple(options) if options else None)
+    if not read.options:
+        return []
     truth = encode(decl(question, answer, options))
     true_key = resolve_answer(answer, read).key
     return [

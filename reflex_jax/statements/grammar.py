@@ -154,6 +154,8 @@ def subject_length(words: Sequence[str], *, guess: bool = True) -> int | None:
     if len(words) < 2:
         return None
     is_pronoun = words[0] in {"this", "that", "it", "these", "those"} and words[1] not in THIS_NOUNS
+    if is_pronoun and words[0] != "it" and len(words) > 2 and verbs.is_noun(words[1]):  # "this tumor benign"
+        is_pronoun = _final_predicate(words) in {None, 1} and words[1] not in COUNT_NOUNS
     if is_pronoun or words[0] in {"there", "anything", "something", "nothing"}:
         return 1
     first, ending = _first_predicate(words), _final_predicate(words)

@@ -53,7 +53,7 @@ def declare_measure(question: Question, answer: str) -> str | None:
     if match and match[1] in _QUALITIES and not (is_judged and match[1] != "much"):
         return f"the {_QUALITIES[match[1]]} of {match[3]} is {answer}"
     match = match or re.match(r"^how (\w+) (do|does|did) (.+?) (?:look|appear|seem)$", core)
-    if match and (verbs.can_be_adjective(match[1]) or verbs.is_adverb(match[1])):
+    if match and (verbs.can_be_adjective(match[1]) or verbs.is_adverb(match[1]) or verbs.is_participle(match[1])):
         return _graded(match[1], match[2], match[3].split(), answer)
     match = re.match(
         r"^how (often|frequently|quickly|fast|far|deep|long|soon|early|well|badly|commonly|likely) (.+)$", core
@@ -68,16 +68,18 @@ _QUALITIES = {
 }  # fmt: skip
 
 
+_DEGREES = frozenset(
+    "heavily mildly moderately severely markedly minimally partially completely highly poorly well".split()
+)
+
+
 def _graded(quality: str, be: str, words: list[str], answer: str) -> str | None:
     """`the stenosis is severe` of "how severe is the stenosis"; a "very" gets the quality behind it."""
-    border = grammar.subject_length(words, guess=False)
+    is_this = len(words) == 2 and words[0] in grammar.DETERMINERS
+    border = None if is_this else grammar.subject_length(words, guess=False)
     subject, rest = " ".join(words[:border]), " ".join(words[border:]) if border else ""
     verb = be if be in grammar.BE else grammar.be_for(subject)
-    degree = (
-        f"{answer} {quality}"
-        if answer in {"very", "not", "not very", "quite", "extremely", "slightly", "more"}
-        else answer
-    )
+    degree = f"{answer} {quality}" if answer in _DEGREES else answer
     return f"{subject} {verb} {degree} {rest}".strip()
 
 

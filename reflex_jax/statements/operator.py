@@ -3,7 +3,8 @@
 A versioned, deterministic table of rules, tried in order; never a language model, so that the same words always give
 the same evidence. The paper gives no rules; these are read off VQA-RAD, SLAKE and the phantom world. Statements are
 lower case (the judge's tokenizer lowers them anyway) and hold at most 32 words of the answer, from its first 4,096
-characters.
+characters. What may be too long for the judge says the answer first, see `budget`; what no rule takes still affirms,
+denies or names.
 
 Different answers to one question give different statements. Where two of them mean the same ("left" and "left side" to
 "... on the left or right side?") the sentence is the same and a final full stop or a colon tells them apart.
@@ -61,7 +62,7 @@ RULES: tuple[Entry, ...] = (
     Entry("where", where.declare_where, opens=frozenset({"where"})),
     Entry("when", people.declare_when, opens=frozenset({"when", "since", "until", "at"})),
     Entry("who", people.declare_who, opens=frozenset({"who"})),
-    Entry("whose", people.declare_whose, opens=frozenset({"whose"})),
+    Entry("whose", people.declare_whose, opens=frozenset({"whose", "in", "on", "from", "of"})),
     Entry("count", how.declare_count, opens=frozenset({"how"})),
     Entry("measure", how.declare_measure, opens=frozenset({"how", "approximately"})),
     Entry("how", how.declare_how, opens=frozenset({"how"})),
@@ -87,8 +88,9 @@ def decl(question: str, answer: str, options: Sequence[str] | None = None) -> st
     """Turns a question and an answer into a statement (Eq. 1).
 
     Args:
-      question: any text; lettered options in it ("A. cyst B. nodule", "(A) cyst (B) nodule") are recognised. Without them
-        it may have `LONGEST_QUESTION` characters; a longer one is served by the fallback.
+      question: any text; a list of options in it ("A. cyst B. nodule", "1) cyst") is recognised, and what only leads to
+        the sentence that asks is left out, see `text.questions`. Of a longer sentence the last `LONGEST_QUESTION`
+        characters are read.
       answer: what was answered; a letter or the text of an option stands for the option.
       options: texts behind the letters A, B, ...; default: those found in the question.
     Raises:
@@ -115,7 +117,7 @@ def _declare(question: str, answer: str, options: Sequence[str] | None) -> tuple
     if not words:
         raise ValueError(f"decl: expected an answer with visible characters; got {answer!r} to {question!r}.")
     is_only_articles = set(words.split()) <= grammar.ARTICLES  # rules add and drop them
-    if not asked.text or len(asked.text) > LONGEST_QUESTION or is_only_articles:
+    if not asked.text or is_only_articles:
         return FALLBACK, _finish(name_answer(asked, words))
     pair = polar.polar_clauses(asked.text)
     for entry in _rules_for(asked.text.split(" ", 1)[0]):
@@ -174,7 +176,7 @@ def _mark_letters(lowered: str, said: str) -> str:
 @functools.lru_cache(maxsize=4096)
 def _read(question: str, options: tuple[str, ...] | None) -> tuple[Question, ReadQuestion]:
     read = read_question(question, options)
-    asked = prepare_question(read.asked, has_options=bool(read.options))
+    asked = prepare_question(read.asked[-LONGEST_QUESTION:], has_options=bool(read.options))
     return replace(asked, text=selections.without_list(asked.text)), read
 
 

@@ -10,6 +10,7 @@ from reflex_jax.statements.polar import polar_clauses
 from reflex_jax.statements.question import Question, find_core, split_at_auxiliary
 
 _TIME = re.compile(
+    r"^(?:late|early|last|next|every|shortly|right|just|soon|approximately|about|around)\b.*|"
     r"^(?:\d|(?:one|two|three|four|five|six|seven|eight|nine|ten|several|a few|some)\b).*|"
     r".*\b(?:ago|later|earlier|now|today|yesterday|tomorrow|soon|never|always|once|twice|immediately|daily|before|after)$"
 )
@@ -70,7 +71,7 @@ def declare_who(question: Question, answer: str) -> str | None:
 
 def declare_whose(question: Question, answer: str) -> str | None:
     """`whose skin does this image show` + a child -> this image shows the skin of a child."""
-    match = re.match(r"^whose (.+)$", find_core(question))
+    match = re.match(r"^(?:in |on |from |of )?whose (.+)$", find_core(question))
     noun, auxiliary, rest = split_at_auxiliary(match[1]) if match else ("", "", [])
     if not match:
         return None
@@ -85,6 +86,10 @@ def declare_whose(question: Question, answer: str) -> str | None:
     if not rest:
         return None
     thing = f"the {noun} of {owner}"
+    preposition = question.words[0]
+    if preposition != "whose":
+        pair = polar_clauses(f"{auxiliary} {' '.join(rest)}")
+        return f"{pair[0]} {preposition} {thing}{mark}" if pair else None
     if auxiliary in grammar.BE:
         if rest[0] in {"this", "that", "these", "those", "it"} and (len(rest) == 1 or rest[0] != "that"):
             return f"{rest[0]} {auxiliary} {thing} {' '.join(rest[1:])}".strip() + mark

@@ -19,7 +19,7 @@ def declare_polar(question: Question, answer: str) -> str | None:
 
 def declare_claim(question: Question, answer: str) -> str | None:
     """A sentence or a noun phrase that is said to be so or not: `the heart is enlarged` + false, `pneumonia` + no."""
-    polarity = polarity_of(answer)
+    polarity = polarity_of({"t": "true", "f": "false"}.get(answer, answer))
     if polarity is None or ASKING.match(question.text) or not question.text:
         return None
     words = question.words
@@ -236,7 +236,7 @@ def _perfect(have: str, words: list[str]) -> tuple[str, str] | None:
             ):
                 continue
             rest = " ".join(words[position + (word == "not") :])
-            subject = " ".join(words[:position])
+            subject = " ".join(word for word in words[:position] if word != "ever")
             yes, no = f"{subject} {have} {rest}", f"{subject} {have} not {rest}"
             if words[0] in _QUANTIFIERS:
                 no = f"not {yes}"
@@ -260,6 +260,8 @@ def _modal(modal: str, words: list[str]) -> tuple[str, str] | None:
         found = re.match(r"^(.+?)( (?:as|from|anywhere|in this)\b.*)?$", " ".join(words[2:]))
         thing, more = found.groups(default="") if found else ("", "")
         rest = f"{verbs.participle(words[1])}{more}"
+        if thing.startswith("any "):
+            return f"{thing[4:]} {modal} be {rest}", f"no {thing[4:]} {modal} be {rest}"
         return f"{thing} {modal} be {rest}", f"{thing} {negated_modal} be {rest}"
     position = grammar.verb_position(words)
     if position is None:

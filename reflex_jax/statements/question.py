@@ -24,7 +24,10 @@ _NOT = re.compile(rf"\b({_AUXILIARY})n['\u2019]t\b")
 _TAG = re.compile(
     rf", (?:(?:{_AUXILIARY})(?:n['\u2019]?t| not)? (?:it|there|they|he|she|this|that)(?: not)?|right|correct)$"
 )
-_ASKING_FOR = r"(?:please |kindly )?(?:tell|determine|decide|state|say|identify|name|assess|describe|check|answer)\b"
+_ASKING_FOR = (
+    r"(?:please |kindly )?(?:tell|determine|decide|state|say|identify|name|assess|describe|check|answer|choose|select|"
+    r"pick)\b"
+)
 _LEAD = re.compile(rf"^(.*\S)(?:, (?:and |then |so )?|[;:] |\. )(?={_STARTS}|{_ASKING_FOR})")
 _LEADING = re.compile(
     r"^(?:in|on|at|from|for|within|after|before|during|under|among|if|when|while|because|since|although|despite|compared)\b"
@@ -126,6 +129,8 @@ def prepare_question(asked: str, *, has_options: bool) -> Question:
 
 def protect_letters(text: str) -> str:
     """Marks each "A" that is a letter and no article, before the text is lowered."""
+    if text.strip(" .?!()") == "A":
+        return text.replace("A", CAPITAL_A)
     if " A" not in text or text.isupper():
         return text
     words = text.split()
@@ -164,9 +169,7 @@ def _split_lead(text: str) -> tuple[str, str]:
         if not match or re.match(_STARTS, match[1]) or match[1].split()[0] in grammar.AUXILIARIES:
             break
         lead, text = match[1], text[match.end() :]
-        if not text:
-            break
-    is_kept = _LEADING.match(lead) and len(lead.split()) <= _LONGEST_LEAD and not ASKING.match(lead)
+    is_kept = _LEADING.match(lead) and len(lead.split()) <= _LONGEST_LEAD and " following" not in lead
     return text, lead if is_kept else ""
 
 

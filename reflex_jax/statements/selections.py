@@ -9,18 +9,20 @@ from reflex_jax.statements.phrases import noun_phrase
 from reflex_jax.statements.question import Question
 
 _OF_THESE = re.compile(
-    r"^(what|which)(?: one)?(?: of)? (?:the|these|those|them)(?: (?:following|above|below|listed|given|four|five|three|two))*"
+    r"^(what|which)(?: one)?(?: of| among| from)? (?:the|these|those|them)"
+    r"(?: (?:following|above|below|listed|given|four|five|three|two))*"
     r"(?: (?:options|choices|answers|answer choices|possibilities|items)\b)?(?: (?:below|above|given|listed|provided))?(?: |$)"
 )
 _OF_FOLLOWING = re.compile(
-    r"\b(?:(?:one )?of |from )?(?:the following|these options|the options below|the given options|the above(?= is\b| are\b|$))"
+    r"\b(?:(?:one )?of |from |among |amongst |out of )?(?:the following|these options|the options below|the given options|"
+    r"the above(?= is\b| are\b|$))"
     r"(?: (?:options|choices|answers))?\b ?"
 )
 _TRUE = re.compile(
     r"^(?:what|which)(?: one)?(?: (?:statements?|descriptions?|claims?|assertions?|sentences?|conclusions?|"
     r"findings?|interpretations?|"
     r"options?|answers?|assessments?|things?))?(?: (?:below|above|about [\w -]+?|regarding [\w -]+?))? "
-    r"(is|are|can be|would be|must be)(?: the)?( most| best| least)?( not)? "
+    r"(is|are|can be|would be|must be)(?: the| an?)?( most| best| least)?( not)? "
     r"(true|correct|false|incorrect|right|wrong|accurate|inaccurate|untrue|supported|consistent|valid|appropriate)"
     r"(?: (?:statement|description|one|answer|option|interpretation))?\b"
     r"(?: (?=about|regarding|of |for |concerning|with |in |on |from |based |according )(.*))?$"
@@ -30,14 +32,16 @@ _DESCRIBES = re.compile(
     r"(?: best| most accurately| correctly| accurately)? "
     r"(?:describes?|applies|apply|summari[sz]es|characteri[sz]es|reflects?|matche?s?)\b.*$"
 )
+_HOW_KNOWN = re.compile(r"how (?:can|do|does|did|could|would|to|is|was)\b")  # answered by a reason or a way
 _FALSE = frozenset({"false", "incorrect", "wrong", "inaccurate", "untrue"})
 
 
 def without_list(text: str) -> str:
     """`which of the following structures is marked` -> `which structure is marked`; `which of these is it` -> `what is it`."""
     text = re.sub(r"^(?:what|which) one (?=is\b|are\b|was\b)", "what ", text)
+    text = re.sub(r"^(?:what|which) (?:option|choice|answer)(?= \w)", "what", text)
     match = _OF_THESE.match(text)
-    if match and (" of " in f" {match[0]}" or " following" in match[0] or " one " in match[0]):
+    if match and (re.search(r" (?:of|among|from) ", f" {match[0]}") or " following" in match[0] or " one " in match[0]):
         rest = text[match.end() :]
         words = rest.split()
         if not words:
@@ -86,10 +90,8 @@ def declare_true(question: Question, answer: str) -> str | None:
 
 def declare_sentence(question: Question, answer: str) -> str | None:
     """An answer that is a statement by itself: `there is no lesion`, to whatever was asked."""
-    if (
-        not clauses.is_sentence(answer)
-        or question.words[:1] == ["why"]
-        or (question.words[:1] == ["how"] and answer[:6] != "there ")
-    ):
+    if not clauses.is_sentence(answer) or question.words[:1] == ["why"]:
+        return None
+    if _HOW_KNOWN.match(question.text) and not answer.startswith("there "):
         return None
     return f"{answer}."

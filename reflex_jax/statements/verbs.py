@@ -102,6 +102,12 @@ def can_be_adjective(word: str) -> bool:
 
 
 @functools.lru_cache(maxsize=16384)
+def is_noun(word: str) -> bool:
+    """Whether a word is a noun and no adjective: tumor, bone; not "lateral"."""
+    return "NOUN" in _lemmas(word) and "ADJ" not in _lemmas(word)
+
+
+@functools.lru_cache(maxsize=16384)
 def is_adverb(word: str) -> bool:
     """Whether a word is an adverb in -ly or a known one without other readings: heterogeneously, often."""
     known = _lemmas(word)

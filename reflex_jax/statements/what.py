@@ -65,6 +65,9 @@ def declare_finite(question: Question, answer: str) -> str | None:
         return f"{answer} {said}"
     if all(w in grammar.ADVERBS or verbs.is_adverb(w) or w in {"best", "least"} for w in words[:position]):
         return f"{answer} {' '.join(words)}"
+    while position > 1 and verbs.is_adverb(words[position - 1]):
+        position -= 1
+        said = f"{words[position]} {said}"
     noun = " ".join(words[:position])
     if not grammar.is_plural(noun):
         said = re.sub(r"^(belong|appear)\b", r"\1s", said)
@@ -80,14 +83,16 @@ def declare_subject_question(question: Question, answer: str) -> str | None:
     if not noun or noun == "else" or be not in grammar.BE or not rest:
         return None
     head = head_noun(noun)
-    if rest[0] in grammar.DETERMINERS:
+    if rest[0] in grammar.DETERMINERS | {"it", "he", "she"}:
         if head in _IDENTITIES:
             return f"{' '.join(rest)} {be} {noun_phrase(answer)}"
         end = next(
             (i for i, w in enumerate(rest) if i and (verbs.is_participle(w) or w in {"taken", "most"})), len(rest)
         )
         thing = " ".join(rest[:end])
-        whose = "" if thing in {"this", "these", "that"} or set(thing.split()) & set(noun.split()) else f" of {thing}"
+        whose = (
+            "" if thing in {"this", "these", "that", "it"} or set(thing.split()) & set(noun.split()) else f" of {thing}"
+        )
         return f"the {noun}{whose} {grammar.be_for(noun)} {noun_phrase(answer)}"
     said = " ".join(rest)
     if answer in {"both", "neither"} and not question.has_options:

@@ -19,6 +19,7 @@ from reflex_jax.records import Draws, HostScores, JudgeInputs, PromptInputs, Rol
 from reflex_jax.rewards.answer_metrics import ANSWER_METRICS
 from reflex_jax.rewards.components import is_of_device
 from reflex_jax.sharding import UPDATE_RULES, AnyMesh, batch_sharding, replicated
+from reflex_jax.step.bridge import JUDGE_METRICS
 from reflex_jax.step.imitate import SftBatch
 from reflex_jax.step.program import Program, build_program
 from reflex_jax.step.shapes import Shapes, largest_prompt, rollout_rules
@@ -207,7 +208,10 @@ def _abstract_batch(config: Config, shapes: Shapes, sizes: PromptSizes) -> Train
             applies={name: batched((group,), jnp.bool_) for name in of_host},
             is_correct=batched((group,), jnp.bool_),
             is_valid=batched((group,), jnp.bool_),
-            metrics={name: batched((group,), jnp.float32) for name in ANSWER_METRICS},
+            metrics={
+                name: batched((group,), jnp.float32)
+                for name in (*ANSWER_METRICS, *(() if shapes.judge is None else JUDGE_METRICS))
+            },
         ),
     )
 

@@ -13,8 +13,10 @@ from reflex_jax.config import Config, ConfigError
 from reflex_jax.data.examples import Example, list_offenders
 from reflex_jax.data.prompts import Processor, PromptSizes
 from reflex_jax.judge.batch import judge_pixels
+from reflex_jax.judge.evidence import Judge
 from reflex_jax.records import PromptInputs
 from reflex_jax.sharding import BatchRows
+from reflex_jax.statements.collisions import colliding_options
 from reflex_jax.step.models import Models
 
 _GREY = (127, 127, 127)
@@ -75,3 +77,33 @@ def measure_prompts(
             )
         sizes = sizes.union(processor.measure(examples, max_prompt_tokens=config.data.max_prompt_tokens))
     return sizes
+
+
+def refuse_colliding_options(judge: Judge | None, max_statement_tokens: int, *example_lists: Sequence[Example]) -> None:
+    """Refuses questions to which the judge could not tell a wrong option from the right one.
+
+    Args:
+      judge: of the run; None: nothing asks one.
+      max_statement_tokens: T; of a longer statement the judge reads the beginning.
+
+    Raises:
+      ConfigError: statements of a right and a wrong option end in the same ids, all such questions by id.
+    """
+    if judge is None:
+        return
+    tokenizer = judge.tokenizer
+
+    def encode(statement: str) -> tuple[int, ...]:
+        return tokenizer(statement, max_statement_tokens)
+
+    colliding = [
+        f"{e.id} ({', '.join(same)[:60]})"
+        for examples in example_lists
+        for e in examples
+        if (same := colliding_options(e.question, e.answer, e.options, encode))
+    ]
+    if colliding:
+        raise ConfigError(
+            f"judge.max_statement_tokens={max_statement_tokens}: to {len(colliding)} questions a wrong option makes the same "
+            f"statement as the right one: {list_offenders(colliding)}. Raise it, or remove them (data.exclude)."
+        )

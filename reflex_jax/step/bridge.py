@@ -7,6 +7,7 @@ marks its rows as failed, see `row_failures`.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 from reflex_jax.config import Component
 from reflex_jax.data.examples import Example
@@ -28,6 +29,9 @@ from reflex_jax.statements.operator import decl
 from reflex_jax.step.row_failures import Failure, FailureReporter, RowFailures
 from reflex_jax.text.completion import parse_completion
 
+JUDGE_METRICS = (
+    "judge/cut_statement_rate",
+)  # of the statements that the judge reads; there is no such number without one
 OPEN_CORRECT_AT = 0.5  # an open answer counts as correct from this R_ans on
 
 
@@ -100,9 +104,10 @@ class HostBridge:
 
         statements = failures.of_rows("statement", lambda p, g: declare(examples[p], answers[p][g]))
         anchors = failures.of_prompts("anchor", lambda p: declare(examples[p], examples[p].answer), otherwise="")
-        judge = None
+        judge, of_judge = None, {}
         if self._statement_tokenizer is not None:
-            judge = self._pack(failures, examples, statements, anchors, judge_pixels)
+            judge, is_cut = self._pack(failures, examples, statements, anchors, judge_pixels)
+            of_judge = dict(zip(JUDGE_METRICS, [is_cut], strict=True))
         scores = self._score(
             failures,
             lambda p, g: Answered(
@@ -110,6 +115,7 @@ class HostBridge:
                 statement=statements[p][g], anchor=anchors[p], **_facts(examples[p]),
             ),
         )  # fmt: skip
+        scores = dataclasses.replace(scores, metrics=scores.metrics | of_judge)
         self._reporter.tell(failures)
         return BridgedRollout(completions, answers, statements, anchors, judge, scores, failures.first)
 
@@ -125,25 +131,32 @@ class HostBridge:
         statements: list[list[str | None]],
         anchors: list[str],
         judge_pixels: UInt8[np.ndarray, "P H W 3"] | None,
-    ) -> JudgeInputs:
-        tokenizer = self._statement_tokenizer
+    ) -> tuple[JudgeInputs, Float[np.ndarray, "P G"]]:
+        """What the judge reads, and which statements it reads cut (NaN: there is none)."""
+        tokenizer, limit = self._statement_tokenizer, self._max_statement_tokens
         if judge_pixels is None or tokenizer is None:
             raise ValueError("judge_pixels: expected the pictures as the judge sees them; got None.")
 
         def encode(text: str | None) -> tuple[int, ...] | None:
-            return None if text is None else tokenizer(text, self._max_statement_tokens)
+            return None if text is None else tokenizer(text, limit + 1)
+
+        def fit(ids: tuple[int, ...] | None) -> tuple[int, ...] | None:
+            return ids if ids is None or len(ids) <= limit else (*ids[: limit - 1], ids[-1])
 
         questions = None
         if self._centered:
-            questions = failures.of_prompts("anchor", lambda p: encode(examples[p].question), otherwise=())
-        return pack_statements(
+            questions = failures.of_prompts("anchor", lambda p: fit(encode(examples[p].question)), otherwise=())
+        rows = failures.of_rows("statement", lambda p, g: encode(statements[p][g]))
+        is_cut = [[np.nan if ids is None else float(len(ids) > limit) for ids in row] for row in rows]
+        packed = pack_statements(
             judge_pixels,
-            failures.of_rows("statement", lambda p, g: encode(statements[p][g])),
-            failures.of_prompts("anchor", lambda p: encode(anchors[p]), otherwise=()),
-            max_statement_tokens=self._max_statement_tokens,
+            [[fit(ids) for ids in row] for row in rows],
+            failures.of_prompts("anchor", lambda p: fit(encode(anchors[p])), otherwise=()),
+            max_statement_tokens=limit,
             pad_token_id=tokenizer.pad_token_id,
             questions=questions,
         )
+        return packed, np.asarray(is_cut, np.float32)
 
     def _score(self, failures: RowFailures, answered: Callable[[int, int], Answered]) -> HostScores:
         def own_rewards() -> UserRewards:

@@ -34,7 +34,8 @@ _ANNOUNCED = re.compile(
     re.IGNORECASE,
 )
 _REFERS = re.compile(
-    r"\b(?:these|following|above|options?|choices|alternatives|candidates|listed)\b|^which (?:is|one|of|would|best)\b",
+    r"\b(?:these|following|above|options?|choices|alternatives|candidates|listed)\b|"
+    r"^which (?:is|one|of|would|best)\b|^what is it\b",
     re.IGNORECASE,
 )
 _PLAIN = re.compile(r"\b(?:answer |possible )?(?:choices|options)\s*:\s*([^\n:?]+)$", re.IGNORECASE)

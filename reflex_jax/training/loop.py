@@ -25,6 +25,7 @@ from reflex_jax.run.identity import (
     check_identity,
     check_objective,
     check_processes_alike,
+    check_statements,
     checkpoint_fingerprint,
     data_fingerprint,
     files_fingerprint,
@@ -33,7 +34,8 @@ from reflex_jax.run.logs import RunLogger, SilentLogger, last_metrics, open_logg
 from reflex_jax.run.ownership import refuse_second_owner
 from reflex_jax.run.samples import all_rows
 from reflex_jax.sharding import make_mesh
-from reflex_jax.step.batch import measure_prompts
+from reflex_jax.statements.operator import DECL_VERSION
+from reflex_jax.step.batch import measure_prompts, refuse_colliding_options
 from reflex_jax.step.models import Models, load_models, load_params, make_host_bridge
 from reflex_jax.step.program import Program, build_program
 from reflex_jax.step.score import most_failed_rows
@@ -87,7 +89,7 @@ class _Run:
         """Starts to save; the facts say what the state belongs to, and how the phases are laid out."""
         facts = {
             **self.identity, "step": step, "phase": self.batches.phase_name(step - 1), "seed": self.config.run.seed,
-            "objective": self.objective.name, "layout": self.batches.layout,
+            "objective": self.objective.name, "layout": self.batches.layout, "decl": DECL_VERSION,
         }  # fmt: skip
         self.checkpoints.save(state, step, facts, metrics)
 
@@ -140,6 +142,7 @@ def _open_run(objective: Objective, mesh: Mesh, held: ExitStack) -> tuple[_Run, 
         models = load_models(config, mesh, with_judge=objective.with_judge)
         examples, held_out = objective.load_questions(), _held_out(config)
         sizes = measure_prompts(config, models.processor, examples, held_out, with_judge=objective.with_judge)
+        refuse_colliding_options(models.judge, config.judge.max_statement_tokens, examples, held_out)
         check_memory(objective, mesh, sizes)
         batches = objective.lay_out(examples)
         check_best_metric(objective, models.shapes, sizes, held_out)
@@ -156,6 +159,8 @@ def _open_run(objective: Objective, mesh: Mesh, held: ExitStack) -> tuple[_Run, 
         with refused_together():
             check_objective(facts, objective.name, directory)
             check_identity(facts, identity, directory)
+            if objective.with_judge:
+                check_statements(facts, directory)
             batches = _as_laid_out(objective, examples, facts, batches)
     program = build_program(config, models.shapes, updates=len(batches) * objective.updates_per_step)
     with_reference = config.grpo.needs_reference and not objective.is_supervised
