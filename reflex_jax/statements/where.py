@@ -44,7 +44,7 @@ def declare_where(question: Question, answer: str) -> str | None:
         if subject.endswith((" from", " at", " in", " on")) and not grammar.begins_with_preposition(answer):
             return f"{subject.rpartition(' ')[0]} {be} {subject.rpartition(' ')[2]} {noun_phrase(answer)}"
         if answer in {"none", "nothing"} and subject.startswith(("the ", "any ")):
-            return f"there {be} no {subject.partition(' ')[2]}."
+            return f"there {be} no {subject.partition(' ')[2]}" + ("." if answer == "none" else f": {answer}")
         if re.match(r"the location of", subject):
             return f"{subject} is {noun_phrase(answer)}"
         compared = re.match(r"^(\S+ .+?) ((?:most|more) .+)$", subject)
