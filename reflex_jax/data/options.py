@@ -7,8 +7,9 @@ from typing import Any
 
 from reflex_jax.data.examples import RowError
 from reflex_jax.data.layouts import strip_letter, text_of
-from reflex_jax.text.answers import named_option
+from reflex_jax.text.answers import resolve_answer
 from reflex_jax.text.normalise import LETTERS, normalise_answer
+from reflex_jax.text.questions import ReadQuestion
 
 
 def option_texts(cells: Any) -> tuple[str, ...]:
@@ -63,7 +64,7 @@ def gold_option(options: Sequence[str], *, letter: str = "", text: str = "") -> 
 def unmistakable(options: Sequence[str], option: str) -> str:
     """An option's text as an answer, or its letter where the text reads as another option's: "B" may be the first of two."""
     index = list(options).index(option)
-    return option if named_option(option, options) == index else LETTERS[index]
+    return option if resolve_answer(option, ReadQuestion("", "", tuple(options))).option == index else LETTERS[index]
 
 
 def lists_options(question: str, options: Sequence[str]) -> bool:
@@ -105,7 +106,11 @@ def _option_of_text(options: Sequence[str], text: str) -> str:
         return text
     keys = [normalise_answer(option) for option in options]
     key = normalise_answer(text)
-    index = keys.index(key) if key in keys else named_option(text, options)
+    index = keys.index(key) if key in keys else _resolved_option(text, options)
     if index is None:
         raise RowError(f"the answer is none of the options: {text[:80]!r}")
     return options[index]
+
+
+def _resolved_option(text: str, options: Sequence[str]) -> int | None:
+    return resolve_answer(text, ReadQuestion("", "", tuple(options))).option

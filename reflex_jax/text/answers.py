@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reflex_jax.text.normalise import LETTERS, LONGEST_ANSWER, clean_text, trim_answer
@@ -112,11 +111,6 @@ def resolve_answer(answer: str, question: ReadQuestion) -> Resolved:
     return resolve(answer[:LONGEST_ANSWER], question)
 
 
-def named_option(answer: str, options: Sequence[str]) -> int | None:
-    """Index of the option that an answer names by letter, by text or by both in agreement, where nothing else is known."""
-    return resolve_answer(answer, ReadQuestion("", "", tuple(options))).option
-
-
 @functools.lru_cache(maxsize=8192)
 def _resolve(answer: str, question: ReadQuestion) -> Resolved:
     frame = _frame(question)
@@ -168,9 +162,9 @@ def _named_option(said: str, frame: _Frame) -> tuple[int | None, bool]:
     if letter and (index := LETTERS.index(letter[1].upper())) < len(frame.options):
         return index, False
     whole = words_of(said)
-    if whole in frame.options:  # also "E. coli", whose letter is none
-        return frame.options.index(whole), False
     lettered = _LETTERED.fullmatch(said)
+    if lettered and whole in frame.options and whole[0] == lettered[1].lower():
+        return frame.options.index(whole), False  # "E. coli", whose letter is a part of the text
     if lettered and (index := LETTERS.index(lettered[1].upper())) < len(frame.options):
         return _agree(index, lettered[2], frame)
     bare = _BARE_LETTER.fullmatch(said)

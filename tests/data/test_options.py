@@ -4,7 +4,8 @@ import pytest
 
 from reflex_jax.data.examples import RowError
 from reflex_jax.data.options import gold_option, lists_options, option_texts, unmistakable
-from reflex_jax.text.answers import named_option
+from reflex_jax.text.answers import resolve_answer
+from reflex_jax.text.questions import ReadQuestion
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,7 @@ def test_an_option_that_is_called_as_the_letter_of_another_is_answered_by_its_ow
     options = ("B", "A", "C", "nodule")
     assert [unmistakable(options, option) for option in options] == ["A", "B", "C", "nodule"]
     for index, option in enumerate(options):
-        assert named_option(unmistakable(options, option), options) == index
+        assert resolve_answer(unmistakable(options, option), ReadQuestion("", "", options)).option == index
 
 
 @pytest.mark.parametrize(
