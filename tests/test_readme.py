@@ -60,6 +60,9 @@ WALKED = {
     "bash launch/local.sh --processes 2 configs/phantom.yaml training.steps=6": f"{PHANTOM} run.name=two training.steps=6",
     "reflex train configs/vqa_rad_tiny.yaml data.root=/data/vqa-rad training.steps=4": TINY,
     "reflex train configs/slake_tiny.yaml data.root=/data/slake training.steps=4": TINY,
+    "reflex data check configs/slake_tiny.yaml data.root=/data/slake": "",
+    "reflex train configs/mixture_tiny.yaml data.root=/data training.steps=4": TINY,
+    "reflex data check configs/mixture_tiny.yaml data.root=/data --exclude-leaks leaks.txt": "",
     "reflex plan configs/reflex_med_7b.yaml memory.microbatch_prompts=32": "",
 }  # fmt: skip
 # by something else, which does the same with other paths or a stand-in for the machine: the file, and what of it stands there
@@ -69,6 +72,8 @@ ELSEWHERE = {
     "bash launch/test.sh": (".ci/run", "exec bash launch/test.sh"),  # this is the command that runs the tests
     "bash launch/test.sh -k judge": ("launch/test.sh", 'python -m pytest -q --durations=40 "$@"'),
     "bash launch/test.sh -m slow": ("launch/test.sh", 'python -m pytest -q --durations=40 "$@"'),
+    "reflex data check CONFIG data.source=NAME data.root=DIR": ("tests/dataset_card/test_check.py", '"data", "check"'),
+    "reflex data check CONFIG": ("tests/dataset_card/test_check.py", '"data", "check"'),
     "ruff format .": ("launch/test.sh", "ruff format --check ."),
     "ruff check .": ("launch/test.sh", "ruff check ."),
     "reflex train configs/reflex_med_7b.yaml policy.path=DIR judge.path=DIR data.root=DIR": (
@@ -372,8 +377,16 @@ def test_the_commands_work_one_after_the_other(clone, data_root, tmp_path):
         "REFLEX_COMMAND": f"{sys.executable} -m reflex_jax.cli", "CUDA_VISIBLE_DEVICES": "",
     }  # fmt: skip
     environment.pop("XLA_FLAGS", None)
+    mixed = tmp_path / "mixed"
+    mixed.mkdir()
+    for label, folder in (("vqa_rad", "vqa-rad"), ("slake", "slake"), ("path_vqa", "formats/path-vqa-hf")):
+        (mixed / label).symlink_to(data_root / folder)
     for number, (command, settings) in enumerate(WALKED.items()):
-        line = command.replace("/data/", f"{data_root}/").replace("DIR", f"exported-{number}")
+        line = (
+            command.replace("/data/", f"{data_root}/")
+            .replace("=/data", f"={mixed}")
+            .replace("DIR", f"exported-{number}")
+        )
         words = shlex.split(f"{line} {settings}")
         modules = {"reflex": "reflex_jax.cli", "ruff": "ruff"}
         if words[0] in modules:
