@@ -164,7 +164,10 @@ def test_training_again_continues_and_other_mathematics_is_refused(capsys, phant
     message = refused(capsys, "train", phantom, *quick, "run.dir=out")
     assert "closed 1, open 2 steps" in message and "at least 3; got 2" in message and message.count("\n") == 1
     timings = {name for name in rows[0] if name.startswith("time/")} | {"tokens_per_second", "compilations"}
-    written = set(rows[0]) - timings - {"step", "phase"}
+    written = {name for row in rows for name in row} - timings - {"step", "phase"}
+    assert (
+        "open/recall" not in rows[0] and "open/recall" in rows[1]
+    )  # a step of closed questions says nothing of open ones
     config = load_config(phantom, quick)
     shapes = named_shapes(config, make_mesh(config.mesh))
     assert written == set(metric_names(Grpo(config), shapes, PromptSizes(64, 4), []))

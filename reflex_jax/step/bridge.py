@@ -132,7 +132,7 @@ class HostBridge:
         anchors: list[str],
         judge_pixels: UInt8[np.ndarray, "P H W 3"] | None,
     ) -> tuple[JudgeInputs, Float[np.ndarray, "P G"]]:
-        """What the judge reads, and which statements it reads cut (NaN: there is none)."""
+        """What the judge reads, and of which completions it reads a statement only in part."""
         tokenizer, limit = self._statement_tokenizer, self._max_statement_tokens
         if judge_pixels is None or tokenizer is None:
             raise ValueError("judge_pixels: expected the pictures as the judge sees them; got None.")
@@ -147,7 +147,7 @@ class HostBridge:
         if self._centered:
             questions = failures.of_prompts("anchor", lambda p: fit(encode(examples[p].question)), otherwise=())
         rows = failures.of_rows("statement", lambda p, g: encode(statements[p][g]))
-        is_cut = [[np.nan if ids is None else float(len(ids) > limit) for ids in row] for row in rows]
+        is_cut = [[ids is not None and len(ids) > limit for ids in row] for row in rows]
         packed = pack_statements(
             judge_pixels,
             [[fit(ids) for ids in row] for row in rows],

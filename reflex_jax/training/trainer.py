@@ -14,6 +14,7 @@ import numpy as np
 from reflex_jax.config import Config
 from reflex_jax.data.examples import Example
 from reflex_jax.records import Draws, TrainBatch
+from reflex_jax.rewards.answer_metrics import ANSWER_METRICS
 from reflex_jax.run.logs import CompilationCounter
 from reflex_jax.run.samples import completion_rows
 from reflex_jax.sharding import BatchRows
@@ -109,7 +110,10 @@ class SupervisedTrainer:
 
 
 def _with_times(metrics: Any, seconds: dict[str, float], compilations: CompilationCounter) -> dict[str, float]:
-    metrics = {name: float(value) for name, value in metrics.items()}
+    # a step without an open question, say, has no number of open answers
+    metrics = {
+        name: float(value) for name, value in metrics.items() if not (name in ANSWER_METRICS and np.isnan(value))
+    }
     total = sum(seconds.values())
     return metrics | seconds | {
         "time/step": total, "tokens_per_second": metrics["tokens"] / total, "compilations": compilations.read(),
