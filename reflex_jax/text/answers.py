@@ -23,7 +23,7 @@ from reflex_jax.text.polarity import (
     says_polarity,
 )
 from reflex_jax.text.questions import ReadQuestion
-from reflex_jax.text.words import SEPARATORS, is_number, tokens_of, words_of
+from reflex_jax.text.words import SEPARATORS, fold_lengths, fold_sides, is_number, tokens_of, words_of
 
 DIRECTIONS = (
     "left", "right", "upper", "lower", "superior", "inferior", "anterior", "posterior", "medial", "lateral", "proximal", "distal",
@@ -51,6 +51,14 @@ _BARE_LETTER = re.compile(r"([a-j]) +(.+)", re.IGNORECASE | re.ASCII)
 _IS_CORRECT = re.compile(
     r"(.{1,80}?),? (?:is|would be) (?:the )?(?:correct|right|best)(?: (?:answer|option|choice|one))?", re.IGNORECASE
 )
+_LIST_MARKS = re.compile(r"[\s.,;/&+()\[\]*]+|\band\b", re.ASCII)  # "A, C and D"
+_COUNTED = re.compile(r"\W{0,3}(\w{1,4})(?:\W{1,4}(.*))?")  # "2", "2. abscess" of a list that counts
+# "an MRI, not a CT", "not a CT but an MRI": what is chosen and what is turned down
+_TURNED_DOWN = (
+    re.compile(r"(?P<chosen>.+?),? (?:and |but )?(?:not|rather than|instead of) (?P<other>.+)", re.IGNORECASE),
+    re.compile(r"(?:it is |it's )?not (?P<other>.+?)(?:, ?but|[,;]| but) (?P<chosen>.+)", re.IGNORECASE),
+)
+_ABOVE = frozenset("none all both neither".split())  # "none" says "None of the above"
 _REASON = re.compile(r",? (?:because|since|due to|as it|as the)\b")
 # "It is a", "there are", "the image shows" before what is named
 _COPULAS = tuple(
@@ -95,6 +103,8 @@ class _Frame:
     idle: frozenset[str]  # words that tell no two of them apart
     tail: frozenset[str]  # nouns that an answer may leave out at its end
     is_count: bool
+    labels: tuple[str, ...]  # marks of a list that counts its options: "1", "2"
+    is_side: bool  # sides are asked for: "L" is left
 
 
 def resolve_answer(answer: str, question: ReadQuestion) -> Resolved:
@@ -114,7 +124,7 @@ def resolve_answer(answer: str, question: ReadQuestion) -> Resolved:
 @functools.lru_cache(maxsize=8192)
 def _resolve(answer: str, question: ReadQuestion) -> Resolved:
     frame = _frame(question)
-    said = _said(clean_text(answer))
+    said = _chosen(_said(clean_text(answer)), frame)
     trimmed = trim_answer(said)
     if not trimmed:
         return Resolved("", "", None, None, False)
@@ -128,7 +138,10 @@ def _resolve(answer: str, question: ReadQuestion) -> Resolved:
             False,
         )
     tokens = tokens_of(said)
-    words = tuple(token for token in tokens if token not in SEPARATORS) or tokens
+    letters = set(_LIST_MARKS.sub(" ", said.lower()).upper().split())
+    if len(letters) > 1 and letters <= set(LETTERS):
+        return Resolved(" ".join(sorted(letters)), trimmed, None, None, False)
+    words = fold_sides(tuple(token for token in tokens if token not in SEPARATORS) or tokens, frame.is_side)
     if frame.is_count and words in _NO_NUMBER:
         return Resolved("0", trimmed, None, None, False)
     chosen = _alternative(words, frame)
@@ -154,8 +167,36 @@ def _said(text: str) -> str:
     return (correct[1] if correct else said) or text
 
 
+def _chosen(said: str, frame: _Frame) -> str:
+    """`an MRI` of "an MRI, not a CT", where both are among what is offered."""
+    offered = frame.options or frame.alternatives
+    for pattern in _TURNED_DOWN if offered else ():
+        found = pattern.fullmatch(said.rstrip(" .!"))
+        if found:
+            chosen, other = (
+                _named_option(found[part], frame)[0] if frame.options else _name(words_of(found[part]), offered, frame)
+                for part in ("chosen", "other")
+            )
+            if None not in (chosen, other) and chosen != other:
+                return found["chosen"]
+    return said
+
+
+def _counted_option(said: str, frame: _Frame) -> int | None:
+    """The option of a list that counts "1.", "2.", where the answer gives its number, alone or with its text."""
+    found = _COUNTED.fullmatch(said.lower()) if frame.labels else None
+    if found is None or found[1] not in frame.labels:
+        return None
+    option = frame.labels.index(found[1])
+    is_whole = not found[2] or _name(words_of(found[2]), frame.options, frame) == option
+    return option if is_whole and option < len(frame.options) else None
+
+
 def _named_option(said: str, frame: _Frame) -> tuple[int | None, bool]:
     """(option, whether letter and text disagree)."""
+    counted = _counted_option(said, frame)
+    if counted is not None:
+        return counted, False
     is_letter = _IS_LETTER.fullmatch(said)
     said = is_letter[1] if is_letter else said
     letter = _LETTER.fullmatch(_REASON.split(said, maxsplit=1)[0])
@@ -200,11 +241,19 @@ def _holds(words: tuple[str, ...], part: tuple[str, ...]) -> bool:
 
 def _name(words: tuple[str, ...], named: tuple[tuple[str, ...], ...], frame: _Frame) -> int | None:
     """Which of some texts the words name: all of its words, or those that tell it from the others."""
+    words = fold_sides(words, frame.is_side)
     for said in (words, _without_copula(words)):
         if said in named:
             return named.index(said)
+    if words and words[0] in _ABOVE and words[1:2] in ((), ("of",)):
+        above = [i for i, text in enumerate(named) if text[:2] == (words[0], "of")]
+        if len(above) == 1:
+            return above[0]
     residue = _residue(_without_copula(words), frame)
     found = {text: i for i, text in reversed([*enumerate(named)]) if residue and _residue(text, frame) == residue}
+    if not found:  # "12 mm" of "1.2 cm"
+        length = fold_lengths(_without_copula(words))
+        found = {text: i for i, text in enumerate(named) if fold_lengths(text) == length}
     return next(iter(found.values())) if len(found) == 1 else None
 
 
@@ -235,7 +284,7 @@ def _alternative(words: tuple[str, ...], frame: _Frame) -> list[str] | None:
 
 def _free_key(words: tuple[str, ...], frame: _Frame) -> list[str]:
     """The words that make an answer, without "it is a" and "in" before, and without what the question says behind."""
-    said = list(_without_copula(words))
+    said = list(_without_copula(fold_lengths(fold_sides(words, frame.is_side))))
     said = said[next((i for i, word in enumerate(said) if word not in _PREPOSITIONS), len(said) - 1) :]
     while len(said) > 1 and said[-1] in frame.tail and said[-2] not in _LINKS:
         said.pop()
@@ -262,6 +311,11 @@ def _frame(question: ReadQuestion) -> _Frame:
     asked = tuple(token for token in tokens if token not in SEPARATORS)
     options = tuple(words_of(option) for option in question.options)
     alternatives = () if options else _alternatives(tokens)
+    heads = {word for text in options or alternatives for word in text[:1]}
+    is_side = (
+        {"left", "right"} <= heads or {"l", "r"} <= heads or not {"side", "laterality", "hemisphere"}.isdisjoint(asked)
+    )
+    options = tuple(fold_sides(option, is_side) for option in options)
     offered = options or alternatives
     telling = {word for text in offered for word in text if not all(word in other for other in offered)} - _CLASSIFIERS
     nouns = {word for word in asked if word not in AUXILIARIES and not is_number(word)} | _CLASSIFIERS
@@ -276,6 +330,8 @@ def _frame(question: ReadQuestion) -> _Frame:
         idle=frozenset((nouns | shared | _PREPOSITIONS) - telling - _PROTECTED) if offered else frozenset(),
         tail=frozenset(nouns - telling - _PROTECTED - _LINKS),
         is_count=asked[:2] == ("how", "many") or "number" in asked,
+        labels=() if question.labels[:1] in ((), ("A",), ("a",)) else tuple(m.lower() for m in question.labels),
+        is_side=is_side,
     )
 
 

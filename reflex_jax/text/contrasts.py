@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from reflex_jax.text.normalise import LONGEST_ANSWER, clean_text
 from reflex_jax.text.polarity import NEGATIONS, is_negated
-from reflex_jax.text.words import SEPARATORS, is_number, tokens_of, words_of
+from reflex_jax.text.words import SEPARATORS, fold_lengths, is_number, tokens_of, words_of
 
 # name of a set -> its values, each with the words that say it
 _SETS = {
@@ -103,6 +103,8 @@ def disagree(answer: str, truth: str) -> bool:
     if _is_reordered(answer, truth):
         return True
     said, meant = (_read_marks(tokens_of(text)) for text in (answer, truth))
+    if {"unit"} <= said.values.keys() & meant.values.keys() and said.values["unit"] != meant.values["unit"]:
+        said, meant = (_read_marks(fold_lengths(tokens_of(text))) for text in (answer, truth))
     for name in said.values.keys() & meant.values.keys():
         if said.values[name] != meant.values[name] or _is_exchanged(name, said, meant):
             return True

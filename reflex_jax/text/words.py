@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import re
 import unicodedata
+from decimal import Decimal
 
 from reflex_jax.text.lexicon import american_spelling, singular
 from reflex_jax.text.normalise import ARTICLES, LONGEST_ANSWER, trim_answer
@@ -64,6 +65,9 @@ _SAME = {
     "nonenhanced": "non-enhanced",
 }
 _SIDES = {"r": "right", "l": "left"}  # before a word: "R lung"; "L spine" is lumbar
+_TOGETHER = {"bilateral": "both", "bilaterally": "both"}
+_MILLIMETRES = {"mm": 0, "cm": 1, "m": 3}  # powers of ten
+_LONGEST_NUMBER = 24  # characters; within what Decimal holds exactly
 _ROMAN_STAGE = re.compile(r"(i{1,3}|iv|v)([a-d])")  # stage IIA
 _LONGEST_KEPT = 256  # characters of a text whose words are kept
 _LONGEST_WORD = 64  # characters; what is longer is none of a lexicon
@@ -127,6 +131,40 @@ def _read_tokens(text: str) -> tuple[str, ...]:
     if not _SPECIAL.isdisjoint(tokens):
         tokens = _read_sequence(tokens)
     return tuple(tokens) if any(token not in SEPARATORS for token in tokens) else (trimmed,) if trimmed else ()
+
+
+def fold_sides(words: tuple[str, ...], is_side: bool) -> tuple[str, ...]:
+    """ "bilateral" and "left and right" are both; where sides are asked for (`is_side`), "L" is left and "R" right."""
+    folded: list[str] = []
+    for word in words:
+        folded.append(_SIDES.get(word, word) if is_side else _TOGETHER.get(word, word))
+        folded[-1] = _TOGETHER.get(folded[-1], folded[-1])
+        if len(folded) > 2 and folded[-2] == "and" and {folded[-3], folded[-1]} == {"left", "right"}:
+            folded[-3:] = ["both"]
+    half = len(folded) // 2  # "left lung and right lung"
+    is_pair = half > 1 and folded[half] == "and" and {folded[0], *folded[half + 1 : half + 2]} == {"left", "right"}
+    if is_pair and folded[1:half] == folded[half + 2 :]:
+        folded = ["both", *folded[1:half]]
+    return tuple(folded)
+
+
+def fold_lengths(words: tuple[str, ...]) -> tuple[str, ...]:
+    """Lengths in mm: 1.2 cm is 12 mm, and 3 x 2 cm 30 x 20 mm; exact in decimals."""
+    folded = list(words)
+    for position, unit in enumerate(words):
+        if unit not in _MILLIMETRES or not position or not is_number(words[position - 1]):
+            continue
+        folded[position] = "mm"
+        number = position - 1
+        while True:
+            length = (
+                Decimal(words[number]).scaleb(_MILLIMETRES[unit]) if len(words[number]) <= _LONGEST_NUMBER else None
+            )
+            folded[number] = _plain_number(f"{length:f}") if length is not None else words[number] + unit
+            if number < 2 or words[number - 1] != "x" or not is_number(words[number - 2]):
+                break
+            number -= 2
+    return tuple(folded)
 
 
 def is_number(word: str) -> bool:

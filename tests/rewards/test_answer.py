@@ -200,6 +200,13 @@ The answer is nodule | nodule | 1
 yes, there is | yes | 1
 absent | no | 1
 Crohn's disease | Crohn disease | 1
+12 mm | 1.2 cm | 1
+0.3 m | 300 mm | 1
+3 x 2 cm nodule | 30 x 20 mm nodule | 1
+12 mm | 12 cm | 0
+bilateral lungs | both lungs | 1
+left and right lungs | both lungs | 1
+left lung and right lung | both lungs | 1
 lung | left lung | 0.52
 left | left lung | 0.52
 left lower lobe | left lung | 0.37
@@ -214,6 +221,43 @@ def test_an_open_answer_is_paid_for_what_it_says(pair):
     answer, truth, expected = pair.split(" | ")
     reward = answer_reward(answer, truth, answer_type="open", options=None, parts=PARTS)
     assert reward == pytest.approx(float(expected), abs=0.005)
+
+
+SIDES = ("Left", "Right", "Both", "Neither")
+LISTED = ("cyst", "mass", "abscess", "None of the above")
+COUNTED = "Diagnosis?\n1. cyst\n2. abscess"
+
+
+@pytest.mark.parametrize(
+    "question, options, answer, truth, reward",
+    [
+        *[("Which lung?", SIDES, a, "Both", 1) for a in ("bilateral", "left and right", "Right and left", "L and R")],
+        *[("Which lung?", SIDES, a, "Both", 0) for a in ("left", "R", "neither", "left or right")],
+        *[("Which lung?", SIDES, a, "Left", r) for a, r in (("L", 1), ("l.", 1), ("R", 0), ("bilateral", 0))],
+        ("Which side is it on?", None, "R", "right", 1),
+        ("Is it left or right?", None, "L", "left", 1),
+        *[
+            ("Which?", LISTED, a, "A, C", r)
+            for a, r in (("C, A", 1), ("c and a", 1), ("A and C", 1), ("A, B", 0), ("A", 0), ("A, B, C", 0))
+        ],
+        *[("Which?", LISTED, a, "D", r) for a, r in (("none", 1), ("None of these", 1), ("all", 0))],
+        *[
+            ("CT or MRI?", None, a, "MRI", 1)
+            for a in ("It is an MRI, not a CT", "MRI rather than CT", "Not a CT but an MRI")
+        ],
+        ("CT or MRI?", None, "It is a CT, not an MRI", "MRI", 0),
+        *[("Which?", ("CT", "MRI"), a, "B", 1) for a in ("an MRI, not a CT", "B, not A")],
+        ("Which?", ("", "MRI"), "none", "B", 0),
+        *[(COUNTED, None, a, t, 1) for a in ("2", "2.", "(2)", "2. abscess", "abscess") for t in ("2", "abscess")],
+        *[(COUNTED, None, a, "abscess", 0) for a in ("1", "2. cyst", "3")],
+        ("How large?", ("1.2 cm", "12 cm"), "12 mm", "A", 1),
+        ("How large?", ("1.2 cm", "12 cm"), "12 mm", "B", 0),
+    ],
+)
+@pytest.mark.parametrize("answer_type", ["closed", "open"])
+def test_other_ways_to_name_a_side_an_option_or_a_length(answer_type, question, options, answer, truth, reward):
+    paid = answer_reward(answer, truth, answer_type=answer_type, options=options, parts=PARTS, question=question)
+    assert (paid == 1) == reward
 
 
 def test_without_contrasts_an_overlap_of_words_is_paid():

@@ -66,6 +66,7 @@ Gleason 4 + 3 | Gleason 3+4 = 7
 1 to 2.0 | 2 : 1
 5 x 3 cm | 3 x 5 cm
 3-5 | 5-3
+12 mm nodule | 12 cm nodule
 """
 AGREE = """
 left lung | left lower lobe
@@ -85,6 +86,7 @@ left and right lung | right and left lung
 both lungs | left and right lungs
 5 and 3 cm | 3 and 5 cm
 7 = 3 + 4 | 3+4=7
+12 mm nodule | 1.2 cm nodule in the lung
 120/80 | 120 / 80 mmHg
 CT | CT scan of the chest
 T1- and T2-weighted | T2- and T1-weighted
