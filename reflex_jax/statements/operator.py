@@ -177,7 +177,7 @@ def _mark_letters(lowered: str, said: str) -> str:
 def _read(question: str, options: tuple[str, ...] | None) -> tuple[Question, ReadQuestion]:
     read = read_question(question, options)
     asked = prepare_question(read.asked[-LONGEST_QUESTION:], has_options=bool(read.options))
-    return replace(asked, text=selections.without_list(asked.text)), read
+    return selections.without_choice(asked), read
 
 
 def _finish(statement: str) -> str:
