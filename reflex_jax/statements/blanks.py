@@ -62,6 +62,8 @@ def declare_unfinished(question: Question, answer: str) -> str | None:
     words = question.words
     if len(words) < 2 or ASKING.match(question.text) or words[0] in grammar.AUXILIARIES:
         return None
+    if len(words) > 2 and words[-1] == "not" and words[-2] in grammar.BE:
+        return f"{question.text} {noun_phrase(answer)}"
     if words[-1] not in grammar.PREPOSITIONS | grammar.ARTICLES | grammar.BE | {
         "be",
         "been",
