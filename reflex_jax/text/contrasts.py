@@ -2,7 +2,8 @@
 
 A contrast set holds words of which one excludes the others. Two answers disagree where both say something of a set and not the
 same, where a word that both have is denied by one of them, and where the words of a set stand beside other nouns ("right lung,
-lower left" and "left lung, lower right"). What only one of them says is no disagreement.
+lower left" and "left lung, lower right"). So do numbers that a
+mark joins in another order: 120/80 and 80/120. What only one of them says is no disagreement.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from reflex_jax.text.normalise import LONGEST_ANSWER, clean_text
 from reflex_jax.text.polarity import NEGATIONS, is_negated
-from reflex_jax.text.words import SEPARATORS, is_number, tokens_of
+from reflex_jax.text.words import SEPARATORS, is_number, tokens_of, words_of
 
 # name of a set -> its values, each with the words that say it
 _SETS = {
@@ -62,6 +64,13 @@ _LABELLED = frozenset(
 )
 _UNITS = frozenset("mm cm m ml l mg g kg hu % mhz khz hz t ms s min hour day week month year".split())
 _JOINED = frozenset({"and", "or", ",", "x", "&"})
+# 120/80, 3 + 4, 1:2, 5 cm x 3 cm, "120 over 80"; not L4-5, whose number belongs to a letter
+_NUMBERS_JOINED = re.compile(
+    r"(?<![\w.])\d+(?:\.\d+)?"
+    r"(?: ?(?:[mc]?m )?(?:[+/:x*\u00d7\u2212\u2013-]| (?:to|over|out of|of|by|plus|minus) ) ?\d+(?:\.\d+)?)+",
+    re.IGNORECASE,
+)
+_DIGITS = re.compile(r"\d+(?:\.\d+)?")
 _MOST_KEPT = 48  # words of a text whose contrasts are kept
 _NEAR = 12  # words that are looked at for what belongs to a mark, and for how a list goes on
 # Scope of a negation: it ends here, unless a list goes on ("no mass, fracture or effusion").
@@ -91,6 +100,8 @@ def disagree(answer: str, truth: str) -> bool:
       answer: any text; the first `LONGEST_ANSWER` characters are read.
       truth: likewise.
     """
+    if _is_reordered(answer, truth):
+        return True
     said, meant = (_read_marks(tokens_of(text)) for text in (answer, truth))
     for name in said.values.keys() & meant.values.keys():
         if said.values[name] != meant.values[name] or _is_exchanged(name, said, meant):
@@ -99,6 +110,19 @@ def disagree(answer: str, truth: str) -> bool:
         return True
     is_related = (said.affirmed | said.denied) & (meant.affirmed | meant.denied)
     return not is_related and said.is_negated != meant.is_negated
+
+
+def _is_reordered(answer: str, truth: str) -> bool:
+    """Whether the numbers of a joined row stand in another order: 4+3 and 3+4, 1:2 and 2:1."""
+    said = _joined_numbers(answer)
+    meant = _joined_numbers(truth) if said else frozenset()
+    kinds = {tuple(sorted(row)) for row in said} & {tuple(sorted(row)) for row in meant}
+    return any({r for r in said if tuple(sorted(r)) == k} != {r for r in meant if tuple(sorted(r)) == k} for k in kinds)
+
+
+def _joined_numbers(text: str) -> frozenset[tuple[str, ...]]:
+    found = _NUMBERS_JOINED.findall(clean_text(text[:LONGEST_ANSWER]))
+    return frozenset(tuple(" ".join(words_of(n)) for n in _DIGITS.findall(row)) for row in found)
 
 
 def _is_exchanged(name: str, said: _Marks, meant: _Marks) -> bool:

@@ -174,6 +174,9 @@ benign tumor | malignant tumor | 0
 mediastinal mass | liver cyst | 0
 Hepatitis | Cirrhosis | 0
 ileum | ilium | 0
+4+3=7 | 3+4=7 | 0
+120/80 | 80/120 | 0
+1:2 | 2:1 | 0
 nodules | nodule | 1
 oedema | edema | 1
 two | 2 | 1

@@ -58,6 +58,14 @@ ascending colon | descending colon
 renal artery | renal vein
 left > right | right > left
 no | yes, there is one
+4+3=7 | 3+4=7
+Gleason 4 + 3 | Gleason 3+4 = 7
+120/80 mmHg | 80/120 mmHg
+120 over 80 | 80/120
+1:2 | 2:1
+1 to 2.0 | 2 : 1
+5 x 3 cm | 3 x 5 cm
+3-5 | 5-3
 """
 AGREE = """
 left lung | left lower lobe
@@ -75,7 +83,9 @@ mass without calcification | mass
 not absent | present
 left and right lung | right and left lung
 both lungs | left and right lungs
-5 x 3 cm | 3 x 5 cm
+5 and 3 cm | 3 and 5 cm
+7 = 3 + 4 | 3+4=7
+120/80 | 120 / 80 mmHg
 CT | CT scan of the chest
 T1- and T2-weighted | T2- and T1-weighted
 """
