@@ -57,7 +57,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options, behind = make_parser().parse_known_args(arguments)
     unknown = [text for text in behind if text.startswith("-")]
     if unknown:
-        _Parser(prog=f"reflex {options.command}").error(f"there is no {', '.join(unknown)}")
+        command = "data check" if options.command == "data" else options.command
+        _Parser(prog=f"reflex {command}").error(f"there is no {', '.join(unknown)}")
     options.overrides = [*options.overrides, *behind]
     return options
 

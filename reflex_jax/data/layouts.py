@@ -62,6 +62,8 @@ def text_of(value: Any, field: str) -> str:
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
+    if isinstance(value, float) and math.isinf(value):
+        raise RowError(f"{field}: expected text or a finite number; got {value}")
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         advice = " (write yes or no)" if isinstance(value, bool) else ""
         raise RowError(f"{field}: expected text; got {type(value).__name__} {str(value)[:40]}{advice}")

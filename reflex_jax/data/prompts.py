@@ -219,15 +219,18 @@ class Processor:
                 too_long.append(f"{example.id} ({length})")
             tokens, windows = max(tokens, length), max(windows, needed)
         misshaped = list(dict.fromkeys(misshaped))
+        complaints = []
         if misshaped:
-            raise ConfigError(
+            complaints.append(
                 f"{len(misshaped)} pictures cannot be resized: {list_offenders(misshaped)}. Crop or remove them."
             )
         if too_long:
-            raise ConfigError(
+            complaints.append(
                 f"data.max_prompt_tokens={max_prompt_tokens}: {len(too_long)} prompts are longer: "
                 f"{list_offenders(too_long)}. Raise it, or lower data.max_pixels: prompts are never cut."
             )
+        if complaints:
+            raise ConfigError("\n".join(complaints))
         return PromptSizes(-(-tokens // _TOKEN_MULTIPLE) * _TOKEN_MULTIPLE, windows)
 
     def collate(self, prompts: Sequence[EncodedPrompt], *, prompt_tokens: int, windows: int) -> PromptInputs:

@@ -32,7 +32,7 @@ from reflex_jax.data.row_checks import refuse_unusable
 from reflex_jax.data.stored_pictures import PictureReader, PictureWriter, count_remarks
 
 _QUESTIONS, _REFUSED, _PICTURES, _FACTS = "questions.jsonl", "refused.jsonl", "pictures.array_record", "facts.json"
-_FORMAT = "3"  # of the prepared files
+_FORMAT = "4"  # of the prepared files
 _PARTIAL, _LOCK = ".partial-", "owner.lock"
 _TEXT_FIELDS = tuple("id question answer answer_type modality organ category language reasoning target".split())
 _LIST_FIELDS = ("accepted", "options", "paraphrases")
@@ -168,7 +168,9 @@ def _write(rows: Iterator[Example | RefusedRow], aside: Path) -> None:
     for line in count_remarks(remarks, pictures=pictures.close()):
         print(line, file=sys.stderr, flush=True)
     sizes = {name: (aside / name).stat().st_size for name in (_QUESTIONS, _REFUSED, _PICTURES)}
-    (aside / _FACTS).write_text(json.dumps({"sizes": sizes, **counts}))
+    with (aside / _QUESTIONS).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    (aside / _FACTS).write_text(json.dumps({"sizes": sizes, "questions_sha256": digest, **counts}))
 
 
 def _keep_pictures(row: Example, pictures: PictureWriter) -> RefusedRow | dict[str, Any]:
@@ -186,6 +188,9 @@ def _read(place: Path) -> QuestionSet | None:
         facts = json.loads((place / _FACTS).read_text())
         if any((place / name).stat().st_size != size for name, size in facts["sizes"].items()):
             return None
+        with (place / _QUESTIONS).open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != facts["questions_sha256"]:
+                return None
         reader = PictureReader(place / _PICTURES)
         examples = [_example(row, reader) for row in _read_lines(place / _QUESTIONS)]
         refused = [RefusedRow(**row) for row in _read_lines(place / _REFUSED)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from reflex_jax.data.examples import ANSWER_TYPES, Example, RefusedRow
 from reflex_jax.text.normalise import has_visible_character, normalise_answer
@@ -23,7 +24,7 @@ class RowChecks:
         if is_double:
             return "its id is used more than once"
         if not all(_is_encodable(text) for text in texts):
-            return "half of a surrogate pair in its text, which is no character"
+            return "text that is no UTF-8, or half of a surrogate pair"
         if not has_visible_character(row.question):
             return "no question"
         if not has_visible_character(row.answer):
@@ -40,7 +41,15 @@ def refuse_unusable(rows: Iterable[Example | RefusedRow]) -> Iterator[Example | 
     checks = RowChecks()
     for row in rows:
         fault = checks.fault(row) if isinstance(row, Example) else None
-        yield row if fault is None else RefusedRow(id=row.id, reason=fault)
+        if fault is not None:
+            row = RefusedRow(id=row.id, reason=fault)
+        if isinstance(row, RefusedRow):  # what it is called will be printed
+            row = replace(row, id=_printable(row.id), detail=_printable(row.detail))
+        yield row
+
+
+def _printable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _fault_of_options(options: tuple[str, ...]) -> str | None:

@@ -50,13 +50,18 @@ def load_training(data: DataConfig, *, seed: int, with_validation: bool = False,
     excluded = read_excluded(data.exclude)
     for source, part in zip(data.mixture, parts, strict=True):
         kept = part.examples
-        if with_validation and _is_cut(source, data):
+        if with_validation and is_cut(source, data):
             kept = split_by_picture(kept, data.validation_fraction)[0]
-        kept = [example for example in kept if example.id not in excluded]
-        examples += choose_by_id(kept, source.limit)
+        examples += trained_on(kept, excluded, source.limit)
+    _report_excluded(excluded, {example.id for part in parts for example in part.examples})
     if not examples:
         raise ConfigError("data.exclude: every training question is excluded; expected at least one to be left.")
     return examples
+
+
+def trained_on(examples: list[Example], excluded: frozenset[str], limit: int | None) -> list[Example]:
+    """What of a source's training questions is trained on: those that are not excluded, of these as many as the limit."""
+    return choose_by_id([example for example in examples if example.id not in excluded], limit)
 
 
 def load_validation(data: DataConfig, *, seed: int) -> list[Example]:
@@ -143,22 +148,23 @@ def default_cache() -> Path:
 
 
 def _load_held_out(data: DataConfig, split: str, *, seed: int) -> list[Example]:
-    wanted, is_cut = [], []
+    wanted, cuts = [], []
     for source in data.mixture:
         # only the validation split may be cut off, and only where the source has none
-        cut = split == data.validation_split and _is_cut(source, data)
+        cut = split == data.validation_split and is_cut(source, data)
         own = split if split == data.validation_split else source.evaluation_split or split
         wanted.append((source, (source.split or data.split) if cut else own))
-        is_cut.append(cut)
+        cuts.append(cut)
     parts = load_sources(data, wanted, seed=seed)
     return [
         example
-        for part, cut in zip(parts, is_cut, strict=True)
+        for part, cut in zip(parts, cuts, strict=True)
         for example in (split_by_picture(part.examples, data.validation_fraction)[1] if cut else part.examples)
     ]
 
 
-def _is_cut(source: SourceConfig, data: DataConfig) -> bool:
+def is_cut(source: SourceConfig, data: DataConfig) -> bool:
+    """Whether the validation questions of a source are cut off its training split, for want of a split of their own."""
     return data.validation_split not in find_splits_of(source)
 
 
@@ -177,6 +183,16 @@ def read_excluded(files: Sequence[str]) -> frozenset[str]:
             raise ConfigError(f"data.exclude: {file}: expected a text file with one id a line ({error}).") from error
         ids |= {line.split()[0] for line in lines if line.strip() and not line.startswith("#")}
     return frozenset(ids)
+
+
+def _report_excluded(excluded: frozenset[str], ids: set[str]) -> None:
+    if not excluded:
+        return
+    unknown = sorted(excluded - ids)
+    line = f"data.exclude: {len(excluded & ids)} training questions left out"
+    if unknown:
+        line += f"; {len(unknown)} ids are of no training question: {list_offenders(unknown)}"
+    print(f"{line}.", file=sys.stderr, flush=True)
 
 
 def _report(parts: Sequence[Loaded], *, stop: bool) -> None:

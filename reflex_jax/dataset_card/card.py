@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +14,7 @@ from reflex_jax.config import ConfigError
 
 _SHOWN_IDS = 20
 _CARDS = "cards"
+_LONGEST_CELL = 2000  # characters of a cell that are shown; card.json has the whole
 _WIDEST_CELL = 60  # characters that are lined up
 
 
@@ -30,23 +33,24 @@ def write_card(card: Mapping[str, Any], directory: Path) -> None:
 
 
 def remember_card(card: Mapping[str, Any], cache: Path) -> None:
-    """Keeps what an evaluation quotes beside the prepared questions, under the fingerprint of the questions it is about.
-
-    Raises:
-      ConfigError: the cache cannot be written.
-    """
+    """Keeps what an evaluation quotes beside the prepared questions, under the fingerprints of what was scored and trained on."""
+    training = card["fingerprints"].get("training", "")
     try:
         (cache / _CARDS).mkdir(parents=True, exist_ok=True)
         for role, fingerprint in card["fingerprints"].items():
-            (cache / _CARDS / _file_name(fingerprint)).write_text(json.dumps(quote(card, role)), encoding="utf-8")
+            place = cache / _CARDS / _file_name(fingerprint, training)
+            place.write_text(json.dumps(quote(card, role)), encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"data.cache: {str(cache)!r} cannot be written ({error}). Set data.cache=DIR.") from error
+        print(
+            f"data.cache: evaluations will not quote this card: {cache} cannot be written ({error.strerror}).",
+            file=sys.stderr,
+        )
 
 
-def recall_card(fingerprint: str, cache: Path) -> list[str]:
-    """The lines about the questions of a fingerprint; none where nobody has checked them."""
+def recall_card(scored: str, training: str, cache: Path) -> list[str]:
+    """The lines about scored and training questions of these fingerprints; none where nobody has checked them together."""
     try:
-        lines = json.loads((cache / _CARDS / _file_name(fingerprint)).read_text(encoding="utf-8"))
+        lines = json.loads((cache / _CARDS / _file_name(scored, training)).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return []
     return [str(line) for line in lines] if isinstance(lines, list) else []
@@ -73,8 +77,8 @@ def quote(card: Mapping[str, Any], role: str) -> list[str]:
     return lines
 
 
-def _file_name(fingerprint: str) -> str:
-    return f"{fingerprint.rpartition(':')[2][:32]}.json"
+def _file_name(scored: str, training: str) -> str:
+    return f"{hashlib.sha256(f'{scored} {training}'.encode()).hexdigest()[:32]}.json"
 
 
 def as_markdown(card: Mapping[str, Any]) -> str:
@@ -223,9 +227,13 @@ def _section(title: str, text: str) -> str:
     return f"## {title}\n\n{text}"
 
 
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST_CELL else f"{text[:_LONGEST_CELL]} ..."
+
+
 def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A table of Markdown whose columns stand below each other in a terminal too."""
-    cells = [[" ".join(str(cell).replace("|", "\\|").split()) for cell in row] for row in (columns, *rows)]
+    cells = [[_short(" ".join(str(cell).replace("|", "\\|").split())) for cell in row] for row in (columns, *rows)]
     widths = [min(_WIDEST_CELL, max(len(row[k]) for row in cells)) for k in range(len(columns))]
     lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in cells]
     return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])

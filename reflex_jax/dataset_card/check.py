@@ -21,7 +21,7 @@ from reflex_jax.config import Config, ConfigError, DataConfig
 from reflex_jax.data.examples import Example
 from reflex_jax.data.holdout import split_by_picture
 from reflex_jax.data.prompts import Processor, load_processor
-from reflex_jax.data.sources import Loaded, find_splits_of, read_excluded, read_source
+from reflex_jax.data.sources import Loaded, find_splits_of, read_excluded, read_source, trained_on
 from reflex_jax.dataset_card.floors import question_only_scores
 from reflex_jax.dataset_card.pictures import Leaks, distinct_pictures, find_leaks, hash_pictures, key_of
 from reflex_jax.dataset_card.text import describe_numbers, describe_statements
@@ -41,10 +41,8 @@ def check_data(config: Config) -> tuple[dict[str, Any], Leaks]:
       ConfigError: official files are missing altogether or cannot be read, or no question is left to train on.
     """
     data = config.data
-    loaded, notes = _load(data, seed=config.run.seed)
+    loaded, notes = _load(data, seed=config.run.seed, with_validation=bool(config.training.evaluate_every))
     parts = {role: [e for part, _ in loaded[role] for e in part.examples] for role in _ROLES}
-    excluded = read_excluded(data.exclude)
-    parts["training"] = [example for example in parts["training"] if example.id not in excluded]
     if not any(parts.values()):
         raise ConfigError("data.sources: expected at least one question that can be used; none in any split.")
     everything = [example for role in _ROLES for example in parts[role]]
@@ -66,10 +64,13 @@ def check_data(config: Config) -> tuple[dict[str, Any], Leaks]:
     return card, leaks
 
 
-def _load(data: DataConfig, *, seed: int) -> tuple[dict[str, list[tuple[Loaded, str]]], list[str]]:
+def _load(
+    data: DataConfig, *, seed: int, with_validation: bool
+) -> tuple[dict[str, list[tuple[Loaded, str]]], list[str]]:
     """What a run would train on, validate on and evaluate on, each source with the name of its split; and what is missing."""
     loaded: dict[str, list[tuple[Loaded, str]]] = {role: [] for role in _ROLES}
     notes = []
+    excluded = read_excluded(data.exclude)
     for source in data.mixture:
         splits = find_splits_of(source)
         training, validation = source.split or data.split, data.validation_split
@@ -81,6 +82,8 @@ def _load(data: DataConfig, *, seed: int) -> tuple[dict[str, list[tuple[Loaded, 
         for role, split in wanted.items():
             if split in splits:
                 loaded[role].append((read_source(data, source, split, seed=seed), split))
+            elif role == "validation" and not with_validation:
+                continue  # the run looks at no held-out questions, so none are held out
             elif role == "validation" and training in splits:
                 part, name = loaded["training"].pop()
                 kept, held_out = split_by_picture(part.examples, data.validation_fraction)
@@ -89,6 +92,14 @@ def _load(data: DataConfig, *, seed: int) -> tuple[dict[str, list[tuple[Loaded, 
                 loaded["validation"].append((cut, f"{training} (held out by picture)"))
             else:
                 notes.append(f"{source.label} has no split {split!r} ({role}); it has {', '.join(splits)}.")
+        if training in splits:
+            part, name = loaded["training"].pop()
+            kept = trained_on(part.examples, excluded, source.limit)
+            loaded["training"].append((dataclasses.replace(part, examples=kept), name))
+            if len(kept) < len(part.examples):
+                notes.append(
+                    f"{source.label}: {len(part.examples) - len(kept)} training questions left out by exclude or limit."
+                )
         if others := [split for split in splits if split not in wanted.values()]:
             notes.append(f"{source.label}: splits that this configuration does not use: {', '.join(others)}.")
     return loaded, notes

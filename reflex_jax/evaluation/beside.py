@@ -20,9 +20,7 @@ def beside_scores(config: Config) -> tuple[dict[str, float], list[str]]:
     """
     data, training = config.data, config.training
     examples = load_evaluation(data, seed=config.run.seed)
-    lines = recall_card(data_fingerprint(examples), cache_of(data)) or [
-        "these questions have no dataset card yet: `reflex data check CONFIG` makes it"
-    ]
+    lines = []
     if data.evaluation_split == data.validation_split and (training.best_metric or "").startswith("eval/"):
         lines.append(
             f"{data.evaluation_split} also chose the checkpoint (training.best_metric): its scores are too good"
@@ -31,5 +29,11 @@ def beside_scores(config: Config) -> tuple[dict[str, float], list[str]]:
         known = load_training(data, seed=config.run.seed, with_validation=bool(training.evaluate_every))
     except ConfigError as error:
         return {}, [*lines, f"no question-only baseline: {error}"]
+    lines += recall_card(data_fingerprint(examples), data_fingerprint(known), cache_of(data)) or [
+        "these questions have no dataset card for this training set yet: `reflex data check CONFIG` makes it"
+    ]
+    trained = {example.id for example in known} & {example.id for example in examples}
+    if trained:
+        lines.append(f"{len(trained)} of the {len(examples)} questions of this split are training questions of the run")
     scores = question_only_scores(known, chosen_questions(config, examples))
     return {f"floor/question_only/{name}": value for name, value in scores.items()}, lines

@@ -18,7 +18,7 @@ from reflex_jax.run.directory import load_run_config
 from reflex_jax.run.identity import check_identity, checkpoint_fingerprint, data_fingerprint, files_fingerprint
 from reflex_jax.run.weights import restore_policy
 from reflex_jax.sharding import check_batch, make_mesh
-from reflex_jax.step.batch import measure_prompts, refuse_colliding_options
+from reflex_jax.step.batch import leave_out_unfit, measure_prompts, refuse_colliding_options
 from reflex_jax.step.models import Models, load_models, load_params, make_host_bridge
 from reflex_jax.step.program import Program, build_program
 from reflex_jax.step.score import needs_judge
@@ -42,6 +42,7 @@ def evaluate_run(config: Config, *, blank_image: bool = False, initial: bool = F
         with_judge = needs_judge(config)
         models = load_models(config, mesh, with_judge=with_judge)
         examples = load_evaluation(config.data, seed=config.run.seed)
+        examples = leave_out_unfit(config, models.processor, examples, with_judge=with_judge)
         sizes = measure_prompts(config, models.processor, examples, with_judge=with_judge)
         refuse_colliding_options(models.judge, config.judge.max_statement_tokens, examples)
         identity = _identify(config, examples, with_judge=with_judge)

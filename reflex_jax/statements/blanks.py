@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from reflex_jax.statements import clauses, grammar, verbs
 from reflex_jax.statements.phrases import noun_phrase
@@ -24,6 +25,27 @@ _ALL_INSIDE = re.compile(
 )
 
 
+# "which of the following is true except", "true about the tumor except"
+_OTHERS = re.compile(
+    r"^(.+?),?:? (?:except|excepting|excluding|with the exception of)(?: for)?(?: which| what)?(?: one)?"
+    r"(?: of (?:the following|these|them))?$"
+)
+_TRUE_OF = re.compile(
+    r"^((?:not )?(?:true|correct|false|incorrect))(?: statements?)? ((?:about|regarding|concerning|of|for) .+?)"
+    r"(?:,? (?:is|are|include|includes))?(?:,? (?:all|any|each)(?: of)?(?: the following| these| the above)?)?$"
+)
+
+
+def without_exception(question: Question) -> Question:
+    """The question without the "except" that ends it, marked as one that denies, where a question word opens it."""
+    match = _OTHERS.match(question.text)
+    if match is None:
+        return question
+    true_of = _TRUE_OF.match(match[1])
+    asked = f"which is {true_of[1]} {true_of[2]}" if true_of else match[1]
+    return replace(question, text=asked, has_exception=True) if ASKING.match(asked) else question
+
+
 def declare_blank(question: Question, answer: str) -> str | None:
     """`the lesion is located in the ___`: the answer fills the blank."""
     if not _BLANK.search(question.text):
@@ -40,6 +62,8 @@ def declare_unfinished(question: Question, answer: str) -> str | None:
     words = question.words
     if len(words) < 2 or ASKING.match(question.text) or words[0] in grammar.AUXILIARIES:
         return None
+    if len(words) > 2 and words[-1] == "not" and words[-2] in grammar.BE:
+        return f"{question.text} {noun_phrase(answer)}"
     if words[-1] not in grammar.PREPOSITIONS | grammar.ARTICLES | grammar.BE | {
         "be",
         "been",

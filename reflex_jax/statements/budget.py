@@ -41,7 +41,7 @@ def claim_first(question: Question, answer: str) -> str:
         said = pair[0] if pair else _as_clause(question.words)
         case = f"it is {'' if polarity[0] else 'not '}the case"
         return _within(f"{case}{polarity[1]}: {said}" if polarity[1] else f"{case} that {said}")
-    return _within(f"the answer is {answer}: {question.text}")
+    return _within(f"the {'exception' if question.has_exception else 'answer'} is {answer}: {question.text}")
 
 
 def _within(statement: str) -> str:
@@ -67,7 +67,8 @@ def name_answer(question: Question, answer: str) -> str:
     elif pair is not None and f" {pair[0]}".endswith(f" {answer}"):
         statement = f"{pair[0]}: {answer}"
     else:
-        statement = f"the answer to {f'whether {pair[0]}' if pair else question.text} is {answer}"
+        kind = "exception" if question.has_exception else "answer"
+        statement = f"the {kind} to {f'whether {pair[0]}' if pair else question.text} is {answer}"
     return statement if count_pieces(statement) <= MOST_PIECES else claim_first(question, answer)
 
 

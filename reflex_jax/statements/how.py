@@ -146,6 +146,12 @@ def declare_describe(question: Question, answer: str) -> str | None:
     if not match or (match[1] not in grammar.BE and not match[3]):
         return None
     be = match[1] if match[1] in grammar.BE else f"{match[1]} be"
+    subject, _, last = match[2].rpartition(" ")
+    if not match[3] and subject and verbs.is_past_participle(last) and not verbs.is_noun(last):
+        first = answer.split()[0]
+        is_manner = grammar.begins_with_preposition(answer) or verbs.is_adverb(first) or grammar.is_adjective(first)
+        is_manner = is_manner or first == "by" or (" " not in answer and verbs.is_participle(first))
+        return f"{subject} {be} {last} {answer if is_manner else 'by ' + answer}"
     if not match[3] or grammar.begins_with_preposition(answer) or answer.startswith("as "):
         return f"{match[2]} {be} {match[3] or ''}{match[4] or ''} {answer}"
     if match[3] in {"treated", "managed"}:

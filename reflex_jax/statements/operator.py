@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from reflex_jax.statements import blanks, choices, grammar, how, people, polar, selections, what, where
+from reflex_jax.statements import blanks, choices, clauses, grammar, how, people, polar, selections, what, where
 from reflex_jax.statements.budget import name_answer, place_claim
 from reflex_jax.statements.question import CAPITAL_A, Question, Rule, prepare_question, protect_letters
 from reflex_jax.text.answers import resolve_answer
@@ -123,7 +123,8 @@ def _declare(question: str, answer: str, options: Sequence[str] | None) -> tuple
     for entry in _rules_for(asked.text.split(" ", 1)[0]):
         statement = entry.rule(asked, words)
         if statement is not None and (entry.name in _AFFIRMING or pair is None or statement not in pair):
-            return entry.name, _finish(place_claim(asked, words, statement))
+            said = clauses.deny(statement) if asked.has_exception else statement
+            return entry.name, _finish(place_claim(asked, words, said))
     return FALLBACK, _finish(name_answer(asked, words))
 
 
@@ -177,7 +178,7 @@ def _mark_letters(lowered: str, said: str) -> str:
 def _read(question: str, options: tuple[str, ...] | None) -> tuple[Question, ReadQuestion]:
     read = read_question(question, options)
     asked = prepare_question(read.asked[-LONGEST_QUESTION:], has_options=bool(read.options))
-    return replace(asked, text=selections.without_list(asked.text)), read
+    return selections.without_choice(blanks.without_exception(asked)), read
 
 
 def _finish(statement: str) -> str:

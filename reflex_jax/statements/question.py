@@ -93,6 +93,8 @@ class Question:
     has_options: bool
     request: str = ""  # "what is the organ" of "can you name the organ", where the answer is neither yes nor no
     lead: str = ""  # "in a child" of "in a child, what is this?"; may stand behind the claim
+    has_exception: bool = False  # "which is true EXCEPT": what would be said of the others is denied of the answer
+    is_choice: bool = False  # "which", also of a list that the text no longer has: "which of these is wrong"
 
     @property
     def words(self) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from reflex_jax.statements import clauses, grammar, verbs
 from reflex_jax.statements.phrases import noun_phrase
@@ -34,6 +35,17 @@ _DESCRIBES = re.compile(
 )
 _HOW_KNOWN = re.compile(r"how (?:can|do|does|did|could|would|to|is|was)\b")  # answered by a reason or a way
 _FALSE = frozenset({"false", "incorrect", "wrong", "inaccurate", "untrue"})
+# Said of things as well as of statements: what is wrong with the heart is so, which of these is wrong is not.
+_FAULTY = frozenset({"wrong", "incorrect", "inaccurate", "not right", "not correct", "not accurate"})
+_STATEMENT = re.compile(
+    r"\b(?:statement|description|claim|assertion|sentence|conclusion|interpretation|option|answer|one)s?\b"
+)
+
+
+def without_choice(question: Question) -> Question:
+    """The question without the list that it chooses from, marked as a choice."""
+    text = without_list(question.text)
+    return replace(question, text=text, is_choice=text != question.text or text.startswith("which "))
 
 
 def without_list(text: str) -> str:
@@ -76,6 +88,8 @@ def declare_true(question: Question, answer: str) -> str | None:
         if _DESCRIBES.match(question.text) and clauses.is_sentence(answer):
             return f"{answer}."
         return None
+    if _asks_for_fault(question, match):
+        return None
     is_false = (match[4] in _FALSE) != bool(match[3]) or (match[2] or "").strip() == "least"
     if clauses.is_sentence(answer):
         return f"{clauses.deny(answer) if is_false else answer}."
@@ -86,6 +100,18 @@ def declare_true(question: Question, answer: str) -> str | None:
     about = re.sub(r"^(?:about|regarding|of|for|concerning|with respect to|in|with) ", "", match[5] or "")
     end = f" of {about}" if about else ""
     return f"{noun_phrase(answer)} is {'not ' if is_false else ''}true{end}"
+
+
+def _asks_for_fault(question: Question, match: re.Match[str]) -> bool:
+    """Whether what is wrong with a thing is asked, not which statement is wrong."""
+    if f"{(match[3] or '').strip()} {match[4]}".strip() not in _FAULTY:
+        return False
+    if re.match(r"with (?!(?:respect|regard|reference)s? to\b)", match[5] or ""):
+        return True
+    asked = question.text.removesuffix(match[5] or "")
+    if question.is_choice or _STATEMENT.search(asked):
+        return False
+    return bool(match[5]) or match[4] in {"wrong", "right"} or not question.has_options
 
 
 def declare_sentence(question: Question, answer: str) -> str | None:

@@ -23,7 +23,11 @@ def declare_what_is(question: Question, answer: str) -> str | None:
     if not match:
         return None
     be, rest, words = match[1], match[2], match[2].split()
-    wrong = re.match(r"^(?:most )?(abnormal|wrong|alarming|going on) (about|in|with) (.+)$", rest)
+    wrong = re.match(
+        r"^(?:most )?(abnormal|wrong|incorrect|inaccurate|not (?:right|correct|accurate|normal)|alarming|going on) "
+        r"(about|in|with) (.+)$",
+        rest,
+    )
     if wrong and " " not in answer and (verbs.is_participle(answer) or grammar.is_adjective(answer)):
         return f"{wrong[3]} {be} {answer}"
     if wrong:

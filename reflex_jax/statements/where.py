@@ -60,7 +60,17 @@ def declare_where(question: Question, answer: str) -> str | None:
     if clauses is None:
         return None
     place = answer if grammar.begins_with_preposition(answer) else "the " + re.sub(r"^(?:a|an|the) ", "", answer)
-    return f"{clauses[0]} {place}"
+    preposition = _TOWARDS.get(match[2].split()[-1], "") if not grammar.begins_with_preposition(answer) else ""
+    return f"{clauses[0]} {preposition} {place}"
+
+
+# What follows a verb of motion that asks for its place: the arrow points to, the tube ends in.
+_TOWARDS = (
+    dict.fromkeys("point lead go extend spread radiate project travel connect attach belong".split(), "to")
+    | dict.fromkeys("drain empty open insert".split(), "into")
+    | dict.fromkeys("arise originate come branch".split(), "from")
+    | dict.fromkeys("end terminate stop start begin lie sit occur stand grow".split(), "in")
+)
 
 
 def declare_in_question(question: Question, answer: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -67,16 +68,62 @@ def measure_prompts(
     Raises:
       ConfigError: prompts too long, or questions without an image where the judge would have to look at one; all by id.
     """
-    sizes = PromptSizes(1, 0)
+    sizes, complaints = PromptSizes(1, 0), []
     for examples in example_lists:
         blind = [example.id for example in examples if not example.images] if with_judge else []
         if blind:
-            raise ConfigError(
+            complaints.append(
                 f"{len(blind)} questions have no image for the judge to look at: {list_offenders(blind)}. Remove them, or the "
                 "rewards that ask the judge (rewards.components)."
             )
-        sizes = sizes.union(processor.measure(examples, max_prompt_tokens=config.data.max_prompt_tokens))
+        try:
+            sizes = sizes.union(processor.measure(examples, max_prompt_tokens=config.data.max_prompt_tokens))
+        except ConfigError as error:
+            complaints.append(str(error))
+    if complaints:
+        raise ConfigError("\n".join(dict.fromkeys(complaints)))
     return sizes
+
+
+def leave_out_unfit(
+    config: Config, processor: Processor, examples: Sequence[Example], *, with_judge: bool
+) -> list[Example]:
+    """The questions that this run can ask; where `data.refused` stops at others, all of them, for `measure_prompts` to refuse.
+
+    What is left out, for want of a picture for the judge, a shape that can be resized or room in a prompt, is said in a line.
+
+    Raises:
+      ConfigError: none is left.
+    """
+    if config.data.refused == "stop":
+        return list(examples)
+    kept, left = [], []
+    for example in examples:
+        reason = _unfit(config, processor, example, with_judge=with_judge)
+        if reason is None:
+            kept.append(example)
+        else:
+            left.append(f"{example.id} ({reason})")
+    if left:
+        print(
+            f"left out: {len(left)} questions that this run cannot ask: {list_offenders(left)}.",
+            file=sys.stderr,
+            flush=True,
+        )
+    if examples and not kept:
+        raise ConfigError(f"data.sources: this run can ask none of {len(examples)} questions: {list_offenders(left)}.")
+    return kept
+
+
+def _unfit(config: Config, processor: Processor, example: Example, *, with_judge: bool) -> str | None:
+    if with_judge and not example.images:
+        return "no picture for the judge"
+    try:
+        tokens, _ = processor.size_of(example)
+    except ValueError:
+        return "a picture that cannot be resized"
+    limit = config.data.max_prompt_tokens
+    return f"{tokens} tokens, data.max_prompt_tokens={limit}" if tokens > limit else None
 
 
 def refuse_colliding_options(judge: Judge | None, max_statement_tokens: int, *example_lists: Sequence[Example]) -> None:

@@ -35,7 +35,7 @@ from reflex_jax.run.ownership import refuse_second_owner
 from reflex_jax.run.samples import all_rows
 from reflex_jax.sharding import make_mesh
 from reflex_jax.statements.operator import DECL_VERSION
-from reflex_jax.step.batch import measure_prompts, refuse_colliding_options
+from reflex_jax.step.batch import leave_out_unfit, measure_prompts, refuse_colliding_options
 from reflex_jax.step.models import Models, load_models, load_params, make_host_bridge
 from reflex_jax.step.program import Program, build_program
 from reflex_jax.step.score import most_failed_rows
@@ -140,7 +140,10 @@ def _open_run(objective: Objective, mesh: Mesh, held: ExitStack) -> tuple[_Run, 
     with refused_together():
         check_memory(objective, mesh)
         models = load_models(config, mesh, with_judge=objective.with_judge)
-        examples, held_out = objective.load_questions(), _held_out(config)
+        examples, held_out = (
+            leave_out_unfit(config, models.processor, questions, with_judge=objective.with_judge)
+            for questions in (objective.load_questions(), _held_out(config))
+        )
         sizes = measure_prompts(config, models.processor, examples, held_out, with_judge=objective.with_judge)
         refuse_colliding_options(models.judge, config.judge.max_statement_tokens, examples, held_out)
         check_memory(objective, mesh, sizes)

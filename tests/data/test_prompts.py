@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from reflex_jax.config import ConfigError
+from reflex_jax.config import Config, ConfigError, DataConfig
 from reflex_jax.data.examples import Example, Picture
 from reflex_jax.data.images import prompt_inputs_from_huggingface
 from reflex_jax.data.prompts import PROMPTS, Processor, PromptSizes, load_processor
+from reflex_jax.step.batch import leave_out_unfit, measure_prompts
 
 PHANTOM = Path(__file__).resolve().parents[2] / "reflex_jax" / "assets" / "phantom" / "policy"
 LIMITS = {"min_pixels": 3136, "max_pixels": 64 * 28 * 28}
@@ -188,6 +189,30 @@ def test_pictures_of_impossible_shape_are_refused_by_name(processor):
     examples = [make_example(0), make_example(1, measured=(5000, 7)), make_example(2, measured=(3, 900))]
     with pytest.raises(ConfigError, match=r"2 pictures cannot be resized: i1-0 .*i2-0 "):
         processor.measure(examples, max_prompt_tokens=2048)
+
+
+def test_questions_that_a_run_cannot_ask_are_refused_together_or_left_out_with_their_reasons(processor, capsys):
+    wide, long = make_example(1, measured=(5000, 7)), make_example(2, "long " * 3000)
+    examples = [make_example(0), wide, long, make_example(3, sizes=[])]
+    config = Config(data=DataConfig(max_prompt_tokens=500))
+    with pytest.raises(ConfigError) as refusal:
+        measure_prompts(
+            config, processor, leave_out_unfit(config, processor, examples, with_judge=True), with_judge=True
+        )
+    for words in (
+        "1 pictures cannot be resized: i1-0",
+        "1 prompts are longer: q2",
+        "no image for the judge to look at: q3",
+    ):
+        assert words in str(refusal.value)
+    config = Config(data=DataConfig(max_prompt_tokens=500, refused="leave_out"))
+    kept = leave_out_unfit(config, processor, examples, with_judge=True)
+    assert [e.id for e in kept] == ["q0"] and measure_prompts(config, processor, kept, with_judge=True)
+    said = capsys.readouterr().err
+    assert "left out: 3 questions that this run cannot ask: q1 (a picture that cannot be resized), q2 (" in said
+    assert [e.id for e in leave_out_unfit(config, processor, examples, with_judge=False)] == ["q0", "q3"]
+    with pytest.raises(ConfigError, match="can ask none of 1 questions: q1"):
+        leave_out_unfit(config, processor, [wide], with_judge=True)
 
 
 def test_unknown_prompts_and_incomplete_directories_are_refused(directory, tmp_path):

@@ -174,6 +174,14 @@ def test_a_damaged_cache_is_made_anew(toy, tmp_path, name, damage):
     assert len(toy.reads) == 2
 
 
+def test_prepared_questions_that_somebody_edited_are_made_anew(toy, tmp_path):
+    root = write(tmp_path / "root", [row(answer="lung")])
+    load("toy", root, tmp_path / "cache")
+    (path,) = (tmp_path / "cache" / "toy").glob("*/questions.jsonl")
+    path.write_text(path.read_text().replace("lung", "lunk"))  # of the same size
+    assert load("toy", root, tmp_path / "cache")[0].answer == "lung"
+
+
 def test_pictures_that_are_damaged_later_are_named_with_their_folder(toy, tmp_path):
     example = load("toy", write(tmp_path / "root", [row()]), tmp_path / "cache")[0]
     (path,) = (tmp_path / "cache" / "toy").glob("*/pictures.array_record")
@@ -208,7 +216,7 @@ def test_rows_that_cannot_be_used_stop_the_run_all_at_once(toy, tmp_path, capsys
     assert "\n" not in message and "data.refused=leave_out" in message and "toy-8" not in message
     for words in (
         r"no answer \(2 rows\): toy-2, toy-4", r"no picture \(1 rows\): toy-3 \('b.png' is missing\)", "toy-5 .*below the root",
-        r"a picture that cannot be used \(1 rows\): toy-6 \(cut.png: truncated", "surrogate .*toy-7", "more than once .*toy-1",
+        r"a picture that cannot be used \(1 rows\): toy-6 \(cut.png: truncated", "no UTF-8.*toy-7", "more than once .*toy-1",
     ):  # fmt: skip
         assert re.search(words, message), words
     capsys.readouterr()
@@ -263,7 +271,7 @@ def mixture(root, cache, **settings):
     return DataConfig(sources=sources, cache=str(cache), **settings)
 
 
-def test_sources_are_mixed_limited_and_excluded(toy, tmp_path):
+def test_sources_are_mixed_limited_and_excluded(toy, tmp_path, capsys):
     names = [f"{n}.png" for n in range(30)]
     for label in ("one", "two"):
         rows = [row(n, images=[names[n % 30]]) for n in range(60)]
@@ -277,8 +285,10 @@ def test_sources_are_mixed_limited_and_excluded(toy, tmp_path):
     limited = load_training(mixture(tmp_path, cache, limit=7), seed=0)
     assert len(limited) == 67 and [e.id for e in limited[60:]] != [f"two-{n}" for n in range(7)]
     assert [int(e.id[4:]) for e in limited[60:]] == sorted(int(e.id[4:]) for e in limited[60:])
-    (tmp_path / "leaks.txt").write_text("# leaked\none-3\ntwo-5 pixels of test\n\n")
+    (tmp_path / "leaks.txt").write_text("# leaked\none-3\ntwo-5 pixels of test\n\nnope-1\n")
     kept = load_training(mixture(tmp_path, cache, exclude=(str(tmp_path / "leaks.txt"),)), seed=0)
+    said = capsys.readouterr().err
+    assert "2 training questions left out; 1 ids are of no training question: nope-1." in said
     assert len(kept) == 118 and {"one-3", "two-5"}.isdisjoint(e.id for e in kept)
     with pytest.raises(ConfigError, match="data.exclude: .*nowhere.txt"):
         load_training(mixture(tmp_path, cache, exclude=("nowhere.txt",)), seed=0)

@@ -1,5 +1,6 @@
 """The dataset card: counts, refused rows, statements, floors and leaks of a set of one's own, from the command to the file."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -91,10 +92,18 @@ def test_the_card_says_what_a_run_would_meet(own, tmp_path, repository, capsys, 
         source="jsonl", root=str(own), cache=str(tmp_path / "cache"), refused="leave_out", exclude=(str(leaks),)
     )
     assert [e.id for e in load_training(data, seed=0)] == [f"jsonl-train-{n}" for n in (0, 3, 4, 5)]
-    quoted = recall_card(data_fingerprint(load_evaluation(data, seed=0)), tmp_path / "cache")
+    everything = dataclasses.replace(data, exclude=())
+    prints = [data_fingerprint(load(everything, seed=0)) for load in (load_evaluation, load_training)]
+    quoted = recall_card(*prints, tmp_path / "cache")
     assert quoted[0].startswith("jsonl test: 2 questions on 2 pictures (1 yes/no, 0 choice, 1 open)")
     assert "1 of 6 training questions by bytes, 1 more by looks" in quoted[1]
-    assert recall_card("sha256:other", tmp_path / "cache") == []
+    less = data_fingerprint(load_training(data, seed=0))  # with other training questions other pictures leak
+    assert recall_card(prints[0], less, tmp_path / "cache") == []
+    capsys.readouterr()
+    assert main([*command[:-4], f"data.exclude=[{leaks}]", "--to", str(tmp_path / "card")]) == 0
+    card = json.loads((tmp_path / "card" / "card.json").read_text())
+    assert (card["sources"][0]["questions"], card["leaks"]["same_bytes"], card["leaks"]["alike"]) == (4, 0, 0)
+    assert "jsonl: 2 training questions left out by exclude or limit." in card["notes"]
 
 
 def test_a_policy_that_is_not_here_yet_is_a_note(own, tmp_path, repository, capsys, monkeypatch):

@@ -15,6 +15,7 @@ from reflex_jax.config import ConfigError
 from reflex_jax.data.examples import Example, RefusedRow
 from reflex_jax.data.own_rows import FIELDS
 from reflex_jax.data.readers import jsonl, parquet
+from reflex_jax.data.row_checks import refuse_unusable
 
 EXAMPLE = re.compile(r"```json\n(.*?)```", re.DOTALL)
 
@@ -157,13 +158,24 @@ def test_splits_are_the_files_and_a_byte_order_mark_is_passed_over(tmp_path, sav
     "content, expected",
     [
         (b'[\n{"question": "?"}]', "expected one JSON object a line; got a JSON list"),
-        (b'{"a": "\xff"}', "expected UTF-8"),
+        ('{"question": "?"}'.encode("utf-16"), "expected UTF-8 text; it is UTF-16"),
     ],
 )
 def test_files_that_are_no_lines_of_json_are_refused_by_name(tmp_path, content, expected):
     (tmp_path / "train.jsonl").write_bytes(content)
     with pytest.raises(ConfigError, match=rf"train\.jsonl: {expected}"):
         read(jsonl, tmp_path)
+
+
+def test_a_line_in_another_encoding_a_repeated_key_and_an_endless_number_refuse_their_rows_alone(tmp_path):
+    lines = [
+        '{"question": "Größe?", "answer": "a"}'.encode("latin-1"), b'{"question": "?", "question": "!", "answer": "a"}',
+        b'{"question": "?", "answer": 1e999}', '{"question": "Größe?", "answer": "a"}'.encode(),
+    ]  # fmt: skip
+    (tmp_path / "train.jsonl").write_bytes(b"\n".join(lines))
+    first, doubled, endless, good = refuse_unusable(read(jsonl, tmp_path))
+    assert (first.id, first.reason) == ("train-0", "text that is no UTF-8, or half of a surrogate pair")
+    assert "twice" in doubled.detail and "finite" in endless.detail and good.question == "Größe?"
 
 
 # --- parquet
