@@ -212,7 +212,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         sources = tuple(dataclasses.replace(source, evaluation_split=None) for source in config.data.sources)
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, sources=sources))
     _prepare()
-    from reflex_jax.evaluation.beside import beside_scores
+    from reflex_jax.dataset_card.beside import beside_scores
     from reflex_jax.evaluation.evaluate import evaluate_run
 
     metrics = evaluate_run(config, blank_image=options.blank_image, initial=options.initial)

@@ -83,6 +83,18 @@ def test_a_wrong_setting_is_named(capsys, phantom, override, words):
         assert word in message
 
 
+def test_the_split_that_chooses_a_checkpoint_is_not_the_one_that_scores_it(capsys, phantom):
+    settings = [
+        "training.best_metric=eval/greedy/accuracy",
+        "data.evaluation_split=validation",
+        "training.evaluate_every=1",
+    ]
+    message = refused(capsys, "train", phantom, *QUICK, *settings)
+    assert (
+        "data.evaluation_split: 'validation' is also data.validation_split" in message and "Name two splits" in message
+    )
+
+
 def test_a_missing_tensor_and_a_misshaped_one_are_both_named(capsys, phantom, tmp_path):
     broken = tmp_path / "broken"
     shutil.copytree(resolve_checkpoint("phantom", "policy"), broken)

@@ -114,6 +114,10 @@ class Processor:
                 "policy.path: the policy's directory has no chat template; copy chat_template.jinja or chat_template.json "
                 "of the model there."
             )
+        # questions repeat, over pictures of few sizes
+        self._length = functools.lru_cache(maxsize=65536)(
+            lambda question, tokens: len(self._assemble(question, tokens))
+        )
         self._around = {pictures: self._render(pictures) for pictures in (0, 1)}
 
     def _render(self, pictures: int) -> tuple[list[int], list[int]]:
@@ -196,10 +200,6 @@ class Processor:
         image_tokens = tuple(map(self._count_image_tokens, grids))
         windows = sum(count_windows(grid, self.config.vision) for grid in grids)
         return self._length(example.question, image_tokens), windows
-
-    @functools.lru_cache(maxsize=65536)  # noqa: B019  # a run has one processor; questions repeat over pictures of one size
-    def _length(self, question: str, image_tokens: tuple[int, ...]) -> int:
-        return len(self._assemble(question, image_tokens))
 
     def measure(self, examples: Iterable[Example], *, max_prompt_tokens: int) -> PromptSizes:
         """Finds the static sizes of a run by a scan of its questions, decoding only pictures of unknown size.

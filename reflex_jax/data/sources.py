@@ -31,7 +31,9 @@ class Loaded:
     other_languages: int  # rows that `languages` leaves out
 
 
-def load_training(data: DataConfig, *, seed: int, with_validation: bool = False, noise: float = 0.0) -> list[Example]:
+def load_training(
+    data: DataConfig, *, seed: int, with_validation: bool = False, noise: float = 0.0, quiet: bool = False
+) -> list[Example]:
     """The training questions of all sources, one source after the other, in an order that never changes.
 
     Args:
@@ -39,13 +41,13 @@ def load_training(data: DataConfig, *, seed: int, with_validation: bool = False,
       seed: of the phantom world; the real sets do not depend on it.
       with_validation: what `load_validation` returns is another part of the questions.
       noise: phantom only, how often the teacher of the supervised phase misperceives a lesion.
+      quiet: what is left out was said before.
 
     Raises:
       ConfigError: unknown split, missing or damaged files, unusable questions, sources without any; all by name.
     """
-    parts = load_sources(
-        data, [(source, source.split or data.split) for source in data.mixture], seed=seed, noise=noise
-    )
+    wanted = [(source, source.split or data.split) for source in data.mixture]
+    parts = load_sources(data, wanted, seed=seed, noise=noise, quiet=quiet)
     examples = []
     excluded = read_excluded(data.exclude)
     for source, part in zip(data.mixture, parts, strict=True):
@@ -53,7 +55,8 @@ def load_training(data: DataConfig, *, seed: int, with_validation: bool = False,
         if with_validation and is_cut(source, data):
             kept = split_by_picture(kept, data.validation_fraction)[0]
         examples += trained_on(kept, excluded, source.limit)
-    _report_excluded(excluded, {example.id for part in parts for example in part.examples})
+    if excluded and not quiet:
+        _report_excluded(excluded, {example.id for part in parts for example in part.examples})
     if not examples:
         raise ConfigError("data.exclude: every training question is excluded; expected at least one to be left.")
     return examples
@@ -74,13 +77,13 @@ def load_validation(data: DataConfig, *, seed: int) -> list[Example]:
     return _load_held_out(data, data.validation_split, seed=seed)
 
 
-def load_evaluation(data: DataConfig, *, seed: int) -> list[Example]:
-    """The questions of `reflex evaluate`: `data.evaluation_split` of each source.
+def load_evaluation(data: DataConfig, *, seed: int, quiet: bool = False) -> list[Example]:
+    """The questions of `reflex evaluate`: `data.evaluation_split` of each source; quiet: what is left out was said before.
 
     Raises:
       ConfigError: as `load_training`.
     """
-    return _load_held_out(data, data.evaluation_split, seed=seed)
+    return _load_held_out(data, data.evaluation_split, seed=seed, quiet=quiet)
 
 
 def load_examples(data: DataConfig, split: str, *, seed: int) -> list[Example]:
@@ -94,7 +97,7 @@ def load_examples(data: DataConfig, split: str, *, seed: int) -> list[Example]:
 
 
 def load_sources(
-    data: DataConfig, wanted: Sequence[tuple[SourceConfig, str]], *, seed: int, noise: float = 0.0
+    data: DataConfig, wanted: Sequence[tuple[SourceConfig, str]], *, seed: int, noise: float = 0.0, quiet: bool = False
 ) -> list[Loaded]:
     """One split of each source, as `data.refused` says.
 
@@ -102,7 +105,7 @@ def load_sources(
       ConfigError: as `load_training`.
     """
     parts = [read_source(data, source, split, seed=seed, noise=noise) for source, split in wanted]
-    _report(parts, stop=data.refused == "stop")
+    _report(parts, stop=data.refused == "stop", quiet=quiet)
     if empty := [
         f"{part.label} ({split})" for part, (_, split) in zip(parts, wanted, strict=True) if not part.examples
     ]:
@@ -147,7 +150,7 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reflex_jax" / "data"
 
 
-def _load_held_out(data: DataConfig, split: str, *, seed: int) -> list[Example]:
+def _load_held_out(data: DataConfig, split: str, *, seed: int, quiet: bool = False) -> list[Example]:
     wanted, cuts = [], []
     for source in data.mixture:
         # only the validation split may be cut off, and only where the source has none
@@ -155,7 +158,7 @@ def _load_held_out(data: DataConfig, split: str, *, seed: int) -> list[Example]:
         own = split if split == data.validation_split else source.evaluation_split or split
         wanted.append((source, (source.split or data.split) if cut else own))
         cuts.append(cut)
-    parts = load_sources(data, wanted, seed=seed)
+    parts = load_sources(data, wanted, seed=seed, quiet=quiet)
     return [
         example
         for part, cut in zip(parts, cuts, strict=True)
@@ -186,8 +189,6 @@ def read_excluded(files: Sequence[str]) -> frozenset[str]:
 
 
 def _report_excluded(excluded: frozenset[str], ids: set[str]) -> None:
-    if not excluded:
-        return
     unknown = sorted(excluded - ids)
     line = f"data.exclude: {len(excluded & ids)} training questions left out"
     if unknown:
@@ -195,7 +196,7 @@ def _report_excluded(excluded: frozenset[str], ids: set[str]) -> None:
     print(f"{line}.", file=sys.stderr, flush=True)
 
 
-def _report(parts: Sequence[Loaded], *, stop: bool) -> None:
+def _report(parts: Sequence[Loaded], *, stop: bool, quiet: bool) -> None:
     """Says what is left out; raises where it may not be."""
     complaints = []
     for part in parts:
@@ -203,7 +204,7 @@ def _report(parts: Sequence[Loaded], *, stop: bool) -> None:
         lines = _by_reason(told)
         if part.other_languages:
             lines.append(f"{part.other_languages} in another language than data.sources asks for")
-        if lines:
+        if lines and not quiet:
             print(f"{part.label}: left out: {'; '.join(lines)}.", file=sys.stderr, flush=True)
         complaints += [f"{part.label}: {line}" for line in _by_reason([r for r in part.refused if r not in told])]
     if complaints:

@@ -10,8 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from reflex_jax.data.examples import Example
-from reflex_jax.rewards.answer_metrics import answer_metrics
-from reflex_jax.rewards.answered import Answered
+from reflex_jax.evaluation.metrics import mean_scores, score_answer
 from reflex_jax.text.normalise import normalise_answer
 
 
@@ -32,17 +31,9 @@ def question_only_answers(training: Sequence[Example], examples: Sequence[Exampl
 
 
 def question_only_scores(training: Sequence[Example], examples: Sequence[Example]) -> dict[str, float]:
-    """The metrics of the question-only baseline, in the names of `answer_metrics`: means over the questions that have them."""
-    totals: dict[str, list[float]] = defaultdict(list)
-    for example, answer in zip(examples, question_only_answers(training, examples), strict=True):
-        answered = Answered(
-            question=example.question, completion="", answer=answer or None, truth=example.answer,
-            accepted=example.accepted, answer_type=example.answer_type, options=example.options,
-        )  # fmt: skip
-        for name, value in answer_metrics(answered).items():
-            totals[name].append(value)
-    totals.pop("repeated_tag_rate", None)  # of completions; there is none here
-    return {name: sum(values) / len(values) for name, values in sorted(totals.items())}
+    """The metrics of the question-only baseline, in the names of `answer_metrics`."""
+    answers = question_only_answers(training, examples)
+    return mean_scores([score_answer(answer or None, e) for answer, e in zip(answers, examples, strict=True)])
 
 
 def _words(example: Example) -> str:

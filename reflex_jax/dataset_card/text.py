@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from reflex_jax.data.examples import Example
-from reflex_jax.statements.operator import decl, decl_rule
+from reflex_jax.statements.operator import decl_and_rule
 
 READ_ALOUD = 20
 _BARS = 12
@@ -29,8 +29,7 @@ def describe_statements(
     shown: dict[str, list[dict[str, str]]] = {}
     cut = []
     for example in examples:
-        rule = decl_rule(example.question, example.answer, example.options)
-        statement = decl(example.question, example.answer, example.options)
+        rule, statement = decl_and_rule(example.question, example.answer, example.options)
         rules[rule] += 1
         if len(shown.setdefault(rule, [])) < READ_ALOUD:
             row = {"question": example.question, "answer": example.answer, "statement": statement}

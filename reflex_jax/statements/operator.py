@@ -96,12 +96,12 @@ def decl(question: str, answer: str, options: Sequence[str] | None = None) -> st
     Raises:
       ValueError: the answer has no visible character.
     """
-    return _declare(question, answer, options)[1]
+    return decl_and_rule(question, answer, options)[1]
 
 
 def decl_rule(question: str, answer: str, options: Sequence[str] | None = None) -> str:
     """Name of the rule that makes the statement, `fallback` where none of the table fits."""
-    return _declare(question, answer, options)[0]
+    return decl_and_rule(question, answer, options)[0]
 
 
 def decl_coverage(questions: Iterable[tuple[str, str, Sequence[str] | None]]) -> dict[str, int]:
@@ -109,7 +109,8 @@ def decl_coverage(questions: Iterable[tuple[str, str, Sequence[str] | None]]) ->
     return dict(Counter(decl_rule(*question) for question in questions).most_common())
 
 
-def _declare(question: str, answer: str, options: Sequence[str] | None) -> tuple[str, str]:
+def decl_and_rule(question: str, answer: str, options: Sequence[str] | None = None) -> tuple[str, str]:
+    """(name of the rule, statement); see `decl_rule` and `decl`."""
     asked, read = _read(question, tuple(options) if options else None)
     words = _answer_words(answer, asked, read)
     if asked.request and polar.polarity_of(words) is None:

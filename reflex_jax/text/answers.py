@@ -162,7 +162,9 @@ def _said(text: str) -> str:
     """The answer itself, out of "The answer is B.", "B is correct", "\\boxed{B}"."""
     boxed = _BOXED.fullmatch(text.strip(" ."))
     text = boxed[1] if boxed else text
-    said = text[_LEAD_IN.match(text).end() :].lstrip() if text[:1].isascii() else text  # type: ignore[union-attr]
+    said = (
+        _LEAD_IN.sub("", text, count=1).lstrip() if text[:1].isascii() else text
+    )  # it matches at the start, also nothing
     correct = _IS_CORRECT.fullmatch(said.rstrip(" .!"))
     return (correct[1] if correct else said) or text
 

@@ -10,9 +10,11 @@ from reflex_jax.run import identity
 from reflex_jax.run.identity import (
     check_identity,
     check_processes_alike,
+    check_statements,
     checkpoint_fingerprint,
     data_fingerprint,
 )
+from reflex_jax.statements.operator import DECL_VERSION
 from reflex_jax.text.chat_template import TEMPLATE_FOLDER
 
 QUESTION = Example(
@@ -106,3 +108,12 @@ def test_processes_with_other_files_are_named(monkeypatch):
     monkeypatch.setattr(identity, "gather", lambda value: [value, ["process 1 on b", {"judge": "2", "policy": "1"}]])
     with pytest.raises(ConfigError, match="process 1 on b: its judge is not that of process 0"):
         check_processes_alike({"judge": "1", "policy": "1"})
+
+
+def test_a_run_on_statements_of_another_version_is_not_continued(tmp_path):
+    check_statements({"decl": DECL_VERSION}, tmp_path)
+    for found in ({}, {"decl": "1"}):
+        with pytest.raises(
+            ConfigError, match=f"statements of decl 1, .* decl {DECL_VERSION}: .*run.name for a new run"
+        ):
+            check_statements(found, tmp_path)

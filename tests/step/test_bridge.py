@@ -2,18 +2,21 @@
 
 import dataclasses
 import itertools
+import types
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from reflex_jax.config import Component
+from reflex_jax.config import Component, ConfigError
 from reflex_jax.data.examples import Example, Picture
 from reflex_jax.judge.batch import StatementTokenizer
 from reflex_jax.rewards.answered import Failed
 from reflex_jax.rewards.components import REWARDS, Reward
 from reflex_jax.step import bridge as host_bridge
+from reflex_jax.step.batch import refuse_colliding_options
 from reflex_jax.step.bridge import HostBridge
+from tests import unchecked
 from tests.parity.judge_reference import write_judge_directory
 from tests.text.test_sampled_text import QUESTIONS, completions
 
@@ -318,3 +321,33 @@ def test_closed_and_open_answers_are_reported_apart(tokenizer):
     for name, values in expected.items():
         np.testing.assert_allclose(scores.metrics[name], values, rtol=1e-6, err_msg=name)
     np.testing.assert_allclose(scores.components["answer"], [[1, 0, 0, 0], [1, 2 / 3, 0, 0]], rtol=1e-6)
+
+
+def test_statements_that_the_judge_reads_in_part_are_counted_and_the_rest_is_what_fits(tokenizer):
+    cut = bridge_of(tokenizer, answer=ANSWER, provenance=Component())
+    cut._max_statement_tokens = 6
+    bridged, whole = run(cut), run(bridge_of(tokenizer, answer=ANSWER, provenance=Component()))
+    lengths = [[text is not None and len(tokenizer(text, 99)) > 6 for text in row] for row in bridged.statements]
+    np.testing.assert_array_equal(bridged.scores.metrics["judge/cut_statement_rate"], np.float32(lengths))
+    assert np.any(lengths) and not np.all(lengths) and not whole.scores.metrics["judge/cut_statement_rate"].all()
+    for prompt, anchor in enumerate(bridged.anchors):
+        ids = np.asarray(tokenizer(anchor, 6))
+        np.testing.assert_array_equal(bridged.judge.statements[prompt, 0, : len(ids)], ids)
+    assert "judge/cut_statement_rate" not in run(bridge_of(None, answer=ANSWER)).scores.metrics
+
+
+def test_options_that_the_judge_cannot_tell_apart_are_refused_by_id(tokenizer):
+    judge = types.SimpleNamespace(tokenizer=tokenizer)
+    long = "a very long story of a finding that goes on and on in the same words until it ends "
+    examples = [
+        dataclasses.replace(EXAMPLES[0], id="same", question="Which?", answer="A", options=(long + "yes", long + "no")),
+        dataclasses.replace(
+            EXAMPLES[0], id="apart", question="Is there a cyst or a nodule?", answer="cyst", options=("cyst", "nodule")
+        ),
+        EXAMPLES[1],
+    ]  # fmt: skip
+    with unchecked.types_unchecked():
+        with pytest.raises(ConfigError, match="max_statement_tokens=16: to 1 questions a wrong option .*: same "):
+            refuse_colliding_options(judge, 16, examples[1:], examples[:1])
+        refuse_colliding_options(judge, 16, examples[1:])
+    refuse_colliding_options(None, 16, examples)

@@ -13,13 +13,6 @@ from reflex_jax.data.examples import Example, RefusedRow
 from reflex_jax.data.readers import med_r1, medical_multimodal_eval, medvlm_r1, medxpertqa, omnimedvqa, pmc_vqa
 
 
-@pytest.fixture
-def formats(data_root):
-    if not (data_root / "formats").is_dir():
-        pytest.skip(f"toy copies of official layouts not found at {data_root / 'formats'}")
-    return data_root / "formats"
-
-
 def read(reader, root, split):
     return list(reader.LAYOUT.read(root, split))
 

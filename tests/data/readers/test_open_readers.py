@@ -14,13 +14,6 @@ from reflex_jax.data.readers.vqa_med_2019 import read_reference
 TEST = "VQAMed2019Test/VQAMed2019_Test_Questions_w_Ref_Answers.txt"
 
 
-@pytest.fixture
-def formats(data_root):
-    if not (data_root / "formats").is_dir():
-        pytest.skip(f"toy copies of official layouts not found at {data_root / 'formats'}")
-    return data_root / "formats"
-
-
 def read(reader, root, split):
     return list(reader.LAYOUT.read(root, split))
 

@@ -19,14 +19,14 @@ def beside_scores(config: Config) -> tuple[dict[str, float], list[str]]:
       ConfigError: the evaluated questions cannot be read.
     """
     data, training = config.data, config.training
-    examples = load_evaluation(data, seed=config.run.seed)
+    examples = load_evaluation(data, seed=config.run.seed, quiet=True)
     lines = []
     if data.evaluation_split == data.validation_split and (training.best_metric or "").startswith("eval/"):
         lines.append(
             f"{data.evaluation_split} also chose the checkpoint (training.best_metric): its scores are too good"
         )
     try:
-        known = load_training(data, seed=config.run.seed, with_validation=bool(training.evaluate_every))
+        known = load_training(data, seed=config.run.seed, with_validation=bool(training.evaluate_every), quiet=True)
     except ConfigError as error:
         return {}, [*lines, f"no question-only baseline: {error}"]
     lines += recall_card(data_fingerprint(examples), data_fingerprint(known), cache_of(data)) or [
