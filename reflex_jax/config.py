@@ -451,7 +451,7 @@ class MemoryConfig:
     remat: bool = True  # recompute each layer in the backward pass: about 30 % slower, 9x less activation memory
     log_prob_chunk: int = 512  # completion tokens whose logits exist at one time on a device
     attention: str = "xla"  # xla | cudnn (GPU) for the prompt's self-attention
-    row_lengths: int = 12  # lengths that the rows of the update may have, each compiled when it is first needed
+    row_lengths: int = 8  # lengths that the rows of the update may have, each compiled when it is first needed
     microbatch_prompts: int = 0  # prompts whose activations exist at one time, in prefill and update; 0: all
     rollout_weights: str = (
         "gathered"  # gathered: whole over fsdp while sampling | sharded: stay cut; slower, less memory

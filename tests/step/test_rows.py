@@ -41,7 +41,8 @@ def steps_of_runs(draw):
 def test_every_token_that_exists_lies_in_one_slot_behind_its_prompt(step):
     plan, counts = step
     layout = lay_out_rows(counts, plan)
-    assert layout.source.shape == (plan.minibatches, plan.rounds, plan.rows, layout.source.shape[-1])
+    most = layout.source.shape[2] // plan.ways
+    assert layout.source.shape[:-1] == plan.shape(most) and most in (1, plan.most_rows)
     assert layout.source.shape[-1] in plan.lengths
     assert sorted(layout.order.ravel()) == list(range(plan.prompts))
     found, found_windows = set(), set()
@@ -49,8 +50,8 @@ def test_every_token_that_exists_lies_in_one_slot_behind_its_prompt(step):
         assert (layout.order[m] % plan.minibatches == m).all()
         own = layout.order[m].reshape(plan.ways, -1)
         assert (layout.source[m, layout.rounds[m] :] == -1).all()
-        for n, b in np.ndindex(plan.rounds, plan.rows):
-            prompts = own[b // plan.rows_of_device]
+        for n, b in np.ndindex(*layout.source.shape[1:3]):
+            prompts = own[b // most]
             assert layout.most_predicted[m, n] >= (layout.predicted[m, n, b] >= 0).sum()
             row = [(prompts[s // plan.slots], s % plan.slots) for s in layout.source[m, n, b] if s >= 0]
             assert not found & set(row)
