@@ -452,6 +452,7 @@ class MemoryConfig:
     remat: bool = True  # recompute each layer in the backward pass: about 30 % slower, 9x less activation memory
     log_prob_chunk: int = 512  # completion tokens whose logits exist at one time on a device
     attention: str = "xla"  # xla | cudnn (GPU) for the prompt's self-attention
+    row_lengths: int = 8  # lengths that the rows of the update may have, each compiled when it is first needed
     microbatch_prompts: int = 0  # prompts whose activations exist at one time, in prefill and update; 0: all
     prompt_rungs: int = 3  # static sizes that a batch's prompts are padded to, each compiled once; 1: the run's largest
     rollout_weights: str = (
@@ -462,7 +463,7 @@ class MemoryConfig:
         """Refuses unknown choices and values out of range."""
         _check_choice("memory.attention", self.attention, ("xla", "cudnn"))
         _check_choice("memory.rollout_weights", self.rollout_weights, ("gathered", "sharded"))
-        for name in ("log_prob_chunk", "prompt_rungs"):
+        for name in ("log_prob_chunk", "row_lengths", "prompt_rungs"):
             _check(getattr(self, name) >= 1, f"memory.{name}: expected >= 1; got {getattr(self, name)}.")
         _check(
             self.microbatch_prompts >= 0,
