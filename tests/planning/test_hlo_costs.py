@@ -192,7 +192,8 @@ def test_the_update_costs_what_a_hand_count_says(kind):
 
     costs = _costs(forward if kind == "forward" else gradient, params, sequences)
     embedding, vision_layers, merger = _vision_flops(CONFIG)
-    head = 2 * GROUP * STEPS * CONFIG.text.width * CONFIG.text.vocabulary
+    slots = PROMPT_TOKENS + GROUP * STEPS  # of a row; all are counted, those without a completion token are skipped
+    head = 2 * slots * CONFIG.text.width * CONFIG.text.vocabulary
     layers = vision_layers + _update_layer_flops(CONFIG)
     if kind == "forward":
         by_hand = embedding + layers + merger + head
