@@ -16,6 +16,7 @@ from flax import linen as nn
 from jaxtyping import Bool, Float, Int
 
 from reflex_jax.models import attention
+from reflex_jax.models.attention_choice import AttentionChoice
 from reflex_jax.models.layers import RMSNorm, apply, checkpointed, dense, gated_feed_forward
 from reflex_jax.models.rope import Rotation, multimodal_rotation, rotate
 from reflex_jax.sharding import constrain_batch
@@ -92,7 +93,7 @@ def prompt_stack(
     is_valid: Bool[Array, "P Lp"],
     config: QwenTextConfig,
     *,
-    implementation: str,
+    implementation: AttentionChoice,
     remat: bool,
     keep_cache: bool,
 ) -> tuple[Float[Array, "P Lp D"], Any]:
@@ -118,7 +119,7 @@ def shared_group_stack(
     config: QwenTextConfig,
     *,
     group_size: int,
-    implementation: str,
+    implementation: AttentionChoice,
     remat: bool,
 ) -> Float[Array, "P R D"]:
     """Runs all layers over prompts and their groups of completions, each prompt once.

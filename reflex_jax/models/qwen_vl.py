@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 from reflex_jax.models import attention
+from reflex_jax.models.attention_choice import XLA, AttentionChoice
 from reflex_jax.models.layers import apply, product_precision, rms_norm
 from reflex_jax.models.qwen_config import QwenVLConfig
 from reflex_jax.models.qwen_config import read_qwen_config as read_qwen_config  # the front door of the family
@@ -61,20 +62,25 @@ def init_policy_params(config: QwenVLConfig, key: jax.Array, dtype: Any = jnp.fl
 
 
 def encode_images(
-    params: Params, vision: VisionInputs, config: QwenVLConfig, *, remat: bool = False
+    params: Params, vision: VisionInputs, config: QwenVLConfig, *, remat: bool = False, attention: AttentionChoice = XLA
 ) -> Float[Array, "P V D"]:
     """V = W * U / 4 merged vision features of every row, in slot order (`PromptInputs.feature_index` points to them)."""
-    return encode_patches(params["vision"], vision, config.vision, remat=remat)
+    return encode_patches(params["vision"], vision, config.vision, remat=remat, implementation=attention)
 
 
 def embed_prompts(
-    params: Params, prompts: PromptInputs, config: QwenVLConfig, *, remat: bool = False
+    params: Params,
+    prompts: PromptInputs,
+    config: QwenVLConfig,
+    *,
+    remat: bool = False,
+    attention: AttentionChoice = XLA,
 ) -> Float[Array, "P Lp D"]:
     """Token embeddings, with the vision features in the place of the image tokens."""
     embedded = params["embed"]["embedding"][prompts.tokens]
     if prompts.vision is None:
         return embedded
-    features = encode_images(params, prompts.vision, config, remat=remat)
+    features = encode_images(params, prompts.vision, config, remat=remat, attention=attention)
     index = prompts.feature_index[..., None]
     return jnp.where(index >= 0, jnp.take_along_axis(features, jnp.maximum(index, 0), axis=1), embedded)
 
@@ -87,7 +93,7 @@ def prompt_logits(params: Params, prompts: PromptInputs, config: QwenVLConfig) -
         prompts.positions,
         prompts.is_valid,
         config.text,
-        implementation="xla",
+        implementation=XLA,
         remat=False,
         keep_cache=False,
     )
@@ -103,11 +109,13 @@ def head_logits(params: Params, hidden: Float[Array, "*rows D"], config: QwenTex
     return jnp.einsum("...d,dv->...v", normed, params["head"]["kernel"], **options)
 
 
-def prefill(params: Params, prompts: PromptInputs, config: QwenVLConfig, *, attention: str = "xla") -> Prefill:
+def prefill(
+    params: Params, prompts: PromptInputs, config: QwenVLConfig, *, attention: AttentionChoice = XLA
+) -> Prefill:
     """Reads every prompt once and keeps its keys and values."""
     hidden, (keys, values) = prompt_stack(
         params["layers"],
-        embed_prompts(params, prompts, config),
+        embed_prompts(params, prompts, config, attention=attention),
         prompts.positions,
         prompts.is_valid,
         config.text,
@@ -134,7 +142,7 @@ def completion_log_probs(
     temperature: float,
     chunk: int = 512,
     remat: bool = False,
-    attention: str = "xla",
+    attention: AttentionChoice = XLA,
 ) -> tuple[Float[Array, "P G Lc"], Float[Array, "P G Lc"]]:
     """Log-probs of the tokens of whole groups, each prompt and each image read once.
 
@@ -151,14 +159,14 @@ def completion_log_probs(
       temperature: divides the logits; 0 (greedy sampling) counts as 1.
       chunk: completion tokens whose logits exist at one time on a device.
       remat: recompute each layer in the backward pass.
-      attention: see `prompt_attention`.
+      attention: what computes that of prompts and pictures.
 
     Returns:
       Log-probs and entropies in float32. The entropies carry no gradient.
     """
     prompt_count, group_size, steps = tokens.shape
     completion = params["embed"]["embedding"][tokens].reshape(prompt_count, group_size * steps, -1)
-    x = jnp.concatenate([embed_prompts(params, prompts, config, remat=remat), completion], axis=1)
+    x = jnp.concatenate([embed_prompts(params, prompts, config, remat=remat, attention=attention), completion], axis=1)
     own = _next_position(prompts)[:, None, None] + jnp.arange(steps)[None, None]  # [P, 1, Lc]
     own = jnp.broadcast_to(own, (prompt_count, group_size, steps)).reshape(prompt_count, -1, 1)
     own = jnp.broadcast_to(own, (*own.shape[:2], 3))

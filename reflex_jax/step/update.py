@@ -29,7 +29,7 @@ from reflex_jax.models.qwen_vl import completion_log_probs
 from reflex_jax.records import PromptInputs, Rollout, TrainBatch
 from reflex_jax.sharding import map_prompts, split_prompts
 from reflex_jax.step.score import Scored, most_failed_rows, rollout_metrics
-from reflex_jax.step.shapes import Shapes
+from reflex_jax.step.shapes import Shapes, attention_of
 from reflex_jax.step.state import FrozenParams, TrainState, compute_params
 from reflex_jax.trees import Array, Leaf, Params, pytree_dataclass
 
@@ -232,7 +232,7 @@ def log_probs_function(config: Config, shapes: Shapes, *, temperature: float) ->
     def log_probs_of(params: Params, prompts: PromptInputs, tokens: Array) -> tuple[Array, Array]:
         return completion_log_probs(
             params, prompts, tokens, shapes.policy, allowed=jnp.asarray(shapes.vocabulary.allowed), temperature=temperature,
-            chunk=memory.log_prob_chunk, remat=memory.remat, attention=memory.attention,
+            chunk=memory.log_prob_chunk, remat=memory.remat, attention=attention_of(config, shapes),
         )  # fmt: skip
 
     return log_probs_of

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from reflex_jax.config import MeshConfig
+from reflex_jax.models.attention_choice import AttentionChoice
 from reflex_jax.models.qwen_vl import completion_log_probs
 from reflex_jax.sharding import batch_sharding, make_mesh
 from reflex_jax.step import update
@@ -65,7 +66,6 @@ def test_microbatches_remat_chunks_and_meshes_change_nothing(tiny_world, whole, 
 
 
 def test_attention_is_the_one_that_was_chosen(tiny_world, monkeypatch):
-    """The kernel itself needs a GPU; which one is asked for does not."""
     asked = set()
 
     def noted(*arguments, attention, **settings):
@@ -73,8 +73,8 @@ def test_attention_is_the_one_that_was_chosen(tiny_world, monkeypatch):
         return completion_log_probs(*arguments, **settings)
 
     monkeypatch.setattr(update, "completion_log_probs", noted)
-    program = build_program(tiny_world.config("memory.attention=cudnn", "policy.dtype=bfloat16"), tiny_shapes())
+    program = build_program(tiny_world.config("memory.attention=blocked"), tiny_shapes())
     params = jax.eval_shape(lambda: tiny_world.policy_params)
     state, frozen = jax.eval_shape(lambda p: program.start(p, with_reference=False), params)
     jax.eval_shape(program.imitate, state, frozen, targets(tiny_world))
-    assert asked == {"cudnn"}
+    assert asked == {AttentionChoice("blocked", "cpu")}
