@@ -16,6 +16,7 @@ from flax import linen as nn
 from jaxtyping import Bool, Float, Int
 
 from reflex_jax.models import attention
+from reflex_jax.models.attention_choice import AttentionChoice
 from reflex_jax.models.layers import RMSNorm, apply, checkpointed, dense, gated_feed_forward
 from reflex_jax.models.rope import Rotation, multimodal_rotation, rotate
 from reflex_jax.records import PackedRows
@@ -93,7 +94,7 @@ def prompt_stack(
     is_valid: Bool[Array, "P Lp"],
     config: QwenTextConfig,
     *,
-    implementation: str,
+    implementation: AttentionChoice,
     remat: bool,
     keep_cache: bool,
 ) -> tuple[Float[Array, "P Lp D"], Any]:
@@ -117,7 +118,7 @@ def row_stack(
     rows: PackedRows,
     config: QwenTextConfig,
     *,
-    implementation: str,
+    implementation: AttentionChoice,
     remat: bool,
 ) -> Float[Array, "B T D"]:
     """Runs all layers over rows in which prompts and their completions lie end to end."""

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 from reflex_jax.models import attention
+from reflex_jax.models.attention_choice import XLA, AttentionChoice
 from reflex_jax.models.layers import apply, product_precision, rms_norm
 from reflex_jax.models.qwen_config import QwenVLConfig
 from reflex_jax.models.qwen_config import read_qwen_config as read_qwen_config  # the front door of the family
@@ -37,7 +38,7 @@ from reflex_jax.trees import Array, Params, pytree_dataclass, tree_of
 class HowToCompute:
     """What changes the memory that the update takes, and its numbers by rounding alone."""
 
-    attention: str = "xla"  # see `row_attention`
+    attention: AttentionChoice = XLA
     remat: bool = False  # recompute each layer in the backward pass
     log_prob_chunk: int = 512  # completion tokens whose logits exist at one time on a device
 
@@ -72,20 +73,25 @@ def init_policy_params(config: QwenVLConfig, key: jax.Array, dtype: Any = jnp.fl
 
 
 def encode_images(
-    params: Params, vision: VisionInputs, config: QwenVLConfig, *, remat: bool = False
+    params: Params, vision: VisionInputs, config: QwenVLConfig, *, remat: bool = False, attention: AttentionChoice = XLA
 ) -> Float[Array, "P V D"]:
     """V = W * U / 4 merged vision features of every row, in slot order (`PromptInputs.feature_index` points to them)."""
-    return encode_patches(params["vision"], vision, config.vision, remat=remat)
+    return encode_patches(params["vision"], vision, config.vision, remat=remat, implementation=attention)
 
 
 def embed_prompts(
-    params: Params, prompts: PromptInputs, config: QwenVLConfig, *, remat: bool = False
+    params: Params,
+    prompts: PromptInputs,
+    config: QwenVLConfig,
+    *,
+    remat: bool = False,
+    attention: AttentionChoice = XLA,
 ) -> Float[Array, "P Lp D"]:
     """Token embeddings, with the vision features in the place of the image tokens."""
     embedded = params["embed"]["embedding"][prompts.tokens]
     if prompts.vision is None:
         return embedded
-    features = encode_images(params, prompts.vision, config, remat=remat)
+    features = encode_images(params, prompts.vision, config, remat=remat, attention=attention)
     index = prompts.feature_index[..., None]
     return jnp.where(index >= 0, jnp.take_along_axis(features, jnp.maximum(index, 0), axis=1), embedded)
 
@@ -98,7 +104,7 @@ def prompt_logits(params: Params, prompts: PromptInputs, config: QwenVLConfig) -
         prompts.positions,
         prompts.is_valid,
         config.text,
-        implementation="xla",
+        implementation=XLA,
         remat=False,
         keep_cache=False,
     )
@@ -114,11 +120,13 @@ def head_logits(params: Params, hidden: Float[Array, "*rows D"], config: QwenTex
     return jnp.einsum("...d,dv->...v", normed, params["head"]["kernel"], **options)
 
 
-def prefill(params: Params, prompts: PromptInputs, config: QwenVLConfig, *, attention: str = "xla") -> Prefill:
+def prefill(
+    params: Params, prompts: PromptInputs, config: QwenVLConfig, *, attention: AttentionChoice = XLA
+) -> Prefill:
     """Reads every prompt once and keeps its keys and values."""
     hidden, (keys, values) = prompt_stack(
         params["layers"],
-        embed_prompts(params, prompts, config),
+        embed_prompts(params, prompts, config, attention=attention),
         prompts.positions,
         prompts.is_valid,
         config.text,

@@ -10,6 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from reflex_jax.config import MeshConfig
 from reflex_jax.config_reader import load_config
+from reflex_jax.grpo.objective import TokenMetrics
 from reflex_jax.models.biomedclip import BiomedClipConfig, init_judge_params
 from reflex_jax.models.clip_text import TextTowerConfig
 from reflex_jax.models.clip_vision import VisionTowerConfig
