@@ -450,8 +450,10 @@ class MemoryConfig:
 
     remat: bool = True  # recompute each layer in the backward pass: about 30 % slower, 9x less activation memory
     log_prob_chunk: int = 512  # completion tokens whose logits exist at one time on a device
-    attention: str = "xla"  # xla | cudnn (GPU) for the prompt's self-attention
-    row_lengths: int = 8  # lengths that the rows of the update may have, each compiled when it is first needed
+    attention: str = (
+        "auto"  # auto | xla: all scores held | blocked: none, any device | fused: a kernel of TPUs and GPUs
+    )
+    row_lengths: int = 12  # lengths that the rows of the update may have, each compiled when it is first needed
     microbatch_prompts: int = 0  # prompts whose activations exist at one time, in prefill and update; 0: all
     rollout_weights: str = (
         "gathered"  # gathered: whole over fsdp while sampling | sharded: stay cut; slower, less memory
@@ -459,7 +461,11 @@ class MemoryConfig:
 
     def __post_init__(self) -> None:
         """Refuses unknown choices and values out of range."""
-        _check_choice("memory.attention", self.attention, ("xla", "cudnn"))
+        _check(
+            self.attention != "cudnn",
+            "memory.attention: 'cudnn' is now 'fused', on NVIDIA GPUs and TPUs; set memory.attention=fused.",
+        )
+        _check_choice("memory.attention", self.attention, ("auto", "xla", "blocked", "fused"))
         _check_choice("memory.rollout_weights", self.rollout_weights, ("gathered", "sharded"))
         _check(self.row_lengths >= 1, f"memory.row_lengths: expected >= 1; got {self.row_lengths}.")
         _check(self.log_prob_chunk >= 1, f"memory.log_prob_chunk: expected >= 1; got {self.log_prob_chunk}.")
@@ -537,9 +543,9 @@ class Config:
     def __post_init__(self) -> None:
         """Refuses sections that do not go together."""
         _check(
-            self.memory.attention != "cudnn" or self.policy.dtype == "bfloat16",
-            "memory.attention=cudnn: its kernel computes in half precision; set policy.dtype=bfloat16 too, or "
-            "memory.attention=xla.",
+            self.memory.attention != "fused" or self.policy.dtype == "bfloat16",
+            "memory.attention=fused: its kernels compute in half precision; set policy.dtype=bfloat16 too, or "
+            "memory.attention=auto.",
         )
 
 

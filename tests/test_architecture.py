@@ -45,7 +45,6 @@ LONG_FILES = {
 }
 FUNCTIONS_OF_MANY_PARAMETERS = {
     "judge/evidence.py:judge_evidence": "the front door for notebooks: every number of Eq. 3-8 can be given beside two lists",
-    "models/qwen_vl.py:completion_log_probs": "what to compute, and four settings of how, each used by another caller",
     "step/completions.py:generate": "the front door for notebooks: a sampler's usual options, without a record to fill",
 }
 

@@ -344,10 +344,10 @@ def test_a_missing_accelerator_and_an_unwritable_cache_take_a_line_each(reposito
     assert device.startswith("reflex train: JAX_PLATFORMS") and "'cuda'" in device
 
 
-def test_cudnn_is_refused_where_there_is_no_gpu(capsys, phantom):
-    cudnn = ["memory.attention=cudnn", "policy.dtype=bfloat16"]
+def test_fused_attention_is_refused_where_no_kernel_is(capsys, phantom):
+    fused = ["memory.attention=fused", "policy.dtype=bfloat16"]
     for command in ("train", "plan"):
-        message = refused(capsys, command, phantom, *QUICK, *cudnn)
+        message = refused(capsys, command, phantom, *QUICK, *fused)
         assert "memory.attention" in message and "cpu" in message and message.count("\n") == 1
 
 

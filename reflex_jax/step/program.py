@@ -24,7 +24,7 @@ from reflex_jax.step.imitate import SftBatch, imitation_update
 from reflex_jax.step.rows import count_tokens
 from reflex_jax.step.sampling import Sampling
 from reflex_jax.step.score import Scored, score_rollout
-from reflex_jax.step.shapes import Shapes, rollout_rules
+from reflex_jax.step.shapes import Shapes, attention_of, rollout_rules
 from reflex_jax.step.state import (
     FrozenParams,
     TrainState,
@@ -167,7 +167,7 @@ def _sampler(
     def sample(weights: Params, prompts: PromptInputs, draws: Draws) -> Rollout:
         return generate(
             weights, prompts, draws, shapes.policy, shapes.vocabulary, sampling,
-            attention=memory.attention, prefill_prompts=memory.microbatch_prompts,
+            attention=attention_of(config, shapes), prefill_prompts=memory.microbatch_prompts,
         )  # fmt: skip
 
     return jax.jit(sample, out_shardings=batch_sharding(shapes.mesh))
