@@ -201,8 +201,12 @@ def _score(shapes: _Shapes) -> Terms:
     rows = 1 + vision.grid_size**2
     number = jnp.dtype(shapes.config.judge.dtype).itemsize
     block = shapes.prompts * rows * (vision.width + vision.hidden) * number
-    attention = shapes.prompts * vision.heads * rows * max(rows, batch.statements.shape[1]) * 4
-    return {"batch": bytes_on_device(batch), "image tower of the judge": max(block, attention)}
+    scores = shapes.prompts * vision.heads * rows**2 * 4
+    terms = {"batch": bytes_on_device(batch), "image tower of the judge": max(block, scores)}
+    if shapes.config.judge.saliency == "attention_gradient":  # in the last block only [CLS] asks
+        whole = vision.depth - 1 - shapes.config.judge.saliency_block % vision.depth
+        terms["slopes of the judge's attention"] = whole * scores * batch.statements.shape[1]
+    return terms
 
 
 def _update(shapes: _Shapes) -> dict[str, Terms]:

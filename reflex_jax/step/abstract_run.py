@@ -179,9 +179,10 @@ def _abstract_prompts(shapes: Shapes, sizes: PromptSizes, prompts: int) -> Promp
         positions=batched((3, length), jnp.int32),
         feature_index=batched((length,), jnp.int32),
         vision=VisionInputs(
-            patches=batched((*slots, vision.patch_width), jnp.float32),
+            patches=batched((*slots, vision.still_width), jnp.uint8),
             coordinates=batched((*slots, 2), jnp.int32),
             image_ids=batched(slots, jnp.int32),
+            normalisation=batched((2, 3), jnp.float32),
         ),
     )
 
