@@ -108,7 +108,7 @@ def abstract_run(
 
     frozen = FrozenParams(
         fixed=placed(fixed, compute),
-        reference=placed(params, compute) if config.grpo.needs_reference and not supervised else None,
+        reference=placed(trainable, compute) if config.grpo.needs_reference and not supervised else None,
         judge=None if supervised else _judge_params(config, shapes),
     )
     sizes = sizes or largest_prompt(config.data, shapes.policy.vision)

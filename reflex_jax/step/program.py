@@ -126,7 +126,7 @@ def _start(
     trainable, fixed = split_trainable(params, config.policy.trainable)
     # copies, also where the dtype is the masters': these arrays outlive the ones the first step gives away
     cast = jax.jit(lambda tree: jax.tree.map(lambda x: jnp.copy(x.astype(config.policy.dtype)), tree))
-    reference = cast(params) if with_reference else None
+    reference = cast(trainable) if with_reference else None
     frozen = FrozenParams(fixed=cast(fixed), reference=reference, judge=judge_params)
     # where the compiled step will put them: else the second step would compile again
     init = jax.jit(lambda tree: init_state(tree, optimizer), out_shardings=places, donate_argnums=0)

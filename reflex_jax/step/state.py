@@ -27,7 +27,7 @@ class FrozenParams:
     """Everything a step only reads; the optimiser never sees it."""
 
     fixed: Params  # the policy's parameters that do not train ({} when all do)
-    reference: Params | None  # the initial policy, in the compute dtype; None: no KL term and no ratio to it
+    reference: Params | None  # what trains, as it began, in the compute dtype; None: no KL term and no ratio to it
     judge: Params | None
 
 
@@ -40,6 +40,11 @@ def split_trainable(params: Params, trainable: str) -> tuple[Params, Params]:
 def compute_params(params: Params, fixed: Params, dtype: Any) -> Params:
     """Returns the whole policy, cast to the dtype of its matrix products."""
     return {**jax.tree.map(lambda x: x.astype(dtype), params), **fixed}
+
+
+def reference_policy(frozen: FrozenParams) -> Params | None:
+    """Returns the whole initial policy, the parameters that never train shared with the one that learns; None: there is none."""
+    return None if frozen.reference is None else {**frozen.reference, **frozen.fixed}
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:

@@ -30,7 +30,7 @@ from reflex_jax.records import PromptInputs, Rollout, TrainBatch
 from reflex_jax.sharding import map_prompts, split_prompts
 from reflex_jax.step.score import Scored, most_failed_rows, rollout_metrics
 from reflex_jax.step.shapes import Shapes
-from reflex_jax.step.state import FrozenParams, TrainState, compute_params
+from reflex_jax.step.state import FrozenParams, TrainState, compute_params, reference_policy
 from reflex_jax.trees import Array, Leaf, Params, pytree_dataclass
 
 State = TypeVar("State")  # what is carried from update to update
@@ -88,9 +88,9 @@ def policy_update(
         log_probs, entropy = log_probs_of(
             compute_params(params, frozen.fixed, dtype), part.prompts, part.rollout.tokens
         )
-        reference = None
-        if frozen.reference is not None:
-            reference = jax.lax.stop_gradient(log_probs_of(frozen.reference, part.prompts, part.rollout.tokens)[0])
+        reference, initial = None, reference_policy(frozen)
+        if initial is not None:
+            reference = jax.lax.stop_gradient(log_probs_of(initial, part.prompts, part.rollout.tokens)[0])
         loss, metrics = policy_loss_terms(
             log_probs,
             part.old_log_probs,
