@@ -119,7 +119,7 @@ def abstract_run(
         shapes=shapes,
         sizes=sizes,
         program=program,
-        state=placed(jax.eval_shape(lambda p: init_state(p, program.optimizer), trainable)),
+        state=placed(jax.eval_shape(lambda p: init_state(p, program.optimizer, config.policy.master_dtype), trainable)),
         frozen=frozen,
         weights=placed(params, compute, rollout_rules(config.memory)),
         batch=(_abstract_targets if supervised else _abstract_batch)(config, shapes, sizes),

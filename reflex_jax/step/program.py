@@ -64,7 +64,8 @@ def build_program(config: Config, shapes: Shapes, *, updates: int = 1) -> Progra
     Raises:
       ConfigError: the mesh does not fit the model.
     """
-    optimizer = make_optimizer(config.optimizer, updates)
+    master_dtype = config.policy.master_dtype
+    optimizer = make_optimizer(config.optimizer, updates, master_dtype=master_dtype, seed=config.run.seed)
     everywhere, batched = replicated(shapes.mesh), batch_sharding(shapes.mesh)
     of_state = shapes.policy_shardings(_abstract_state(config, shapes, optimizer))
     score = partial(score_rollout, config=config, judge_config=shapes.judge)
@@ -101,7 +102,7 @@ def build_program(config: Config, shapes: Shapes, *, updates: int = 1) -> Progra
 
 def _abstract_state(config: Config, shapes: Shapes, optimizer: optax.GradientTransformation) -> TrainState:
     trainable, _ = split_trainable(abstract_policy_params(shapes.policy), config.policy.trainable)
-    return jax.eval_shape(lambda params: init_state(params, optimizer), trainable)
+    return jax.eval_shape(lambda params: init_state(params, optimizer, config.policy.master_dtype), trainable)
 
 
 def _start(
@@ -128,8 +129,12 @@ def _start(
     cast = jax.jit(lambda tree: jax.tree.map(lambda x: jnp.copy(x.astype(config.policy.dtype)), tree))
     reference = cast(trainable) if with_reference else None
     frozen = FrozenParams(fixed=cast(fixed), reference=reference, judge=judge_params)
+    masters = jnp.dtype(config.policy.master_dtype)
     # where the compiled step will put them: else the second step would compile again
-    init = jax.jit(lambda tree: init_state(tree, optimizer), out_shardings=places, donate_argnums=0)
+    init = jax.jit(
+        lambda tree: init_state(tree, optimizer, masters), out_shardings=places,
+        donate_argnums=[0] if all(leaf.dtype == masters for leaf in jax.tree.leaves(trainable)) else [],
+    )  # fmt: skip
     return init(trainable), frozen
 
 

@@ -10,12 +10,13 @@ import optax
 from jaxtyping import Int
 
 from reflex_jax.config import OptimizerConfig
+from reflex_jax.step.narrow import narrow
 from reflex_jax.trees import Leaf, Params, pytree_dataclass
 
 
 @pytree_dataclass
 class TrainState:
-    """Everything a step replaces. Trainable parameters are float32 masters, whatever dtype they compute in."""
+    """Everything a step replaces. Trainable parameters are masters (`policy.master_dtype`), whatever dtype they compute in."""
 
     step: Int[Leaf, ""]
     params: Params
@@ -47,12 +48,18 @@ def reference_policy(frozen: FrozenParams) -> Params | None:
     return None if frozen.reference is None else {**frozen.reference, **frozen.fixed}
 
 
-def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+def make_optimizer(
+    config: OptimizerConfig, steps: int, *, master_dtype: str = "float32", seed: int = 0
+) -> optax.GradientTransformation:
     """Builds the optax chain: clip by the global norm, then the optimiser with its schedule.
+
+    It takes and gives float32, whatever is stored in bfloat16; `narrow.apply_updates` adds its updates.
 
     Args:
       config: section `optimizer`.
       steps: optimiser updates of the whole run, where the decaying schedules reach 0.
+      master_dtype: of the parameters it updates.
+      seed: of the run; rounding to bfloat16 draws from it.
     """
     decay_steps = max(steps - config.warmup_steps, 1)
     schedule = {
@@ -67,7 +74,9 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
         update = optax.chain(optax.add_decayed_weights(config.weight_decay), optax.sgd(schedule))
     else:
         update = optax.adamw(schedule, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay)
-    return mixing_dtypes(optax.chain(optax.clip_by_global_norm(config.clip_norm), update))
+    optimizer = mixing_dtypes(optax.chain(optax.clip_by_global_norm(config.clip_norm), update))
+    moments, masters = config.moments_dtype == "bfloat16", master_dtype == "bfloat16"
+    return narrow(optimizer, moments=moments, masters=masters, seed=seed) if moments or masters else optimizer
 
 
 def mixing_dtypes(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
@@ -80,7 +89,7 @@ def mixing_dtypes(optimizer: optax.GradientTransformation) -> optax.GradientTran
     return optax.GradientTransformation(optimizer.init, update)
 
 
-def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
-    """Starts the optimiser on float32 masters of the trainable parameters."""
-    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
+def init_state(params: Params, optimizer: optax.GradientTransformation, master_dtype: Any = jnp.float32) -> TrainState:
+    """Starts the optimiser on masters of the trainable parameters."""
+    params = jax.tree.map(lambda x: jnp.asarray(x, master_dtype), params)
     return TrainState(step=jnp.zeros((), jnp.int32), params=params, optimizer_state=optimizer.init(params))

@@ -28,6 +28,7 @@ from reflex_jax.grpo.objective import (
 from reflex_jax.models.qwen_vl import completion_log_probs
 from reflex_jax.records import PromptInputs, Rollout, TrainBatch
 from reflex_jax.sharding import map_prompts, split_prompts
+from reflex_jax.step.narrow import apply_updates
 from reflex_jax.step.score import Scored, most_failed_rows, rollout_metrics
 from reflex_jax.step.shapes import Shapes
 from reflex_jax.step.state import FrozenParams, TrainState, compute_params, reference_policy
@@ -151,9 +152,9 @@ def accumulate(
 
     def add(total: Any, piece: Any) -> tuple[Any, Any]:
         (loss, metrics), gradients = gradient_of(params, piece, denominator)
-        return jax.tree.map(jnp.add, total, (loss, gradients)), metrics
+        return jax.tree.map(lambda sum_, x: sum_ + x.astype(jnp.float32), total, (loss, gradients)), metrics
 
-    zeros = (jnp.zeros((), jnp.float32), jax.tree.map(jnp.zeros_like, params))
+    zeros = (jnp.zeros((), jnp.float32), jax.tree.map(lambda x: jnp.zeros_like(x, jnp.float32), params))
     (loss, gradients), metrics = jax.lax.scan(add, zeros, split_prompts(inputs, parts))
     return loss, metrics, gradients
 
@@ -173,11 +174,10 @@ def apply_update(
     Returns:
       The state, and loss, grad_norm and skipped (0 or 1).
     """
+    gradients = jax.tree.map(lambda x: x.astype(jnp.float32), gradients)  # those of bfloat16 masters are no wider
     grad_norm = optax.global_norm(gradients)
     updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
-    after = dataclasses.replace(
-        state, params=optax.apply_updates(state.params, updates), optimizer_state=optimizer_state
-    )
+    after = dataclasses.replace(state, params=apply_updates(state.params, updates), optimizer_state=optimizer_state)
     is_applied = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & is_wanted
     state = jax.tree.map(lambda new, old: jnp.where(is_applied, new, old), after, state)
     return state, {"loss": loss, "grad_norm": grad_norm, "skipped": 1.0 - is_applied.astype(jnp.float32)}

@@ -15,7 +15,7 @@ from reflex_jax.sharding import batch_sharding, make_mesh, replicated
 from reflex_jax.step import update as step_module
 from reflex_jax.step.program import build_program
 from reflex_jax.step.score import score_rollout
-from tests.step.conftest import JUDGE, TinyWorld, tiny_shapes
+from tests.step.conftest import GROUP, JUDGE, TinyWorld, tiny_shapes
 from tests.unchecked import types_unchecked
 
 SMALL_STEP = ("policy.dtype=bfloat16", "optimizer.name=adamw", "optimizer.learning_rate=1e-6")
@@ -194,6 +194,29 @@ def test_float32_masters_move_under_bfloat16_compute(tiny_world):
     after = state.params["layers"]["q"]["kernel"]
     assert float((after != before).mean()) > 0.9  # a bfloat16 parameter would not move by 1e-6
     np.testing.assert_allclose(metrics["loss"], run(tiny_world, tiny_world.batch())[2]["loss"], atol=0.05)
+
+
+def test_bfloat16_masters_and_moments_see_the_same_gradient_and_move(tiny_world):
+    batch = tiny_world.batch()
+    program, before, frozen = start(tiny_world, *SMALL_STEP)
+    _, _, wide = program.train_step(before, frozen, batch)
+    program, before, _ = start(
+        tiny_world, *SMALL_STEP, "policy.master_dtype=bfloat16", "optimizer.moments_dtype=bfloat16"
+    )
+    arrays = [leaf for leaf in jax.tree.leaves((before.params, before.optimizer_state)) if leaf.size > 2]
+    assert all(leaf.dtype == jnp.bfloat16 for leaf in arrays)
+    initial = jax.tree.map(lambda x: np.asarray(x).astype(np.float32), before.params)
+    state, _, metrics = program.train_step(before, frozen, batch)
+    for name in ("loss", "grad_norm", "skipped"):  # weights are rounded to the nearest as the products read them anyhow
+        np.testing.assert_allclose(metrics[name], wide[name], rtol=1e-6, err_msg=name)
+    changed = jax.tree.map(lambda new, old: np.mean(np.asarray(new).astype(np.float32) != old), state.params, initial)
+    assert 0 < changed["layers"]["up"]["kernel"] < 0.05  # a thousandth of a place: few move, by a whole one
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, before)
+    invalid = dataclasses.replace(batch.scores, is_valid=np.zeros((8, GROUP), bool))
+    kept = jax.tree.map(np.asarray, state)
+    state, _, metrics = program.train_step(state, frozen, dataclasses.replace(batch, scores=invalid))
+    assert metrics["skipped"] == 1
+    chex.assert_trees_all_equal((state.params, state.optimizer_state), (kept.params, kept.optimizer_state))
 
 
 # each axis alone is slow; the last two hold what the first two do, and the cut heads
