@@ -22,7 +22,7 @@ from reflex_jax.data.prompts import PromptSizes
 from reflex_jax.records import PromptInputs
 from reflex_jax.sharding import BatchRows
 from reflex_jax.step.models import Models
-from reflex_jax.step.state import FrozenParams, TrainState, compute_params
+from reflex_jax.step.state import FrozenParams, TrainState, compute_params, trained_weights
 from reflex_jax.step.update import LogProbsOf, accumulate, apply_update
 from reflex_jax.text.tokenizer import encode_user_text
 from reflex_jax.trees import Array, Leaf, Params, pytree_dataclass
@@ -105,7 +105,7 @@ def imitation_update(
     *,
     config: Config,
     log_probs_of: LogProbsOf,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformationExtraArgs,
 ) -> tuple[TrainState, dict[str, Array]]:
     """One supervised step: the weighted mean of -log p over the target tokens of the whole batch goes down.
 
@@ -133,7 +133,8 @@ def imitation_update(
     prompts = batch.tokens.shape[0]
     loss, log_prob_sums, gradients = accumulate(
         jax.value_and_grad(microbatch_loss, has_aux=True),
-        state.params, batch, jnp.maximum(batch.weights.sum(), 1.0), prompts // (config.memory.microbatch_prompts or prompts),
+        trained_weights(state.params, dtype), batch, jnp.maximum(batch.weights.sum(), 1.0),
+        prompts // (config.memory.microbatch_prompts or prompts),
     )  # fmt: skip
     tokens = (batch.weights > 0).sum()
     state, metrics = apply_update(state, gradients, loss, optimizer, is_wanted=tokens > 0)

@@ -32,12 +32,12 @@ class NarrowState(NamedTuple):
 
 
 def narrow(
-    optimizer: optax.GradientTransformation, *, moments: bool, masters: bool, seed: int
-) -> optax.GradientTransformation:
+    optimizer: optax.GradientTransformationExtraArgs, *, moments: bool, masters: bool, seed: int
+) -> optax.GradientTransformationExtraArgs:
     """Lets an optimiser keep its arrays, or the parameters it updates, in bfloat16.
 
-    Its updates are float32, and for narrow parameters just what leads from one bfloat16 number to another: see
-    `apply_updates`.
+    Each `part` of the parameters is rounded with random numbers of its own. The updates are float32, and for narrow
+    parameters just what leads from one bfloat16 number to another: see `apply_updates`.
 
     Args:
       optimizer: computes in float32.
@@ -54,16 +54,19 @@ def narrow(
         inner = optimizer.init(jax.tree.map(_widened, params))
         return NarrowState(jax.random.key_data(key), stored(key, inner))  # zeros: rounding leaves them
 
-    def update(gradients: Params, state: NarrowState, params: Params | None = None) -> tuple[Params, NarrowState]:
-        next_key, moments_key, masters_key = jax.random.split(jax.random.wrap_key_data(state.key), 3)
+    def update(
+        gradients: Params, state: NarrowState, params: Params | None = None, *, part: Any = 0, **extra: Any
+    ) -> tuple[Params, NarrowState]:
+        next_key, key = jax.random.split(jax.random.wrap_key_data(state.key))
+        moments_key, masters_key = jax.random.split(jax.random.fold_in(key, part))
         wide = jax.tree.map(_widened, params)
-        updates, inner = optimizer.update(gradients, jax.tree.map(_widened, state.inner), wide)
+        updates, inner = optimizer.update(gradients, jax.tree.map(_widened, state.inner), wide, **extra)
         if masters:
             rounded = _round_tree(masters_key, jax.tree.map(jnp.add, wide, updates))
             updates = jax.tree.map(lambda new, old: _widened(new) - old, rounded, wide)
         return updates, NarrowState(jax.random.key_data(next_key), stored(moments_key, inner))
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def apply_updates(params: Params, updates: Params) -> Params:

@@ -43,7 +43,7 @@ class Program:
     """The jitted functions of a run. P prompts, G completions each, Lc tokens."""
 
     shapes: Shapes
-    optimizer: optax.GradientTransformation
+    optimizer: optax.GradientTransformationExtraArgs
     start: Callable[..., tuple[TrainState, FrozenParams]]  # see `_start`; the state takes the parameters over
     gather: Callable[[Any, Any], Any]  # (params, fixed) -> weights to sample with
     sample: Callable[[Any, PromptInputs, Draws], Rollout]  # (weights, prompts, draws) -> [P, G, Lc]
@@ -100,14 +100,14 @@ def build_program(config: Config, shapes: Shapes, *, updates: int = 1) -> Progra
     )
 
 
-def _abstract_state(config: Config, shapes: Shapes, optimizer: optax.GradientTransformation) -> TrainState:
+def _abstract_state(config: Config, shapes: Shapes, optimizer: optax.GradientTransformationExtraArgs) -> TrainState:
     trainable, _ = split_trainable(abstract_policy_params(shapes.policy), config.policy.trainable)
     return jax.eval_shape(lambda params: init_state(params, optimizer, config.policy.master_dtype), trainable)
 
 
 def _start(
     config: Config,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformationExtraArgs,
     places: Shardings,
     params: Params,
     judge_params: Params | None = None,

@@ -38,9 +38,20 @@ def split_trainable(params: Params, trainable: str) -> tuple[Params, Params]:
     return {k: v for k, v in params.items() if k not in fixed}, {k: v for k, v in params.items() if k in fixed}
 
 
+def on_device(x: Any) -> Any:
+    """Brings an array into the device's memory, where it is not in it already; see `memory.offload`."""
+    is_there = jax.typeof(x).memory_space == jax.memory.Space.Device
+    return x if is_there else jax.device_put(x, jax.memory.Space.Device)
+
+
+def trained_weights(params: Params, dtype: Any) -> Params:
+    """Returns what trains as products read it: on the device, in their dtype. Gradients are of these."""
+    return jax.tree.map(lambda x: on_device(x).astype(dtype), params)
+
+
 def compute_params(params: Params, fixed: Params, dtype: Any) -> Params:
     """Returns the whole policy, cast to the dtype of its matrix products."""
-    return {**jax.tree.map(lambda x: x.astype(dtype), params), **fixed}
+    return {**trained_weights(params, dtype), **fixed}
 
 
 def reference_policy(frozen: FrozenParams) -> Params | None:
@@ -50,10 +61,12 @@ def reference_policy(frozen: FrozenParams) -> Params | None:
 
 def make_optimizer(
     config: OptimizerConfig, steps: int, *, master_dtype: str = "float32", seed: int = 0
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
     """Builds the optax chain: clip by the global norm, then the optimiser with its schedule.
 
-    It takes and gives float32, whatever is stored in bfloat16; `narrow.apply_updates` adds its updates.
+    Its `update` is told the norm of all gradients as `grad_norm`, and may be given a part of the parameters, each with a
+    number of its own as `part` (`layerwise.py`). It takes and gives float32, whatever is stored in bfloat16;
+    `narrow.apply_updates` adds its updates.
 
     Args:
       config: section `optimizer`.
@@ -74,22 +87,33 @@ def make_optimizer(
         update = optax.chain(optax.add_decayed_weights(config.weight_decay), optax.sgd(schedule))
     else:
         update = optax.adamw(schedule, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay)
-    optimizer = mixing_dtypes(optax.chain(optax.clip_by_global_norm(config.clip_norm), update))
+    optimizer = mixing_dtypes(optax.chain(clip_by_given_norm(config.clip_norm), update))
     moments, masters = config.moments_dtype == "bfloat16", master_dtype == "bfloat16"
     return narrow(optimizer, moments=moments, masters=masters, seed=seed) if moments or masters else optimizer
 
 
-def mixing_dtypes(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+def clip_by_given_norm(clip_norm: float) -> optax.GradientTransformationExtraArgs:
+    """`optax.clip_by_global_norm` for a part of the gradients, told the norm of all of them."""
+
+    def update(gradients: Params, state: Any, params: Params | None = None, *, grad_norm: Any, **_: Any) -> Any:
+        return jax.tree.map(lambda x: jnp.where(grad_norm < clip_norm, x, x / grad_norm * clip_norm), gradients), state
+
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+
+
+def mixing_dtypes(optimizer: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
     """Lets optax mix dtypes by JAX's standard rules: Adam takes a power of an integer count, also where that is forbidden."""
 
-    def update(gradients: Params, state: Any, params: Params | None = None) -> tuple[Params, Any]:
+    def update(gradients: Params, state: Any, params: Params | None = None, **extra: Any) -> tuple[Params, Any]:
         with jax.numpy_dtype_promotion("standard"):
-            return optimizer.update(gradients, state, params)
+            return optimizer.update(gradients, state, params, **extra)
 
-    return optax.GradientTransformation(optimizer.init, update)
+    return optax.GradientTransformationExtraArgs(optimizer.init, update)
 
 
-def init_state(params: Params, optimizer: optax.GradientTransformation, master_dtype: Any = jnp.float32) -> TrainState:
+def init_state(
+    params: Params, optimizer: optax.GradientTransformationExtraArgs, master_dtype: Any = jnp.float32
+) -> TrainState:
     """Starts the optimiser on masters of the trainable parameters."""
     params = jax.tree.map(lambda x: jnp.asarray(x, master_dtype), params)
     return TrainState(step=jnp.zeros((), jnp.int32), params=params, optimizer_state=optimizer.init(params))

@@ -28,10 +28,10 @@ from reflex_jax.grpo.objective import (
 from reflex_jax.models.qwen_vl import completion_log_probs
 from reflex_jax.records import PromptInputs, Rollout, TrainBatch
 from reflex_jax.sharding import map_prompts, split_prompts
-from reflex_jax.step.narrow import apply_updates
+from reflex_jax.step.layerwise import update_layerwise
 from reflex_jax.step.score import Scored, most_failed_rows, rollout_metrics
 from reflex_jax.step.shapes import Shapes
-from reflex_jax.step.state import FrozenParams, TrainState, compute_params, reference_policy
+from reflex_jax.step.state import FrozenParams, TrainState, compute_params, reference_policy, trained_weights
 from reflex_jax.trees import Array, Leaf, Params, pytree_dataclass
 
 State = TypeVar("State")  # what is carried from update to update
@@ -75,7 +75,7 @@ def policy_update(
     *,
     config: Config,
     log_probs_of: LogProbsOf,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformationExtraArgs,
 ) -> tuple[TrainState, dict[str, Array]]:
     """`epochs` passes over the batch in `minibatches` optimiser updates of whole groups (paper Eq. 10).
 
@@ -114,7 +114,8 @@ def policy_update(
         denominator = loss_denominator(part.mask, valid, aggregation=objective.aggregation)
         loss, token_metrics, gradients = accumulate(
             jax.value_and_grad(microbatch_loss, has_aux=True),
-            state.params, part, denominator, valid.shape[0] // (memory.microbatch_prompts or valid.shape[0]),
+            trained_weights(state.params, dtype), part, denominator,
+            valid.shape[0] // (memory.microbatch_prompts or valid.shape[0]),
         )  # fmt: skip
         state, summary = apply_update(state, gradients, loss, optimizer, is_wanted=jnp.any(valid))
         return state, reduce_metrics(token_metrics) | summary
@@ -163,7 +164,7 @@ def apply_update(
     state: TrainState,
     gradients: Any,
     loss: Array,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformationExtraArgs,
     *,
     is_wanted: Bool[Array, ""],
 ) -> tuple[TrainState, dict[str, Array]]:
@@ -174,12 +175,9 @@ def apply_update(
     Returns:
       The state, and loss, grad_norm and skipped (0 or 1).
     """
-    gradients = jax.tree.map(lambda x: x.astype(jnp.float32), gradients)  # those of bfloat16 masters are no wider
-    grad_norm = optax.global_norm(gradients)
-    updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
-    after = dataclasses.replace(state, params=apply_updates(state.params, updates), optimizer_state=optimizer_state)
+    grad_norm = optax.global_norm(jax.tree.map(lambda x: x.astype(jnp.float32), gradients))
     is_applied = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & is_wanted
-    state = jax.tree.map(lambda new, old: jnp.where(is_applied, new, old), after, state)
+    state = update_layerwise(state, gradients, optimizer, grad_norm=grad_norm, is_applied=is_applied)
     return state, {"loss": loss, "grad_norm": grad_norm, "skipped": 1.0 - is_applied.astype(jnp.float32)}
 
 
@@ -191,7 +189,7 @@ def scored_update(
     *,
     config: Config,
     log_probs_of: LogProbsOf,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformationExtraArgs,
     eos_ids: tuple[int, ...],
 ) -> tuple[TrainState, dict[str, Array]]:
     """The second half of a training step: a scored rollout becomes new parameters.
