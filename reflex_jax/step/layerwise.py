@@ -36,7 +36,7 @@ def update_layerwise(
 
     Args:
       state: before.
-      gradients: like the parameters, on the device.
+      gradients: like the parameters, float32, on the device.
       optimizer: of `make_optimizer`; treats every array by itself, but for the norm.
       grad_norm: of all gradients.
       is_applied: False: everything stays as it was.
@@ -50,7 +50,6 @@ def update_layerwise(
         """A part on the device after the update, and the counts, which all parts count alike."""
         params, held = before
         inner = jax.tree.unflatten(form, [(held | counts)[place] for place in range(len(leaves))])
-        gradients = jax.tree.map(lambda x: x.astype(jnp.float32), gradients)  # those of bfloat16 weights are no wider
         changes, after = optimizer.update(gradients, inner, params, grad_norm=grad_norm, part=number)
         after = dict(enumerate(jax.tree.leaves(after, is_leaf=_is_dict)))
         new = (apply_updates(params, changes), {place: after[place] for place in held})

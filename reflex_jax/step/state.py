@@ -44,14 +44,14 @@ def on_device(x: Any) -> Any:
     return x if is_there else jax.device_put(x, jax.memory.Space.Device)
 
 
-def trained_weights(params: Params, dtype: Any) -> Params:
-    """Returns what trains as products read it: on the device, in their dtype. Gradients are of these."""
+def cast_params(params: Params, dtype: Any) -> Params:
+    """Returns parameters as products read them: on the device, in their dtype. Gradients are of these."""
     return jax.tree.map(lambda x: on_device(x).astype(dtype), params)
 
 
 def compute_params(params: Params, fixed: Params, dtype: Any) -> Params:
     """Returns the whole policy, cast to the dtype of its matrix products."""
-    return {**trained_weights(params, dtype), **fixed}
+    return {**cast_params(params, dtype), **fixed}
 
 
 def reference_policy(frozen: FrozenParams) -> Params | None:
