@@ -77,12 +77,20 @@ class PolicyConfig:
     # compute dtype of matrix products: float32 is that on every device, neither TF32 nor bfloat16 passes (slow: bfloat16 is
     # meant for accelerators); norms, softmax and log-probs stay float32
     dtype: str = "float32"
+    # what learns is stored in: bfloat16 is rounded at random, as likely up as what was cut off says (step/narrow.py)
+    master_dtype: str = "float32"
     trainable: str = "all"  # all | language (vision tower frozen)
 
     def __post_init__(self) -> None:
         """Refuses unknown choices."""
-        _check_choice("policy.dtype", self.dtype, ("float32", "bfloat16"))
+        for name in ("dtype", "master_dtype"):
+            _check_choice(f"policy.{name}", getattr(self, name), ("float32", "bfloat16"))
         _check_choice("policy.trainable", self.trainable, ("all", "language"))
+
+    @property
+    def widest_dtype(self) -> str:
+        """What the weights are read in: nothing of the run holds more of them."""
+        return "bfloat16" if self.dtype == self.master_dtype == "bfloat16" else "float32"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -389,11 +397,17 @@ class OptimizerConfig:
     clip_norm: float = 1.0
     schedule: str = "constant"  # constant | linear | cosine (both to 0 at the last step)
     warmup_steps: int = 0  # updates over which the learning rate rises from 0, before the schedule begins
+    moments_dtype: str = "float32"  # of adamw's two moments; bfloat16 is rounded at random (step/narrow.py)
 
     def __post_init__(self) -> None:
         """Refuses unknown choices and values out of range."""
         _check_choice("optimizer.name", self.name, ("adamw", "sgd"))
         _check_choice("optimizer.schedule", self.schedule, ("constant", "linear", "cosine"))
+        _check_choice("optimizer.moments_dtype", self.moments_dtype, ("float32", "bfloat16"))
+        _check(
+            self.name == "adamw" or self.moments_dtype == "float32",
+            f"optimizer.moments_dtype: expected float32, {self.name} has no moments; got {self.moments_dtype}.",
+        )
         for name in ("learning_rate", "clip_norm"):
             _check(getattr(self, name) > 0, f"optimizer.{name}: expected > 0; got {getattr(self, name)}.")
         for name in ("weight_decay", "warmup_steps"):

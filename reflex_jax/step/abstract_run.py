@@ -110,7 +110,7 @@ def abstract_run(
 
     frozen = FrozenParams(
         fixed=placed(fixed, compute),
-        reference=placed(params, compute) if config.grpo.needs_reference and not supervised else None,
+        reference=placed(trainable, compute) if config.grpo.needs_reference and not supervised else None,
         judge=None if supervised else _judge_params(config, shapes),
     )
     sizes = sizes or largest_prompt(config.data, shapes.policy.vision)
@@ -121,7 +121,7 @@ def abstract_run(
         shapes=shapes,
         sizes=sizes,
         program=program,
-        state=placed(jax.eval_shape(lambda p: init_state(p, program.optimizer), trainable)),
+        state=placed(jax.eval_shape(lambda p: init_state(p, program.optimizer, config.policy.master_dtype), trainable)),
         frozen=frozen,
         weights=placed(
             jax.eval_shape(layers_apart, params),

@@ -7,6 +7,7 @@ so few programs are compiled. Where everything lies is a function of the lengths
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -121,7 +122,15 @@ def widen_prompts(prompts: PromptInputs, plan: RowPlan) -> PromptInputs:
     vision = prompts.vision
     if vision is not None:
         behind = plan.windows - vision.image_ids.shape[1]
-        vision = jax.tree.map(lambda x: jnp.pad(x, [(0, 0), (0, behind)] + [(0, 0)] * (x.ndim - 2)), vision)
+        widened = {
+            name: jnp.pad(x, [(0, 0), (0, behind)] + [(0, 0)] * (x.ndim - 2))
+            for name, x in (
+                ("patches", vision.patches),
+                ("coordinates", vision.coordinates),
+                ("image_ids", vision.image_ids),
+            )
+        }
+        vision = dataclasses.replace(vision, **widened)
     return PromptInputs(
         tokens=on_the_left(prompts.tokens),
         is_valid=on_the_left(prompts.is_valid),
