@@ -451,6 +451,7 @@ class MemoryConfig:
     remat: bool = True  # recompute each layer in the backward pass: about 30 % slower, 9x less activation memory
     log_prob_chunk: int = 512  # completion tokens whose logits exist at one time on a device
     attention: str = "xla"  # xla | cudnn (GPU) for the prompt's self-attention
+    row_lengths: int = 8  # lengths that the rows of the update may have, each compiled when it is first needed
     microbatch_prompts: int = 0  # prompts whose activations exist at one time, in prefill and update; 0: all
     rollout_weights: str = (
         "gathered"  # gathered: whole over fsdp while sampling | sharded: stay cut; slower, less memory
@@ -460,6 +461,7 @@ class MemoryConfig:
         """Refuses unknown choices and values out of range."""
         _check_choice("memory.attention", self.attention, ("xla", "cudnn"))
         _check_choice("memory.rollout_weights", self.rollout_weights, ("gathered", "sharded"))
+        _check(self.row_lengths >= 1, f"memory.row_lengths: expected >= 1; got {self.row_lengths}.")
         _check(self.log_prob_chunk >= 1, f"memory.log_prob_chunk: expected >= 1; got {self.log_prob_chunk}.")
         _check(
             self.microbatch_prompts >= 0,

@@ -4,7 +4,7 @@ Scores are scaled after the product, not the queries before it: in bfloat16 a fa
 would round every query once more, and the output would be ten times as wrong (`tests/parity/test_attention_bfloat16.py`).
 
 Axis letters: P prompts, G completions of a prompt, T query tokens, S prompt tokens, K key heads, R query heads per key
-head, H head width, W windows, U patches of a window. A query head n reads key head n // R.
+head, H head width, W windows, U patches of a window, B packed rows. A query head n reads key head n // R.
 """
 
 from __future__ import annotations
@@ -53,21 +53,46 @@ def prompt_attention(
       is_valid: False for padding.
       implementation: "xla", or "cudnn" for the fused kernel of NVIDIA GPUs (half precision only).
     """
-    prompts, length, heads, width = queries.shape
-    is_allowed = is_valid[:, None, :] & jnp.tri(length, dtype=bool)  # [P, T, S]
+    is_allowed = is_valid[:, None, :] & jnp.tri(queries.shape[1], dtype=bool)  # [P, T, S]
     if implementation == "cudnn":
         return jax.nn.dot_product_attention(queries, keys, values, mask=is_allowed[:, None], implementation="cudnn")
-    key_heads = keys.shape[2]
-    rows = _heads_first(queries, key_heads)  # [P, K, R, T, H]
-    repeats = rows.shape[2]
-    rows = rows.reshape(prompts, key_heads, repeats * length, width)
-    scores = _scores(rows, keys.transpose(0, 2, 3, 1)).reshape(prompts, key_heads, repeats, length, length)
-    scores = scores + score_bias(is_allowed)[:, None, None]
-    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
-    sums = weights.sum(-1, keepdims=True)
-    weights = weights.astype(values.dtype).reshape(prompts, key_heads, repeats * length, length)
-    outputs = _product(weights, values.transpose(0, 2, 1, 3)).reshape(*sums.shape[:-1], width) / sums
-    return outputs.astype(queries.dtype).transpose(0, 3, 1, 2, 4).reshape(queries.shape)
+    return _attention(queries, keys, values, is_allowed)
+
+
+def row_attention(
+    queries: Float[Array, "B T N H"],
+    keys: Float[Array, "B T K H"],
+    values: Float[Array, "B T K H"],
+    segments: Int[Array, "B T"],
+    roots: Int[Array, "B T"],
+    *,
+    implementation: str = "xla",
+) -> Float[Array, "B T N H"]:
+    """Causal self-attention of rows in which prompts and their completions lie end to end.
+
+    A token reads the tokens before it, and itself, of its own segment and of its prompt: `segments[k] == segments[q]` or
+    `segments[k] == roots[q]`. So a prompt reads itself, a completion its prompt and itself, and nothing reads another
+    completion or another prompt of the row.
+
+    Args:
+      queries: rotated, not yet scaled.
+      keys: rotated.
+      values: of the same tokens.
+      segments: one number per prompt and per completion of a row; -1 for padding, which reads nothing but padding.
+      roots: the segment of the token's prompt; a prompt's tokens are their own root; -1 for padding.
+      implementation: "xla".
+    Raises:
+      ValueError: an implementation of another name.
+    """
+    if implementation != "xla":
+        raise ValueError(f"row_attention: expected implementation 'xla', got {implementation!r}")
+    return _attention(queries, keys, values, reads_in_row(segments, roots))
+
+
+def reads_in_row(segments: Int[Array, "B T"], roots: Int[Array, "B T"]) -> Bool[Array, "B T T"]:
+    """Whether query t may read key s: the rule of `row_attention`."""
+    is_own, is_prompt = (of[:, :, None] == segments[:, None, :] for of in (segments, roots))
+    return (is_own | is_prompt) & jnp.tri(segments.shape[1], dtype=bool)
 
 
 def group_attention(
@@ -144,6 +169,27 @@ def image_attention(
     )
     scores = _scores(queries, keys.swapaxes(-1, -2))  # [P, N, W*U, W*U]
     return masked_softmax_product(scores, is_same[:, None], values).swapaxes(1, 2).reshape(shape)
+
+
+def _attention(
+    queries: Float[Array, "B T N H"],
+    keys: Float[Array, "B S K H"],
+    values: Float[Array, "B S K H"],
+    is_allowed: Bool[Array, "B T S"],
+) -> Float[Array, "B T N H"]:
+    """Grouped-query attention with all scores in memory; the repeats of a key head are rows of one product."""
+    batch, length, _, width = queries.shape
+    key_heads = keys.shape[2]
+    rows = _heads_first(queries, key_heads)  # [B, K, R, T, H]
+    repeats = rows.shape[2]
+    rows = rows.reshape(batch, key_heads, repeats * length, width)
+    scores = _scores(rows, keys.transpose(0, 2, 3, 1)).reshape(batch, key_heads, repeats, length, -1)
+    scores = scores + score_bias(is_allowed)[:, None, None]
+    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
+    sums = weights.sum(-1, keepdims=True)
+    weights = weights.astype(values.dtype).reshape(batch, key_heads, repeats * length, -1)
+    outputs = _product(weights, values.transpose(0, 2, 1, 3)).reshape(*sums.shape[:-1], width) / sums
+    return outputs.astype(queries.dtype).transpose(0, 3, 1, 2, 4).reshape(queries.shape)
 
 
 def _heads_first(queries: Float[Array, "P T N H"], key_heads: int) -> Float[Array, "P K R T H"]:

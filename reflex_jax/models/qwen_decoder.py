@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from reflex_jax.models import attention
 from reflex_jax.models.layers import RMSNorm, apply, checkpointed, dense, gated_feed_forward
 from reflex_jax.models.rope import Rotation, multimodal_rotation, rotate
+from reflex_jax.records import PackedRows
 from reflex_jax.sharding import constrain_batch
 from reflex_jax.trees import Array, Params
 
@@ -110,41 +111,24 @@ def prompt_stack(
     return _scan_layers(layers, x, rotation, attend, config, remat)
 
 
-def shared_group_stack(
+def row_stack(
     layers: Params,
-    x: Float[Array, "P R D"],
-    positions: Int[Array, "P R 3"],
-    is_valid: Bool[Array, "P Lp"],
+    x: Float[Array, "B T D"],
+    rows: PackedRows,
     config: QwenTextConfig,
     *,
-    group_size: int,
     implementation: str,
     remat: bool,
-) -> Float[Array, "P R D"]:
-    """Runs all layers over prompts and their groups of completions, each prompt once.
-
-    The R = Lp + G * Lc rows of a prompt and of its G completions lie behind one another, so that everything but the
-    attention is one matrix product over all rows; the attention cuts them apart.
-    """
-    prompts, length = is_valid.shape
-    rotation = text_rotation(positions, config)
+) -> Float[Array, "B T D"]:
+    """Runs all layers over rows in which prompts and their completions lie end to end."""
 
     def attend(queries: Array, keys: Array, values: Array) -> tuple[Array, None]:
-        of_prompts = attention.prompt_attention(
-            queries[:, :length], keys[:, :length], values[:, :length], is_valid, implementation=implementation
-        )
-        prompt_keys, prompt_values = keys[:, :length].transpose(0, 2, 3, 1), values[:, :length].swapaxes(1, 2)
-        own_queries, own_keys, own_values = (
-            part[:, length:].reshape(prompts, group_size, -1, *part.shape[2:]) for part in (queries, keys, values)
-        )
-        steps = own_keys.shape[2]
-        own_keys, own_values = own_keys.transpose(0, 3, 1, 4, 2), own_values.transpose(0, 3, 1, 2, 4)
-        of_groups = attention.group_attention(
-            own_queries, prompt_keys, prompt_values, own_keys, own_values, is_valid, jnp.tri(steps, dtype=bool)
-        )
-        return jnp.concatenate([of_prompts, of_groups.reshape(prompts, -1, *queries.shape[2:])], axis=1), None
+        mixed = attention.row_attention(
+            queries, keys, values, rows.segments, rows.roots, implementation=implementation
+        )  # fmt: skip
+        return mixed, None
 
-    return _scan_layers(layers, x, rotation, attend, config, remat)[0]
+    return _scan_layers(layers, x, text_rotation(rows.positions, config), attend, config, remat)[0]
 
 
 def init_decoder_layers(config: QwenTextConfig, key: jax.Array) -> Params:

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 
 from reflex_jax.config import MeshConfig
-from reflex_jax.models.qwen_vl import completion_log_probs
-from reflex_jax.sharding import batch_sharding, make_mesh
-from reflex_jax.step import update
+from reflex_jax.sharding import make_mesh
 from reflex_jax.step.imitate import SftBatch
 from reflex_jax.step.program import build_program
+from tests.laid_out import laid_out, log_probs_in_rows, sequences_in_rows
 from tests.step.conftest import ALLOWED, POLICY, TinyWorld, tiny_shapes
 
 
@@ -31,7 +30,8 @@ def imitate(world: TinyWorld, batch: SftBatch, *overrides: str, shape: tuple[int
     params = jax.device_put(jax.tree.map(jnp.copy, world.policy_params), place)
     state, frozen = program.start(params, with_reference=False)
     assert frozen.reference is None and frozen.judge is None
-    return program.imitate(state, frozen, jax.device_put(batch, batch_sharding(program.shapes.mesh)))
+    config = world.config("sft.batch_size=8", *overrides)
+    return program.imitate(state, frozen, laid_out(batch, config, program.shapes.mesh))
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +41,12 @@ def whole(tiny_world):
 
 def test_the_loss_is_the_weighted_mean_over_the_whole_batch(tiny_world, whole):
     batch, (_, metrics) = targets(tiny_world), whole
-    log_probs, _ = completion_log_probs(
-        tiny_world.policy_params, batch.prompts, batch.tokens, POLICY, allowed=ALLOWED, temperature=1.0
+    log_probs, _ = log_probs_in_rows(
+        tiny_world.policy_params,
+        sequences_in_rows(batch.prompts, batch.tokens),
+        POLICY,
+        allowed=ALLOWED,
+        temperature=1.0,
     )
     expected = -(batch.weights * np.asarray(log_probs)).sum() / batch.weights.sum()
     np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
@@ -62,19 +66,3 @@ def test_microbatches_remat_chunks_and_meshes_change_nothing(tiny_world, whole, 
     state, metrics = imitate(tiny_world, targets(tiny_world), *overrides, shape=shape)
     chex.assert_trees_all_close(jax.device_get(state.params), jax.device_get(whole[0].params), rtol=1e-4, atol=2e-6)
     chex.assert_trees_all_close(jax.device_get(metrics), jax.device_get(whole[1]), rtol=1e-4, atol=1e-5)
-
-
-def test_attention_is_the_one_that_was_chosen(tiny_world, monkeypatch):
-    """The kernel itself needs a GPU; which one is asked for does not."""
-    asked = set()
-
-    def noted(*arguments, attention, **settings):
-        asked.add(attention)
-        return completion_log_probs(*arguments, **settings)
-
-    monkeypatch.setattr(update, "completion_log_probs", noted)
-    program = build_program(tiny_world.config("memory.attention=cudnn", "policy.dtype=bfloat16"), tiny_shapes())
-    params = jax.eval_shape(lambda: tiny_world.policy_params)
-    state, frozen = jax.eval_shape(lambda p: program.start(p, with_reference=False), params)
-    jax.eval_shape(program.imitate, state, frozen, targets(tiny_world))
-    assert asked == {"cudnn"}
