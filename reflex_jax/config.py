@@ -470,11 +470,15 @@ class MemoryConfig:
     rollout_weights: str = (
         "gathered"  # gathered: whole over fsdp while sampling | sharded: stay cut; slower, less memory
     )
+    # what waits in the host's memory and comes to the device a layer at a time: none | optimizer (its moments) |
+    # optimizer+masters; slower by what the link to the host takes
+    offload: str = "none"
 
     def __post_init__(self) -> None:
         """Refuses unknown choices and values out of range."""
         _check_choice("memory.attention", self.attention, ("xla", "cudnn"))
         _check_choice("memory.rollout_weights", self.rollout_weights, ("gathered", "sharded"))
+        _check_choice("memory.offload", self.offload, ("none", "optimizer", "optimizer+masters"))
         _check(self.row_lengths >= 1, f"memory.row_lengths: expected >= 1; got {self.row_lengths}.")
         _check(self.log_prob_chunk >= 1, f"memory.log_prob_chunk: expected >= 1; got {self.log_prob_chunk}.")
         _check(
