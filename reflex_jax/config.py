@@ -429,6 +429,7 @@ class TrainingConfig:
     stall_seconds: float = 1800.0  # a step longer than this is reported with the stacks of all threads; 0: never
     evaluate_every: int = 0  # steps; 0: only by `reflex evaluate`
     evaluation_questions: int = 64  # 0: all of the split
+    evaluation_batch: int = 0  # questions of them at one time, as far as there are; 0: as many as a step has prompts
     log_every: int = 1  # steps between sample dumps; metrics are written at every step
 
     def __post_init__(self) -> None:
@@ -436,7 +437,7 @@ class TrainingConfig:
         _check(self.steps is None or self.steps >= 1, f"training.steps: expected >= 1; got {self.steps}.")
         for name in ("save_every", "keep_checkpoints", "log_every", "max_skipped_steps"):
             _check(getattr(self, name) >= 1, f"training.{name}: expected >= 1; got {getattr(self, name)}.")
-        for name in ("evaluate_every", "evaluation_questions", "stall_seconds"):
+        for name in ("evaluate_every", "evaluation_questions", "evaluation_batch", "stall_seconds"):
             _check(getattr(self, name) >= 0, f"training.{name}: expected >= 0; got {getattr(self, name)}.")
 
 
@@ -464,9 +465,12 @@ class MemoryConfig:
 
     remat: bool = True  # recompute each layer in the backward pass: about 30 % slower, 9x less activation memory
     log_prob_chunk: int = 512  # completion tokens whose logits exist at one time on a device
-    attention: str = "xla"  # xla | cudnn (GPU) for the prompt's self-attention
+    attention: str = (
+        "auto"  # auto | xla: all scores held | blocked: none, any device | fused: a kernel of TPUs and GPUs
+    )
     row_lengths: int = 12  # lengths that the rows of the update may have, each compiled when it is first needed
     microbatch_prompts: int = 0  # prompts whose activations exist at one time, in prefill and update; 0: all
+    prompt_rungs: int = 3  # static sizes that a batch's prompts are padded to, each compiled once; 1: the run's largest
     rollout_weights: str = (
         "gathered"  # gathered: whole over fsdp while sampling | sharded: stay cut; slower, less memory
     )
@@ -476,11 +480,15 @@ class MemoryConfig:
 
     def __post_init__(self) -> None:
         """Refuses unknown choices and values out of range."""
-        _check_choice("memory.attention", self.attention, ("xla", "cudnn"))
+        _check(
+            self.attention != "cudnn",
+            "memory.attention: 'cudnn' is now 'fused', on NVIDIA GPUs and TPUs; set memory.attention=fused.",
+        )
+        _check_choice("memory.attention", self.attention, ("auto", "xla", "blocked", "fused"))
         _check_choice("memory.rollout_weights", self.rollout_weights, ("gathered", "sharded"))
         _check_choice("memory.offload", self.offload, ("none", "optimizer", "optimizer+masters"))
-        _check(self.row_lengths >= 1, f"memory.row_lengths: expected >= 1; got {self.row_lengths}.")
-        _check(self.log_prob_chunk >= 1, f"memory.log_prob_chunk: expected >= 1; got {self.log_prob_chunk}.")
+        for name in ("log_prob_chunk", "row_lengths", "prompt_rungs"):
+            _check(getattr(self, name) >= 1, f"memory.{name}: expected >= 1; got {getattr(self, name)}.")
         _check(
             self.microbatch_prompts >= 0,
             f"memory.microbatch_prompts: expected a number of prompts, or 0 for all; got {self.microbatch_prompts}.",
@@ -555,9 +563,9 @@ class Config:
     def __post_init__(self) -> None:
         """Refuses sections that do not go together."""
         _check(
-            self.memory.attention != "cudnn" or self.policy.dtype == "bfloat16",
-            "memory.attention=cudnn: its kernel computes in half precision; set policy.dtype=bfloat16 too, or "
-            "memory.attention=xla.",
+            self.memory.attention != "fused" or self.policy.dtype == "bfloat16",
+            "memory.attention=fused: its kernels compute in half precision; set policy.dtype=bfloat16 too, or "
+            "memory.attention=auto.",
         )
 
 

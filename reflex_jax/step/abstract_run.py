@@ -15,10 +15,11 @@ from reflex_jax.checkpoints.qwen_tensors import abstract_policy_params
 from reflex_jax.config import Config
 from reflex_jax.data.prompts import PromptSizes
 from reflex_jax.models.biomedclip import BiomedClipConfig, init_judge_params
+from reflex_jax.models.qwen_vl import layers_apart
 from reflex_jax.records import Draws, HostScores, JudgeInputs, PromptInputs, Rollout, TrainBatch, VisionInputs
 from reflex_jax.rewards.answer_metrics import ANSWER_METRICS
 from reflex_jax.rewards.components import is_of_device
-from reflex_jax.sharding import UPDATE_RULES, AnyMesh, batch_sharding, replicated
+from reflex_jax.sharding import AnyMesh, batch_sharding, replicated
 from reflex_jax.step.bridge import JUDGE_METRICS
 from reflex_jax.step.imitate import SftBatch
 from reflex_jax.step.offload import is_on_host, state_shardings
@@ -101,8 +102,8 @@ def abstract_run(
     trainable, fixed = split_trainable(params, config.policy.trainable)
     compute = jnp.dtype(config.policy.dtype)
 
-    def placed(tree: Any, dtype: Any = None, rules: Any = UPDATE_RULES) -> Any:
-        return _placed(tree, shapes.policy_shardings(tree, rules), dtype)
+    def placed(tree: Any, dtype: Any = None, places: Shardings = None) -> Any:
+        return _placed(tree, places or shapes.policy_shardings(tree), dtype)
 
     frozen = FrozenParams(
         fixed=placed(fixed, compute),
@@ -120,7 +121,11 @@ def abstract_run(
         program=program,
         state=_placed(state, state_shardings(state, shapes, config.memory)),
         frozen=frozen,
-        weights=placed(params, compute, rollout_rules(config.memory)),
+        weights=placed(
+            jax.eval_shape(layers_apart, params),
+            compute,
+            shapes.sampling_shardings(params, rollout_rules(config.memory)),
+        ),
         batch=(_abstract_targets if supervised else _abstract_batch)(config, shapes, sizes),
         draws=Draws(
             key=jax.ShapeDtypeStruct(key.shape, key.dtype),  # wherever the host made it
@@ -184,9 +189,10 @@ def _abstract_prompts(shapes: Shapes, sizes: PromptSizes, prompts: int) -> Promp
         positions=batched((3, length), jnp.int32),
         feature_index=batched((length,), jnp.int32),
         vision=VisionInputs(
-            patches=batched((*slots, vision.patch_width), jnp.float32),
+            patches=batched((*slots, vision.still_width), jnp.uint8),
             coordinates=batched((*slots, 2), jnp.int32),
             image_ids=batched(slots, jnp.int32),
+            normalisation=batched((2, 3), jnp.float32),
         ),
     )
 

@@ -17,15 +17,16 @@ import optax
 
 from reflex_jax.checkpoints.qwen_tensors import abstract_policy_params
 from reflex_jax.config import Config
+from reflex_jax.models.qwen_vl import layers_apart
 from reflex_jax.records import Draws, HostScores, JudgeInputs, PromptInputs, Rollout, TokenCounts, TrainBatch
-from reflex_jax.sharding import batch_sharding, replicated
+from reflex_jax.sharding import UPDATE_RULES, batch_sharding, replicated
 from reflex_jax.step.generate import generate
 from reflex_jax.step.imitate import SftBatch, imitation_update
 from reflex_jax.step.offload import state_shardings
 from reflex_jax.step.rows import count_tokens
 from reflex_jax.step.sampling import Sampling
 from reflex_jax.step.score import Scored, score_rollout
-from reflex_jax.step.shapes import Shapes, rollout_rules
+from reflex_jax.step.shapes import Shapes, attention_of, rollout_rules
 from reflex_jax.step.state import (
     FrozenParams,
     TrainState,
@@ -151,16 +152,19 @@ def _start(
 def _gatherer(config: Config, shapes: Shapes) -> Callable[[Any, Any], Any]:
     """The one reshard between update and rollout.
 
-    The weights are in the compute dtype and, with `memory.rollout_weights=gathered`, no longer cut over `fsdp`, because
-    sampling reads all of them for every token.
+    The weights are in the compute dtype, the decoder's layers apart (`layers_apart`) and, with
+    `memory.rollout_weights=gathered`, no longer cut over `fsdp`, because sampling reads all of them for every token.
     """
-    rules, dtype = rollout_rules(config.memory), jnp.dtype(config.policy.dtype)
+    dtype = jnp.dtype(config.policy.dtype)
 
     def gather(params: Params, fixed: Params) -> Params:
         weights = compute_params(params, fixed, dtype)
+        cut, whole = (
+            shapes.sampling_shardings(weights, rules) for rules in (UPDATE_RULES, rollout_rules(config.memory))
+        )
         # cast where they lie, then gather: half the bytes of gathering the float32 masters
-        weights = jax.lax.with_sharding_constraint(weights, shapes.policy_shardings(weights))
-        return jax.lax.with_sharding_constraint(weights, shapes.policy_shardings(weights, rules))
+        weights = jax.lax.with_sharding_constraint(layers_apart(weights), cut)
+        return jax.lax.with_sharding_constraint(weights, whole)
 
     return jax.jit(gather)
 
@@ -177,7 +181,7 @@ def _sampler(
     def sample(weights: Params, prompts: PromptInputs, draws: Draws) -> Rollout:
         return generate(
             weights, prompts, draws, shapes.policy, shapes.vocabulary, sampling,
-            attention=memory.attention, prefill_prompts=memory.microbatch_prompts,
+            attention=attention_of(config, shapes), prefill_prompts=memory.microbatch_prompts,
         )  # fmt: skip
 
     return jax.jit(sample, out_shardings=batch_sharding(shapes.mesh))

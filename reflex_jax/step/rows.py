@@ -7,11 +7,13 @@ so few programs are compiled. Where everything lies is a function of the lengths
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Int
@@ -24,6 +26,10 @@ from reflex_jax.step.ladders import ladder
 from reflex_jax.trees import Array
 
 _SLOT_MULTIPLE = 32  # row lengths are multiples of it
+# What a row costs, in slots of a short one. Rough: of a decoder of 3B parameters, whose attention to 32,000 tokens costs as
+# much as its matrices; good enough to choose between layouts, which differ by more.
+_LENGTH_OF_DOUBLE_COST = 32768
+_COST_OF_A_ROUND = 256
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,7 @@ class RowPlan:
     prompts: int  # P of a step
     minibatches: int  # M optimiser updates of a pass over them
     ways: int  # devices that share the prompts
-    rows: int  # B, computed at one time on all devices
+    rows: int  # computed at one time on all devices, at most
     prompt_tokens: int  # Lp, padding included
     completion_tokens: int  # Lc, padding included
     group: int  # G
@@ -46,14 +52,13 @@ class RowPlan:
         return self.prompts // self.minibatches // self.ways
 
     @property
-    def rows_of_device(self) -> int:
-        """Computed at one time."""
+    def most_rows(self) -> int:
+        """Rows that a device computes at one time, at most."""
         return self.rows // self.ways
 
-    @property
-    def rounds(self) -> int:
-        """N, the most that a minibatch can take: a prompt in each row."""
-        return self.prompts_of_device // self.rows_of_device
+    def shape(self, rows: int) -> tuple[int, int, int]:
+        """(M, N, B) where each device computes so many rows at one time; each has one prompt at least."""
+        return self.minibatches, self.prompts_of_device // rows, self.ways * rows
 
     @property
     def slots(self) -> int:
@@ -76,7 +81,8 @@ def plan_rows(config: Config, mesh: AnyMesh, sizes: PromptSizes, *, supervised: 
     )
     prompt_tokens = sizes.prompt_tokens
     longest = prompt_tokens + group * config.rollout.max_new_tokens
-    smallest = min(longest, max(prompt_tokens // 2, longest // 8))
+    # fewer than an eighth of the places of the longest prompt's completions are seldom filled
+    smallest = prompt_tokens + group * config.rollout.max_new_tokens // 8
     return RowPlan(
         prompts=prompts,
         minibatches=minibatches,
@@ -106,24 +112,52 @@ def count_tokens(prompts: PromptInputs, is_completion: Array) -> TokenCounts:
     )
 
 
+def widen_prompts(prompts: PromptInputs, plan: RowPlan) -> PromptInputs:
+    """Prompts that were padded to a smaller size, padded to that of the plan: one program updates with batches of any."""
+    more = plan.prompt_tokens - prompts.tokens.shape[1]
+
+    def on_the_left(x: Array, filler: int = 0) -> Array:
+        return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(more, 0)], constant_values=filler)
+
+    vision = prompts.vision
+    if vision is not None:
+        behind = plan.windows - vision.image_ids.shape[1]
+        widened = {
+            name: jnp.pad(x, [(0, 0), (0, behind)] + [(0, 0)] * (x.ndim - 2))
+            for name, x in (
+                ("patches", vision.patches),
+                ("coordinates", vision.coordinates),
+                ("image_ids", vision.image_ids),
+            )
+        }
+        vision = dataclasses.replace(vision, **widened)
+    return PromptInputs(
+        tokens=on_the_left(prompts.tokens),
+        is_valid=on_the_left(prompts.is_valid),
+        positions=on_the_left(prompts.positions),
+        feature_index=on_the_left(prompts.feature_index, -1),
+        vision=vision,
+    )
+
+
 def abstract_rows(plan: RowPlan, mesh: AnyMesh) -> RowLayout:
     """The layout of a step whose completions are at their longest, as shapes and places."""
     whole, cut = replicated(mesh), NamedSharding(mesh, PartitionSpec(None, None, BATCH_AXES))
-    of_minibatch = (plan.minibatches, plan.rounds)
+    shape = plan.shape(plan.most_rows)
 
     def numbers(*shape: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, np.int32, sharding=cut if len(shape) == 4 else whole)
 
-    slots = numbers(*of_minibatch, plan.rows, plan.lengths[-1])
+    slots = numbers(*shape, plan.lengths[-1])
     return RowLayout(
         order=numbers(plan.minibatches, plan.prompts // plan.minibatches),
         rounds=numbers(plan.minibatches),
         source=slots,
         predicted=slots,
         predicting=slots,
-        most_predicted=numbers(*of_minibatch),
+        most_predicted=numbers(*shape[:2]),
         window_rounds=numbers(plan.minibatches) if plan.windows else None,
-        window_source=numbers(*of_minibatch, plan.rows, plan.windows) if plan.windows else None,
+        window_source=numbers(*shape, plan.windows) if plan.windows else None,
     )
 
 
@@ -136,24 +170,21 @@ def lay_out_rows(counts: TokenCounts, plan: RowPlan) -> RowLayout:
     """
     needed = counts.prompt + counts.completions.sum(-1)
     members = [_share(needed, range(m, plan.prompts, plan.minibatches), plan.ways) for m in range(plan.minibatches)]
-    length = _best_length(needed, members, plan)
-    packed = [[_pack(needed, own, length) for own in of_device] for of_device in members]
-    shape = (plan.minibatches, plan.rounds, plan.rows, length)
+    length, most = _best_shape(needed, members, plan)
+    shape = (*plan.shape(most), length)
     source, predicted = np.full(shape, -1, np.int32), np.full(shape, -1, np.int32)
     predicting, rounds = np.zeros(shape, np.int32), np.zeros(plan.minibatches, np.int32)
-    for m, of_devices in enumerate(packed):
-        rounds[m] = _rounds(of_devices, plan)
-        for device, rows in enumerate(of_devices):
-            place = {prompt: number for number, prompt in enumerate(members[m][device])}
-            for index, row in enumerate(rows):
-                step, row_of_device = divmod(index, plan.rows_of_device)
-                at = (m, step, device * plan.rows_of_device + row_of_device)
-                source[at], predicted[at], predicting[at] = _fill(row, place, counts, plan, length)
-    most = (predicted >= 0).sum(-1).max(-1)
-    windows = {} if counts.windows is None else _lay_out_windows(counts.windows, members, plan)
+    for m, of_devices in enumerate(members):
+        packed = [_pack(needed, own, length) for own in of_devices]
+        rounds[m] = _rounds(packed, most)
+        for device, number, row in _places(packed, most):
+            place = {prompt: n for n, prompt in enumerate(of_devices[device])}
+            source[m][number], predicted[m][number], predicting[m][number] = _fill(row, place, counts, plan, length)
+    windows = {} if counts.windows is None else _lay_out_windows(counts.windows, members, plan, most)
     return RowLayout(
-        order=np.asarray([[prompt for own in of_device for prompt in own] for of_device in members], np.int32),
-        rounds=rounds, source=source, predicted=predicted, predicting=predicting, most_predicted=most.astype(np.int32),
+        order=np.asarray([[prompt for own in of_devices for prompt in own] for of_devices in members], np.int32),
+        rounds=rounds, source=source, predicted=predicted, predicting=predicting,
+        most_predicted=(predicted >= 0).sum(-1).max(-1).astype(np.int32),
         **{"window_rounds": None, "window_source": None} | windows,
     )  # fmt: skip
 
@@ -161,7 +192,10 @@ def lay_out_rows(counts: TokenCounts, plan: RowPlan) -> RowLayout:
 def describe_rows(layout: RowLayout) -> dict[str, float]:
     """Row length, and slots computed for each token that exists, as metrics of a step."""
     slots = np.prod(layout.source.shape[2:]) * layout.rounds.sum()
-    return {"row_length": float(layout.source.shape[-1]), "slots_per_token": float(slots / (layout.source >= 0).sum())}
+    return {
+        "rows/length": float(layout.source.shape[-1]),
+        "rows/slots_per_token": float(slots / (layout.source >= 0).sum()),
+    }
 
 
 def place_rows(layout: RowLayout, mesh: AnyMesh) -> RowLayout:
@@ -182,20 +216,35 @@ def _share(needed: np.ndarray, prompts: Sequence[int], ways: int) -> list[list[i
     return [sorted(prompts) for prompts in own]
 
 
-def _best_length(needed: np.ndarray, members: list[list[list[int]]], plan: RowPlan) -> int:
-    """The row length with which the step computes the fewest slots; of equals the longest, with its fewer rounds."""
+def _best_shape(needed: np.ndarray, members: list[list[list[int]]], plan: RowPlan) -> tuple[int, int]:
+    """Row length, and rows that a device computes at one time: one, or as many as it may.
+
+    The cheapest, counted in slots: a slot costs more in a long row, whose attention reads more of it, and each round reads
+    the weights and adds up the gradients once more.
+    """
     costs = {}
     for length in plan.lengths:
         if length < needed.max():
             continue
-        rounds = [_rounds([_pack(needed, own, length) for own in of_device], plan) for of_device in members]
-        if max(rounds) <= plan.rounds:
-            costs[length] = sum(rounds) * length
-    return min(costs, key=lambda length: (costs[length], -length))
+        packed = [[_pack(needed, own, length) for own in of_devices] for of_devices in members]
+        for most in {1, plan.most_rows}:
+            rounds = [_rounds(of_devices, most) for of_devices in packed]
+            if max(rounds) <= plan.shape(most)[1]:
+                slots = most * length * (1 + length / _LENGTH_OF_DOUBLE_COST)
+                costs[length, most] = sum(rounds) * (slots + _COST_OF_A_ROUND)
+    return min(costs, key=lambda shape: (costs[shape], -shape[0], shape[1]))
 
 
-def _rounds(packed: list[list[list[int]]], plan: RowPlan) -> int:
-    return max(-(-len(rows) // plan.rows_of_device) for rows in packed)
+def _rounds(packed: list[list[list[int]]], most: int) -> int:
+    """Rounds that the device with most rows needs."""
+    return max(-(-len(rows) // most) for rows in packed)
+
+
+def _places(packed: list[list[list[int]]], most: int) -> Iterator[tuple[int, tuple[int, int], list[int]]]:
+    """Device, (round, row of the round) and members of each row."""
+    for device, rows in enumerate(packed):
+        for index, row in enumerate(rows):
+            yield device, (index // most, device * most + index % most), row
 
 
 def _pack(needed: np.ndarray, items: Sequence[int], capacity: int) -> list[list[int]]:
@@ -237,17 +286,14 @@ def _padded(parts: list[np.ndarray], length: int, filler: int) -> Int[np.ndarray
     return np.pad(whole, (0, length - len(whole)), constant_values=filler)
 
 
-def _lay_out_windows(windows: np.ndarray, members: list[list[list[int]]], plan: RowPlan) -> dict[str, Any]:
+def _lay_out_windows(windows: np.ndarray, members: list[list[list[int]]], plan: RowPlan, most: int) -> dict[str, Any]:
     """The same for the vision tower: the windows of several small pictures in the place of a large one."""
-    source = np.full((plan.minibatches, plan.rounds, plan.rows, plan.windows), -1, np.int32)
+    source = np.full((*plan.shape(most), plan.windows), -1, np.int32)
     rounds = np.zeros(plan.minibatches, np.int32)
     for m, of_devices in enumerate(members):
         packed = [_pack(windows, [p for p in own if windows[p]], plan.windows) for own in of_devices]
-        rounds[m] = _rounds(packed, plan)
-        for device, rows in enumerate(packed):
-            for index, row in enumerate(rows):
-                step, row_of_device = divmod(index, plan.rows_of_device)
-                parts = [of_devices[device].index(p) * plan.windows + np.arange(windows[p]) for p in row]
-                at = (m, step, device * plan.rows_of_device + row_of_device)
-                source[at] = _padded(parts, plan.windows, -1)
+        rounds[m] = _rounds(packed, most)
+        for device, number, row in _places(packed, most):
+            parts = [of_devices[device].index(p) * plan.windows + np.arange(windows[p]) for p in row]
+            source[m][number] = _padded(parts, plan.windows, -1)
     return {"window_rounds": rounds, "window_source": source}

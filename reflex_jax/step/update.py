@@ -33,7 +33,7 @@ from reflex_jax.sharding import constrain_batch
 from reflex_jax.step.layerwise import update_layerwise
 from reflex_jax.step.rounds import LossOf, RowReader, Sequences
 from reflex_jax.step.score import Scored, most_failed_rows, rollout_metrics
-from reflex_jax.step.shapes import Shapes
+from reflex_jax.step.shapes import Shapes, attention_of
 from reflex_jax.step.state import FrozenParams, TrainState, cast_params, compute_params, reference_policy
 from reflex_jax.trees import Array, Leaf, Params, pytree_dataclass
 
@@ -241,7 +241,9 @@ def row_reader(config: Config, shapes: Shapes, temperature: float, *, every_roun
         config=shapes.policy,
         allowed=shapes.vocabulary.allowed,
         temperature=temperature,
-        how=HowToCompute(attention=memory.attention, remat=memory.remat, log_prob_chunk=memory.log_prob_chunk),
+        how=HowToCompute(
+            attention=attention_of(config, shapes), remat=memory.remat, log_prob_chunk=memory.log_prob_chunk
+        ),
         ways=mesh.shape["data"] * mesh.shape["fsdp"],
         every_round=every_round,
     )
