@@ -164,8 +164,13 @@ def bytes_on_host(tree: Any) -> int:
     return sum(_bytes_of_part(leaf) for leaf in jax.tree.leaves(tree) if is_on_host(leaf))
 
 
+def numbers_of_device(tree: Any) -> int:
+    """How many numbers of placed abstract arrays are one device's part, wherever they lie."""
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in jax.tree.leaves(tree))
+
+
 def _bytes_of_part(leaf: Any) -> int:
-    return math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+    return numbers_of_device(leaf) * leaf.dtype.itemsize
 
 
 def _batched(mesh: AnyMesh, prompts: int) -> Callable[[tuple[int, ...], Any], jax.ShapeDtypeStruct]:

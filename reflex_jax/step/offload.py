@@ -11,12 +11,13 @@ import jax
 from jax.sharding import AbstractMesh
 
 from reflex_jax.config import ConfigError, MemoryConfig
-from reflex_jax.sharding import AnyMesh
+from reflex_jax.sharding import AnyMesh, path_name
 from reflex_jax.step.shapes import Shapes
 from reflex_jax.step.state import TrainState
 from reflex_jax.trees import Shardings, tree_of
 
 HOST = "pinned_host"  # JAX's name for host memory that devices read and write
+_MATRICES = ("/kernel", "/embedding")
 
 
 def state_shardings(state: TrainState, shapes: Shapes, memory: MemoryConfig) -> Shardings:
@@ -34,17 +35,22 @@ def state_shardings(state: TrainState, shapes: Shapes, memory: MemoryConfig) -> 
         return places
     _check_host_memory(shapes.mesh, memory.offload)
 
-    def wait_on_host(places: Any, arrays: Any) -> Any:
-        # counts and keys are few bytes, read at every update
-        return jax.tree.map(lambda p, x: p.with_memory_kind(HOST) if x.ndim > 1 else p, places, arrays)
-
     with_masters = memory.offload == "optimizer+masters"
     return tree_of(
         TrainState,
         step=places.step,
-        params=wait_on_host(places.params, state.params) if with_masters else places.params,
-        optimizer_state=wait_on_host(places.optimizer_state, state.optimizer_state),
+        params=_on_host(places.params) if with_masters else places.params,
+        optimizer_state=_on_host(places.optimizer_state),
     )
+
+
+def _on_host(places: Shardings) -> Shardings:
+    """Places of the matrices on the host; what lies beside them is few bytes, and a TPU cuts no bfloat16 vectors there."""
+
+    def place(path: Any, place: Any) -> Any:
+        return place.with_memory_kind(HOST) if path_name(path).endswith(_MATRICES) else place
+
+    return jax.tree_util.tree_map_with_path(place, places)
 
 
 def is_on_host(leaf: Any) -> bool:
