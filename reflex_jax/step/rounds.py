@@ -243,8 +243,10 @@ class RowReader:
         ids = self._take(vision.image_ids, source)
         # a picture has a window at least, so no two pictures of a device get the same number
         ids = jnp.where(ids > 0, ids + (source // windows * (windows + 1))[..., None], 0)
+        scale = vision.normalisation  # of all pictures of a run the same
         part = dataclasses.replace(
             vision,
+            normalisation=None if scale is None else self._take(scale[:, None], source[:, :1] // windows)[:, 0],
             patches=self._take(vision.patches, source),
             coordinates=self._take(vision.coordinates, source),
             image_ids=jnp.where(source[..., None] >= 0, ids, 0),
