@@ -250,8 +250,6 @@ class RowReader:
             patches=self._take(vision.patches, source),
             coordinates=self._take(vision.coordinates, source),
             image_ids=jnp.where(source[..., None] >= 0, ids, 0),
-            # the same for every picture of a run
-            normalisation=_of_rows(vision.normalisation, len(source)),
         )
         return encode_images(params, part, self.config, remat=self.how.remat, attention=self.how.attention)
 
@@ -305,10 +303,6 @@ def join_metrics(one: TokenMetrics, other: TokenMetrics) -> TokenMetrics:
         maxima=jax.tree.map(jnp.maximum, one.maxima, other.maxima),
         count=one.count + other.count,
     )
-
-
-def _of_rows(x: Array | None, count: int) -> Array | None:
-    return None if x is None else jnp.broadcast_to(x[:1], (count, *x.shape[1:]))
 
 
 def _at(leaf: Array | None, n: Any) -> Array:
