@@ -16,6 +16,7 @@ from flax import linen as nn
 from jaxtyping import Bool, Float, Int
 
 from reflex_jax.models import attention
+from reflex_jax.models.attention_choice import AttentionChoice
 from reflex_jax.models.layers import RMSNorm, apply, checkpointed, dense, gated_feed_forward
 from reflex_jax.models.rope import Rotation, multimodal_rotation, rotate
 from reflex_jax.records import PackedRows
@@ -93,7 +94,7 @@ def prompt_stack(
     is_valid: Bool[Array, "P Lp"],
     config: QwenTextConfig,
     *,
-    implementation: str,
+    implementation: AttentionChoice,
     remat: bool,
     keep_cache: bool,
 ) -> tuple[Float[Array, "P Lp D"], Any]:
@@ -112,50 +113,13 @@ def prompt_stack(
     return _run_layers(layers, x, rotation, attend, config, remat)
 
 
-def shared_group_stack(
-    layers: Params,
-    x: Float[Array, "P R D"],
-    positions: Int[Array, "P R 3"],
-    is_valid: Bool[Array, "P Lp"],
-    config: QwenTextConfig,
-    *,
-    group_size: int,
-    implementation: str,
-    remat: bool,
-) -> Float[Array, "P R D"]:
-    """Runs all layers over prompts and their groups of completions, each prompt once.
-
-    The R = Lp + G * Lc rows of a prompt and of its G completions lie behind one another, so that everything but the
-    attention is one matrix product over all rows; the attention cuts them apart.
-    """
-    prompts, length = is_valid.shape
-    rotation = text_rotation(positions, config)
-
-    def attend(queries: Array, keys: Array, values: Array) -> tuple[Array, None]:
-        of_prompts = attention.prompt_attention(
-            queries[:, :length], keys[:, :length], values[:, :length], is_valid, implementation=implementation
-        )
-        prompt_keys, prompt_values = keys[:, :length].transpose(0, 2, 3, 1), values[:, :length].swapaxes(1, 2)
-        own_queries, own_keys, own_values = (
-            part[:, length:].reshape(prompts, group_size, -1, *part.shape[2:]) for part in (queries, keys, values)
-        )
-        steps = own_keys.shape[2]
-        own_keys, own_values = own_keys.transpose(0, 3, 1, 4, 2), own_values.transpose(0, 3, 1, 2, 4)
-        of_groups = attention.group_attention(
-            own_queries, prompt_keys, prompt_values, own_keys, own_values, is_valid, jnp.tri(steps, dtype=bool)
-        )
-        return jnp.concatenate([of_prompts, of_groups.reshape(prompts, -1, *queries.shape[2:])], axis=1), None
-
-    return _run_layers(layers, x, rotation, attend, config, remat)[0]
-
-
 def row_stack(
     layers: Params,
     x: Float[Array, "B T D"],
     rows: PackedRows,
     config: QwenTextConfig,
     *,
-    implementation: str,
+    implementation: AttentionChoice,
     remat: bool,
 ) -> Float[Array, "B T D"]:
     """Runs all layers over rows in which prompts and their completions lie end to end."""

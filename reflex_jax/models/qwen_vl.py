@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 from reflex_jax.models import attention
+from reflex_jax.models.attention_choice import XLA, AttentionChoice
 from reflex_jax.models.layers import apply, product_precision, rms_norm
 from reflex_jax.models.qwen_config import QwenVLConfig
 from reflex_jax.models.qwen_config import read_qwen_config as read_qwen_config  # the front door of the family
@@ -25,7 +26,6 @@ from reflex_jax.models.qwen_decoder import (
     init_decoder_layers,
     prompt_stack,
     row_stack,
-    shared_group_stack,
     text_rotation,
 )
 from reflex_jax.models.qwen_vision import encode_patches, init_vision_params
@@ -38,7 +38,7 @@ from reflex_jax.trees import Array, Params, pytree_dataclass
 class HowToCompute:
     """What changes the memory that the update takes, and its numbers by rounding alone."""
 
-    attention: str = "xla"  # see `row_attention`
+    attention: AttentionChoice = XLA
     remat: bool = False  # recompute each layer in the backward pass
     log_prob_chunk: int = 512  # completion tokens whose logits exist at one time on a device
 
@@ -70,20 +70,25 @@ def init_policy_params(config: QwenVLConfig, key: jax.Array, dtype: Any = jnp.fl
 
 
 def encode_images(
-    params: Params, vision: VisionInputs, config: QwenVLConfig, *, remat: bool = False
+    params: Params, vision: VisionInputs, config: QwenVLConfig, *, remat: bool = False, attention: AttentionChoice = XLA
 ) -> Float[Array, "P V D"]:
     """V = W * U / 4 merged vision features of every row, in slot order (`PromptInputs.feature_index` points to them)."""
-    return encode_patches(params["vision"], vision, config.vision, remat=remat)
+    return encode_patches(params["vision"], vision, config.vision, remat=remat, implementation=attention)
 
 
 def embed_prompts(
-    params: Params, prompts: PromptInputs, config: QwenVLConfig, *, remat: bool = False
+    params: Params,
+    prompts: PromptInputs,
+    config: QwenVLConfig,
+    *,
+    remat: bool = False,
+    attention: AttentionChoice = XLA,
 ) -> Float[Array, "P Lp D"]:
     """Token embeddings, with the vision features in the place of the image tokens."""
     embedded = params["embed"]["embedding"][prompts.tokens]
     if prompts.vision is None:
         return embedded
-    features = encode_images(params, prompts.vision, config, remat=remat)
+    features = encode_images(params, prompts.vision, config, remat=remat, attention=attention)
     index = prompts.feature_index[..., None]
     return jnp.where(index >= 0, jnp.take_along_axis(features, jnp.maximum(index, 0), axis=1), embedded)
 
@@ -96,7 +101,7 @@ def prompt_logits(params: Params, prompts: PromptInputs, config: QwenVLConfig) -
         prompts.positions,
         prompts.is_valid,
         config.text,
-        implementation="xla",
+        implementation=XLA,
         remat=False,
         keep_cache=False,
     )
@@ -127,11 +132,13 @@ def layers_apart(params: Params) -> Params:
     return {**params, "layers": apart}
 
 
-def prefill(params: Params, prompts: PromptInputs, config: QwenVLConfig, *, attention: str = "xla") -> Prefill:
+def prefill(
+    params: Params, prompts: PromptInputs, config: QwenVLConfig, *, attention: AttentionChoice = XLA
+) -> Prefill:
     """Reads every prompt once and keeps its keys and values; `params` of `layers_apart`."""
     hidden, caches = prompt_stack(
         params["layers"],
-        embed_prompts(params, prompts, config),
+        embed_prompts(params, prompts, config, attention=attention),
         prompts.positions,
         prompts.is_valid,
         config.text,
@@ -146,63 +153,6 @@ def prefill(params: Params, prompts: PromptInputs, config: QwenVLConfig, *, atte
         is_valid=prompts.is_valid,
         next_position=next_position(prompts),
     )
-
-
-def completion_log_probs(
-    params: Params,
-    prompts: PromptInputs,
-    tokens: Int[Array, "P G Lc"],
-    config: QwenVLConfig,
-    *,
-    allowed: Bool[Array, "V"],
-    temperature: float,
-    chunk: int = 512,
-    remat: bool = False,
-    attention: str = "xla",
-) -> tuple[Float[Array, "P G Lc"], Float[Array, "P G Lc"]]:
-    """Log-probs of the tokens of whole groups, each prompt and each image read once.
-
-    Completion token j stands at the prompt's next position + j on all three axes, and the prompt's last valid row
-    predicts completion token 0; values and gradients equal those of G separate sequences.
-
-    Args:
-      params: of the policy; the result is differentiable in all of them, the vision tower included.
-      prompts: padded on either side, with or without images.
-      tokens: the completions; numbers after their end change nothing before it.
-      config: sizes.
-      allowed: the vocabulary the distribution is over. A token outside of it (padding) gets a finite number without
-        a meaning.
-      temperature: divides the logits; 0 (greedy sampling) counts as 1.
-      chunk: completion tokens whose logits exist at one time on a device.
-      remat: recompute each layer in the backward pass.
-      attention: see `prompt_attention`.
-
-    Returns:
-      Log-probs and entropies in float32. The entropies carry no gradient.
-    """
-    prompt_count, group_size, steps = tokens.shape
-    completion = params["embed"]["embedding"][tokens].reshape(prompt_count, group_size * steps, -1)
-    x = jnp.concatenate([embed_prompts(params, prompts, config, remat=remat), completion], axis=1)
-    own = next_position(prompts)[:, None, None] + jnp.arange(steps)[None, None]  # [P, 1, Lc]
-    own = jnp.broadcast_to(own, (prompt_count, group_size, steps)).reshape(prompt_count, -1, 1)
-    own = jnp.broadcast_to(own, (*own.shape[:2], 3))
-    positions = jnp.concatenate([prompts.positions.swapaxes(1, 2), own], axis=1)
-    hidden = shared_group_stack(
-        params["layers"],
-        x,
-        positions,
-        prompts.is_valid,
-        config.text,
-        group_size=group_size,
-        implementation=attention,
-        remat=remat,
-    )
-    length = prompts.is_valid.shape[1]
-    first = _at_last_valid(hidden[:, :length], prompts.is_valid)[:, None, None]  # [P, 1, 1, D]
-    first = jnp.broadcast_to(first, (prompt_count, group_size, 1, x.shape[-1]))
-    completion = hidden[:, length:].reshape(prompt_count, group_size, steps, -1)
-    predicting = jnp.concatenate([first, completion[:, :, :-1]], axis=2)
-    return _chunked_log_probs(params, predicting, tokens, config.text, allowed, temperature or 1.0, chunk)
 
 
 def row_log_probs(
@@ -349,38 +299,6 @@ def decode_step(
         x, own = apply(DecoderLayer(config.text), layer_params, x, rotation, attend)
         written.append(own)
     return head_logits(params, x[:, :, 0], config.text), written
-
-
-def _chunked_log_probs(
-    params: Params,
-    hidden: Float[Array, "P G Lc D"],
-    tokens: Int[Array, "P G Lc"],
-    config: QwenTextConfig,
-    allowed: Array,
-    temperature: float,
-    chunk: int,
-) -> tuple[Array, Array]:
-    """Log-probs without ever holding the logits of more than `chunk` tokens on a device; cut along time, never across prompts."""
-    prompts, group_size, steps = tokens.shape
-
-    def log_probs_of(hidden: Array, tokens: Array) -> tuple[Array, Array]:
-        logits = head_logits(params, constrain_batch(hidden), config)
-        return token_log_probs(logits, tokens, allowed=allowed, temperature=temperature)
-
-    rows = group_size * max(1, prompts // data_ways(hidden))  # of one device
-    width = max(1, chunk // rows)
-    if width >= steps:
-        return log_probs_of(hidden, tokens)
-    padding = -steps % width
-    hidden = jnp.pad(hidden, ((0, 0), (0, 0), (0, padding), (0, 0)))
-    tokens = jnp.pad(tokens, ((0, 0), (0, 0), (0, padding)))
-    hidden = jnp.moveaxis(hidden.reshape(prompts, group_size, -1, width, hidden.shape[-1]), 2, 0)
-    tokens = jnp.moveaxis(tokens.reshape(prompts, group_size, -1, width), 2, 0)
-    step = jax.checkpoint(log_probs_of, prevent_cse=False)
-    results = jax.lax.map(lambda chunk: step(*chunk), (hidden, tokens))
-    joined = (jnp.moveaxis(part, 0, 2).reshape(prompts, group_size, -1)[:, :, :steps] for part in results)
-    log_probs, entropy = joined
-    return log_probs, entropy
 
 
 def _at_last_valid(hidden: Float[Array, "P Lp D"], is_valid: Bool[Array, "P Lp"]) -> Float[Array, "P D"]:

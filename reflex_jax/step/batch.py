@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +14,7 @@ from PIL import Image
 
 from reflex_jax.config import Config, ConfigError
 from reflex_jax.data.examples import Example, list_offenders
-from reflex_jax.data.prompts import TOKEN_MULTIPLE, Processor, PromptSizes
+from reflex_jax.data.prompts import TOKEN_MULTIPLE, EncodedPrompt, Processor, PromptSizes
 from reflex_jax.judge.batch import judge_pixels
 from reflex_jax.judge.evidence import Judge
 from reflex_jax.records import PromptInputs
@@ -67,21 +69,26 @@ class BatchBuilder:
         return next((rung for rung in self._rungs if rung.union(needed) == rung), self._rungs[-1])
 
     def __call__(self, examples: Sequence[Example]) -> HostBatch:
-        """Loads, resizes and tokenises this process's part of P questions."""
+        """Loads, resizes and tokenises this process's part of P questions, one a core at a time."""
         sizes = self.sizes_of(examples)
         examples = self.rows.take(examples)
-        images = [example.load_images() for example in examples]
-        seen = [[Image.new("RGB", i.size, _GREY) for i in row] if self._blank_image else row for row in images]
+        # decoding, resizing and copying leave the interpreter to the others
+        with ThreadPoolExecutor(max_workers=min(len(examples), os.cpu_count() or 1)) as threads:
+            prepared = list(threads.map(self._prepare, examples))
         prompts = self._processor.collate(
-            [self._processor.encode(row, e.question) for row, e in zip(seen, examples, strict=True)],
+            [encoded for encoded, _ in prepared],
             prompt_tokens=sizes.prompt_tokens,
             windows=sizes.windows,
         )
-        pixels = None
-        if self._judge is not None:
-            # of several pictures the judge looks at the first
-            pixels = np.stack([judge_pixels(row[0], self._judge.config, resize=self._resize) for row in images])
-        return HostBatch(examples, prompts, pixels)
+        pixels = [seen for _, seen in prepared if seen is not None]
+        return HostBatch(examples, prompts, np.stack(pixels) if pixels else None)
+
+    def _prepare(self, example: Example) -> tuple[EncodedPrompt, UInt8[np.ndarray, "H W 3"] | None]:
+        """A question as the policy reads it, and the picture that the judge looks at: of several the first."""
+        images = example.load_images()
+        seen = [Image.new("RGB", i.size, _GREY) for i in images] if self._blank_image else images
+        judged = None if self._judge is None else judge_pixels(images[0], self._judge.config, resize=self._resize)
+        return self._processor.encode(seen, example.question), judged
 
 
 def prompt_rungs(largest: PromptSizes, count: int) -> tuple[PromptSizes, ...]:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from reflex_jax.models import qwen_vl
+from reflex_jax.models.attention_choice import XLA, AttentionChoice
 from reflex_jax.models.qwen_vl import QwenVLConfig
 from reflex_jax.records import Draws, PromptInputs, Rollout
 from reflex_jax.sharding import data_ways, map_prompts
@@ -41,7 +42,7 @@ def generate(
     vocabulary: Vocabulary,
     sampling: Sampling,
     *,
-    attention: str = "xla",
+    attention: AttentionChoice = XLA,
     prefill_prompts: int = 0,
 ) -> Rollout:
     """Samples a group of completions of every prompt; stops early when all have ended.
@@ -56,7 +57,7 @@ def generate(
       config: of the model.
       vocabulary: what may be sampled, what ends a completion and what stands behind its end.
       sampling: G, Lc and the distribution.
-      attention: of the prompts, see `prompt_attention`.
+      attention: what computes that of prompts and pictures.
       prefill_prompts: how many prompts are read at one time, which bounds the memory that takes; 0: all.
     """
     group_size, longest = sampling.group_size, sampling.max_new_tokens

@@ -15,6 +15,7 @@ from reflex_jax.checkpoints.paths import resolve_checkpoint
 from reflex_jax.config import Config, DataConfig, MemoryConfig
 from reflex_jax.data.images import count_windows, smart_resize
 from reflex_jax.data.prompts import PromptSizes
+from reflex_jax.models.attention_choice import AttentionChoice
 from reflex_jax.models.biomedclip import BiomedClipConfig, read_judge_config
 from reflex_jax.models.partitioning import policy_table
 from reflex_jax.models.published import published_judge, published_policy
@@ -29,6 +30,7 @@ from reflex_jax.sharding import (
     batch_rows,
     check_attention,
     parameter_shardings,
+    platform_of,
 )
 from reflex_jax.step.sampling import Vocabulary
 from reflex_jax.trees import Params, Shardings
@@ -92,6 +94,11 @@ def judge_sizes(config: Config) -> BiomedClipConfig:
     """Sizes of the judge: of its directory where there is one, else of the published model of that name."""
     published = None if Path(config.judge.path).is_dir() else published_judge(config.judge.path)
     return published or read_judge_config(resolve_checkpoint(config.judge.path, "judge"))
+
+
+def attention_of(config: Config, shapes: Shapes) -> AttentionChoice:
+    """What computes the attention of a run on the devices of its mesh."""
+    return AttentionChoice(config.memory.attention, platform_of(shapes.mesh))
 
 
 def rollout_rules(memory: MemoryConfig) -> Rules:

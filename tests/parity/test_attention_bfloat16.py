@@ -5,15 +5,19 @@ power of two: scaling the queries before the product rounds them once more, and 
 Ours may be as wrong as torch's and a quarter more: the judge's probabilities are rounded after their division, not before.
 """
 
+from functools import partial
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 
 from reflex_jax.models import attention
+from reflex_jax.models.attention_choice import XLA, AttentionChoice
 from reflex_jax.models.clip_attention import attention_probabilities, mix_values
 
 WIDTH, STD, SLACK = 128, 8.0, 1.25
+BLOCKED = AttentionChoice("blocked")
 
 
 def draw(seed: int, *shape: int) -> jnp.ndarray:
@@ -38,10 +42,10 @@ def heads_first(x):
     return jnp.moveaxis(x, -2, 1)
 
 
-def prompt_case():
+def prompt_case(chosen=XLA):
     q, k, v = draw(0, 2, 96, 4, WIDTH), draw(1, 2, 96, 2, WIDTH), draw(2, 2, 96, 2, WIDTH)
     is_valid = np.arange(96) >= np.array([[0], [7]])
-    ours = attention.prompt_attention(q, k, v, jnp.asarray(is_valid))
+    ours = attention.prompt_attention(q, k, v, jnp.asarray(is_valid), implementation=chosen)
     is_allowed = (is_valid[:, None] & np.tri(96, dtype=bool))[:, None]
     rows = np.broadcast_to(is_valid[:, None, :, None], (2, 4, 96, WIDTH))  # a padded query reads nothing
     k, v = (jnp.repeat(x, 2, axis=2) for x in (k, v))
@@ -94,6 +98,8 @@ CASES = {
     "group": group_case,
     "window": lambda: vision_case(attention.window_attention, (2, 3, 64)),
     "image": lambda: vision_case(attention.image_attention, (2, 3, 32)),
+    "prompt in blocks": lambda: prompt_case(BLOCKED),
+    "image in blocks": lambda: vision_case(partial(attention.image_attention, implementation=BLOCKED), (2, 5, 32)),
     "judge": judge_case,
 }
 

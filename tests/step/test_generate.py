@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reflex_jax.models.qwen_vl import completion_log_probs, init_policy_params, layers_apart
+from reflex_jax.models.qwen_vl import init_policy_params, layers_apart
 from reflex_jax.records import Draws, PromptInputs
 from reflex_jax.step.generate import cache_stages, generate
 from reflex_jax.step.open_rows import gathered_sizes
 from reflex_jax.step.sampling import Sampling, Vocabulary
+from tests.laid_out import log_probs_in_rows, sequences_in_rows
 from tests.tiny_policy import ALLOWED, CONFIG, PAD, odd_prompts, tiny_params
 
 STEPS, GROUP = 10, 4
@@ -50,9 +51,10 @@ def sample(params):
 def test_log_probs_of_the_sampler_are_the_trainers(params, sample):
     prompts = odd_prompts()
     rollout = sample(jax.random.key(0), prompts, [0, 1])
-    log_probs, _ = jax.jit(partial(completion_log_probs, config=CONFIG, allowed=ALLOWED, temperature=0.8))(
-        params, prompts, rollout.tokens
-    )
+    sequences = sequences_in_rows(prompts, np.asarray(rollout.tokens), np.asarray(rollout.mask))
+    log_probs, _ = jax.jit(partial(log_probs_in_rows, config=CONFIG, allowed=ALLOWED, temperature=0.8))(
+        params, sequences
+    )  # fmt: skip
     assert 0.2 < float(rollout.mask.mean()) < 0.95
     np.testing.assert_allclose(rollout.log_probs, jnp.where(rollout.mask, log_probs, 0), atol=2e-5)
 

@@ -1,7 +1,9 @@
 """Every command compiles the same functions: what is planned is what trains, scores and evaluates."""
 
 import dataclasses
+import time
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,7 @@ from reflex_jax.data.prompts import PromptSizes
 from reflex_jax.data.sources import load_examples
 from reflex_jax.evaluation import validation
 from reflex_jax.evaluation.validation import Evaluator
+from reflex_jax.judge.batch import judge_pixels
 from reflex_jax.planning import plan as planning
 from reflex_jax.planning.topology import find_topology
 from reflex_jax.sharding import BatchRows, batch_sharding, make_mesh, replicated
@@ -137,6 +140,26 @@ def test_a_run_that_asks_no_judge_reads_none(run):
     assert models.judge is None and batch.judge_pixels is None and bridged.judge is None
     assert bridged.scores.components.keys() == {"answer", "format"} and bridged.scores.is_valid.all()
     assert abstract_run(config, models.shapes, sizes).frozen.judge is None
+
+
+def test_a_batch_holds_its_questions_in_order_whichever_is_read_first(run):
+    config, models, sizes, examples = run
+
+    def slow(picture, seconds):
+        return dataclasses.replace(picture, data=lambda: time.sleep(seconds) or picture.read())
+
+    few = examples[:4]
+    late = [  # the first one is ready last
+        dataclasses.replace(example, images=tuple(slow(picture, 0.05 * (3 - number)) for picture in example.images))
+        for number, example in enumerate(few)
+    ]
+    batch = BatchBuilder(models, sizes, models.shapes.rows(4), resize=config.judge.resize)(late)
+    encoded = [models.processor.encode(example.load_images(), example.question) for example in few]
+    expected = models.processor.collate(encoded, prompt_tokens=sizes.prompt_tokens, windows=sizes.windows)
+    assert batch.prompts.vision.patches.dtype == np.uint8
+    chex.assert_trees_all_equal(batch.prompts, expected)
+    for seen, example in zip(batch.judge_pixels, few, strict=True):
+        np.testing.assert_array_equal(seen, judge_pixels(example.load_images()[0], models.judge.config))
 
 
 def test_a_plan_compiles_the_functions_of_the_program(run, monkeypatch):
