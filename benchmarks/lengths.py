@@ -9,7 +9,7 @@ of a step; a new one is one more line in `LAYOUTS`.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from reflex_jax.data.prompts import PromptSizes
 from reflex_jax.records import TokenCounts
 from reflex_jax.step.batch import prompt_rungs
 from reflex_jax.step.ladders import ladder
+from reflex_jax.step.open_rows import gathered_sizes
 from reflex_jax.step.rows import RowPlan, lay_out_rows
 
 TRACE = Path(__file__).resolve().parent / "length_trace.json"
@@ -69,9 +70,18 @@ def padded(step: Step, limits: Limits) -> dict[str, int]:
     }
 
 
-def packed(devices: int, at_once: int, lengths: int = MemoryConfig.row_lengths) -> Layout:
-    """The rows of `reflex_jax.step.rows` on so many devices, `at_once` prompts at one time on all of them; sampling by
-    stages of the prompt's padding (`prompt_rungs`), every row until the last one of the step has ended.
+def sampled(completion_tokens: np.ndarray, sizes: Sequence[int], devices: int) -> int:
+    """Rows computed for all tokens of [P, G] completions: of each device the fewest of `sizes` that hold its open ones."""
+    of_devices = completion_tokens.reshape(devices, -1)
+    most_open = (of_devices[..., None] > np.arange(completion_tokens.max())).sum(1).max(0)
+    return devices * sum(min(size for size in (*sizes, of_devices.shape[1]) if size >= rows) for rows in most_open)
+
+
+def packed(devices: int, at_once: int, lengths: int = MemoryConfig.row_lengths, *, gathers: bool = True) -> Layout:
+    """The rows of `reflex_jax.step.rows` on so many devices, `at_once` prompts at one time on all of them.
+
+    Sampling pads prompts to one of a few sizes (`prompt_rungs`) and, where it gathers what is open (`open_rows`), computes
+    all rows until that is worth it.
     """
 
     def layout(step: Step, limits: Limits) -> dict[str, int]:
@@ -88,10 +98,11 @@ def packed(devices: int, at_once: int, lengths: int = MemoryConfig.row_lengths) 
         windows = int(np.prod(rows.window_source.shape[2:]) * rows.window_rounds.sum())
         rungs = prompt_rungs(PromptSizes(limits.longest_prompt, limits.most_windows), MemoryConfig.prompt_rungs)
         needed = PromptSizes(int(step.prompt_tokens.max()), int(step.windows.max()))
-        sampled = next(size for size in rungs if size.union(needed) == size)
+        prompt = next(size for size in rungs if size.union(needed) == size).prompt_tokens
+        sizes = gathered_sizes(prompts, group, devices) if gathers else ()
         return {
             "update": int(np.prod(rows.source.shape[2:]) * rows.rounds.sum()),
-            "sampling": prompts * (sampled.prompt_tokens + group * int(step.completion_tokens.max())),
+            "sampling": prompts * prompt + sampled(step.completion_tokens, sizes, devices),
             "pictures": windows * limits.patches_per_window,
         }
 
@@ -103,8 +114,8 @@ LAYOUTS: dict[str, Layout] = {
     "rows, 1 device, 1 prompt at a time": packed(1, 1),
     "rows, 8 devices, 8 prompts at a time": packed(8, 8),
     "rows, 16 devices, 16 prompts at a time": packed(16, 16),
-    "rows, 32 x 2 devices, 32 prompts at a time": packed(32, 32),
-    "rows, 32 x 2 devices, all prompts at once": packed(32, 64),
+    "rows, 32 x 2 devices, 32 prompts at a time": packed(32, 32, gathers=False),
+    "rows, 32 x 2 devices, all prompts at once": packed(32, 64, gathers=False),
 }
 
 
