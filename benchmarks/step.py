@@ -63,6 +63,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     from reflex_jax.step.batch import BatchBuilder, measure_prompts
     from reflex_jax.step.models import load_models, load_params
     from reflex_jax.step.program import build_program
+    from reflex_jax.step.rows import plan_rows
     from reflex_jax.training.trainer import GrpoTrainer
 
     examples = [
@@ -88,7 +89,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         rows_here = models.shapes.rows(arguments.prompts)
         builder = TimedBuilder(BatchBuilder(models, sizes, rows_here, resize=config.judge.resize))
         bridge = make_bridge(config, models)
-        trainer = GrpoTrainer(config, program, frozen, builder, bridge)
+        trainer = GrpoTrainer(config, program, frozen, builder, bridge, plan_rows(config, models.shapes.mesh, sizes))
         logger = RunLogger(config.run.directory, tensorboard=True, wandb_project=None, resume_step=0)
         iterator = batches.iterate(0, builder)
         rows = []

@@ -453,6 +453,7 @@ class MemoryConfig:
     attention: str = (
         "auto"  # auto | xla: all scores held | blocked: none, any device | fused: a kernel of TPUs and GPUs
     )
+    row_lengths: int = 8  # lengths that the rows of the update may have, each compiled when it is first needed
     microbatch_prompts: int = 0  # prompts whose activations exist at one time, in prefill and update; 0: all
     rollout_weights: str = (
         "gathered"  # gathered: whole over fsdp while sampling | sharded: stay cut; slower, less memory
@@ -466,6 +467,7 @@ class MemoryConfig:
         )
         _check_choice("memory.attention", self.attention, ("auto", "xla", "blocked", "fused"))
         _check_choice("memory.rollout_weights", self.rollout_weights, ("gathered", "sharded"))
+        _check(self.row_lengths >= 1, f"memory.row_lengths: expected >= 1; got {self.row_lengths}.")
         _check(self.log_prob_chunk >= 1, f"memory.log_prob_chunk: expected >= 1; got {self.log_prob_chunk}.")
         _check(
             self.microbatch_prompts >= 0,

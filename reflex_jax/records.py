@@ -84,6 +84,51 @@ class HostScores:
 
 
 @pytree_dataclass
+class TokenCounts:
+    """How much of the padded arrays of P prompts exists."""
+
+    first: Int[Leaf, "P"]  # place of a prompt's first token
+    prompt: Int[Leaf, "P"]  # tokens of the prompt, without a gap
+    completions: Int[Leaf, "P G"]
+    windows: Int[Leaf, "P"] | None  # attention windows of the prompt's pictures; None: no prompt has one
+
+
+@pytree_dataclass
+class RowLayout:
+    """Where the tokens of a step lie in the rows that are computed: M minibatches, N rounds at most, B rows of T slots.
+
+    Row b belongs to device b // (B / devices), and so do the prompts at the same place of `order`. Numbers of tokens,
+    completion tokens and windows count those of the device's own prompts, in the order of the padded arrays.
+    """
+
+    order: Int[Leaf, "M p"]  # the prompts of each minibatch, device after device
+    rounds: Int[Leaf, "M"]  # how many of the rounds are used
+    source: Int[Leaf, "M N B T"]  # which token fills a slot; -1: none
+    predicted: Int[Leaf, "M N B T"]  # the completion tokens of a row, one after another; -1: no more
+    predicting: Int[Leaf, "M N B T"]  # the slot of the row that predicts each of them
+    most_predicted: Int[Leaf, "M N"]  # completion tokens of the row of a round that has most
+    window_rounds: Int[Leaf, "M"] | None  # None: no prompt has a picture
+    window_source: Int[Leaf, "M N B W"] | None  # which window fills a place; -1: none
+
+
+@pytree_dataclass
+class PackedRows:
+    """Rows of prompts and completions, as the decoder reads them.
+
+    Slot q reads slot k where k <= q and segments[k] is segments[q] or roots[q]: its own text, and its prompt.
+    """
+
+    tokens: Int[Leaf, "B T"]
+    positions: Int[Leaf, "B T 3"]
+    segments: Int[Leaf, "B T"]  # one number for each prompt and each completion of a row; -1: empty
+    roots: Int[Leaf, "B T"]  # the segment of the prompt; -1: empty
+    is_image: Bool[Leaf, "B T"]  # whether a vision feature stands in the place of the token
+    targets: Int[Leaf, "B T"]  # the completion tokens of a row, one after another
+    predicting: Int[Leaf, "B T"]  # the slot that predicts each of them
+    most_predicted: Int[Leaf, ""]  # how many of the row that has most; the others follow without a meaning
+
+
+@pytree_dataclass
 class TrainBatch:
     """Everything one training step reads."""
 
@@ -91,6 +136,7 @@ class TrainBatch:
     rollout: Rollout
     judge: JudgeInputs | None  # None: no component asks the judge
     scores: HostScores
+    rows: RowLayout | None = None  # of the prompts and their completions; None: not laid out yet
 
 
 @pytree_dataclass

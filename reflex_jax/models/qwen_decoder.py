@@ -19,6 +19,7 @@ from reflex_jax.models import attention
 from reflex_jax.models.attention_choice import AttentionChoice
 from reflex_jax.models.layers import RMSNorm, apply, checkpointed, dense, gated_feed_forward
 from reflex_jax.models.rope import Rotation, multimodal_rotation, rotate
+from reflex_jax.records import PackedRows
 from reflex_jax.sharding import constrain_batch
 from reflex_jax.trees import Array, Params
 
@@ -146,6 +147,26 @@ def shared_group_stack(
         return jnp.concatenate([of_prompts, of_groups.reshape(prompts, -1, *queries.shape[2:])], axis=1), None
 
     return _scan_layers(layers, x, rotation, attend, config, remat)[0]
+
+
+def row_stack(
+    layers: Params,
+    x: Float[Array, "B T D"],
+    rows: PackedRows,
+    config: QwenTextConfig,
+    *,
+    implementation: AttentionChoice,
+    remat: bool,
+) -> Float[Array, "B T D"]:
+    """Runs all layers over rows in which prompts and their completions lie end to end."""
+
+    def attend(queries: Array, keys: Array, values: Array) -> tuple[Array, None]:
+        mixed = attention.row_attention(
+            queries, keys, values, rows.segments, rows.roots, implementation=implementation
+        )  # fmt: skip
+        return mixed, None
+
+    return _scan_layers(layers, x, text_rotation(rows.positions, config), attend, config, remat)[0]
 
 
 def init_decoder_layers(config: QwenTextConfig, key: jax.Array) -> Params:

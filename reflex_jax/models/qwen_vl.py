@@ -7,6 +7,8 @@ the update alike, with the values and gradients of G separate forward passes. Pa
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -23,13 +25,23 @@ from reflex_jax.models.qwen_decoder import (
     QwenTextConfig,
     init_decoder_layers,
     prompt_stack,
+    row_stack,
     shared_group_stack,
     text_rotation,
 )
 from reflex_jax.models.qwen_vision import encode_patches, init_vision_params
-from reflex_jax.records import PromptInputs, VisionInputs
+from reflex_jax.records import PackedRows, PromptInputs, VisionInputs
 from reflex_jax.sharding import constrain_batch, data_ways
 from reflex_jax.trees import Array, Params, pytree_dataclass, tree_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class HowToCompute:
+    """What changes the memory that the update takes, and its numbers by rounding alone."""
+
+    attention: AttentionChoice = XLA  # see `row_attention`
+    remat: bool = False  # recompute each layer in the backward pass
+    log_prob_chunk: int = 512  # completion tokens whose logits exist at one time on a device
 
 
 @pytree_dataclass
@@ -128,7 +140,7 @@ def prefill(
         keys=keys,
         values=values,
         is_valid=prompts.is_valid,
-        next_position=_next_position(prompts),
+        next_position=next_position(prompts),
     )
 
 
@@ -167,7 +179,7 @@ def completion_log_probs(
     prompt_count, group_size, steps = tokens.shape
     completion = params["embed"]["embedding"][tokens].reshape(prompt_count, group_size * steps, -1)
     x = jnp.concatenate([embed_prompts(params, prompts, config, remat=remat, attention=attention), completion], axis=1)
-    own = _next_position(prompts)[:, None, None] + jnp.arange(steps)[None, None]  # [P, 1, Lc]
+    own = next_position(prompts)[:, None, None] + jnp.arange(steps)[None, None]  # [P, 1, Lc]
     own = jnp.broadcast_to(own, (prompt_count, group_size, steps)).reshape(prompt_count, -1, 1)
     own = jnp.broadcast_to(own, (*own.shape[:2], 3))
     positions = jnp.concatenate([prompts.positions.swapaxes(1, 2), own], axis=1)
@@ -187,6 +199,75 @@ def completion_log_probs(
     completion = hidden[:, length:].reshape(prompt_count, group_size, steps, -1)
     predicting = jnp.concatenate([first, completion[:, :, :-1]], axis=2)
     return _chunked_log_probs(params, predicting, tokens, config.text, allowed, temperature or 1.0, chunk)
+
+
+def row_log_probs(
+    params: Params,
+    rows: PackedRows,
+    images: Float[Array, "B T D"] | None,
+    config: QwenVLConfig,
+    *,
+    allowed: Bool[Array, "V"],
+    temperature: float,
+    how: HowToCompute,
+) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
+    """Log-probs of the completion tokens of packed rows, each prompt read once for its whole group.
+
+    Values and gradients equal those of separate sequences, one for each completion.
+
+    Args:
+      params: of the policy, without need of its vision tower; the result is differentiable in them and in `images`.
+      rows: B rows of T slots.
+      images: the vision features of the slots of images, whatever elsewhere; None: no row has an image.
+      config: sizes.
+      allowed: the vocabulary the distribution is over. A token outside of it gets a finite number without a meaning.
+      temperature: divides the logits; 0 (greedy sampling) counts as 1.
+      how: what to hold and what to compute again.
+
+    Returns:
+      Log-probs and entropies of `rows.targets` in float32; without a meaning from `rows.most_predicted` on. The entropies
+      carry no gradient.
+    """
+    x = params["embed"]["embedding"][rows.tokens]
+    if images is not None:
+        x = jnp.where(rows.is_image[..., None], images, x)
+    hidden = row_stack(params["layers"], x, rows, config.text, implementation=how.attention, remat=how.remat)
+    hidden = jnp.take_along_axis(hidden, rows.predicting[..., None], axis=1)
+
+    def log_probs_of(hidden: Array, tokens: Array) -> tuple[Array, Array]:
+        logits = head_logits(params, constrain_batch(hidden), config.text)
+        return token_log_probs(logits, tokens, allowed=allowed, temperature=temperature or 1.0)
+
+    return _chunk_by_chunk(log_probs_of, hidden, rows, how.log_prob_chunk)
+
+
+def _chunk_by_chunk(
+    log_probs_of: Callable[[Array, Array], tuple[Array, Array]],
+    hidden: Float[Array, "B T D"],
+    rows: PackedRows,
+    chunk: int,
+) -> tuple[Array, Array]:
+    """Log-probs without ever holding the logits of more than `chunk` tokens on a device; empty chunks are skipped."""
+    count, length = rows.targets.shape
+    width = max(1, chunk // max(1, count // data_ways(hidden)))
+    if width >= length:
+        return log_probs_of(hidden, rows.targets)
+    padding = -length % width
+    hidden = jnp.pad(hidden, ((0, 0), (0, padding), (0, 0)))
+    hidden = jnp.moveaxis(hidden.reshape(count, -1, width, hidden.shape[-1]), 1, 0)
+    targets = jnp.moveaxis(jnp.pad(rows.targets, ((0, 0), (0, padding))).reshape(count, -1, width), 1, 0)
+    compute = jax.checkpoint(log_probs_of, prevent_cse=False)
+
+    def skip(hidden: Array, targets: Array) -> tuple[Array, Array]:
+        return jnp.zeros(targets.shape, jnp.float32), jnp.zeros(targets.shape, jnp.float32)
+
+    def step(inputs: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        start, hidden, targets = inputs
+        return jax.lax.cond(start < rows.most_predicted, compute, skip, hidden, targets)
+
+    starts = width * jnp.arange(len(targets))
+    log_probs, entropies = jax.lax.map(step, (starts, hidden, targets))
+    return tuple(jnp.moveaxis(x, 0, 1).reshape(count, -1)[:, :length] for x in (log_probs, entropies))  # type: ignore[return-value]
 
 
 def token_log_probs(
@@ -306,5 +387,6 @@ def _at_last_valid(hidden: Float[Array, "P Lp D"], is_valid: Bool[Array, "P Lp"]
     return jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
 
 
-def _next_position(prompts: PromptInputs) -> Int[Array, "P"]:
+def next_position(prompts: PromptInputs) -> Int[Array, "P"]:
+    """Where the first completion token stands, on all three axes."""
     return jnp.max(jnp.where(prompts.is_valid[:, None], prompts.positions, -1), axis=(1, 2)) + 1

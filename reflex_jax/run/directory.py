@@ -49,6 +49,7 @@ FREE_KEYS = {
     "memory.remat": "rounding",
     "memory.log_prob_chunk": "rounding",
     "memory.rollout_weights": "rounding",
+    "memory.row_lengths": "rounding",
     "memory.microbatch_prompts": "rounding",
     "mesh.preset": "rounding",
     "mesh.data": "rounding",

@@ -22,6 +22,7 @@ from reflex_jax.sharding import UPDATE_RULES, AnyMesh, batch_sharding, replicate
 from reflex_jax.step.bridge import JUDGE_METRICS
 from reflex_jax.step.imitate import SftBatch
 from reflex_jax.step.program import Program, build_program
+from reflex_jax.step.rows import abstract_rows, plan_rows
 from reflex_jax.step.shapes import Shapes, largest_prompt, rollout_rules
 from reflex_jax.step.state import FrozenParams, TrainState, init_state, split_trainable
 from reflex_jax.trees import Params
@@ -94,7 +95,7 @@ def abstract_run(
     Raises:
       ConfigError: the mesh does not fit the model.
     """
-    program = build_program(config, shapes)
+    program = build_program(config, shapes, every_round=True)
     params = abstract_policy_params(shapes.policy)
     trainable, fixed = split_trainable(params, config.policy.trainable)
     compute = jnp.dtype(config.policy.dtype)
@@ -188,6 +189,7 @@ def _abstract_targets(config: Config, shapes: Shapes, sizes: PromptSizes) -> Sft
         prompts=_abstract_prompts(shapes, sizes, prompts),
         tokens=batched((1, length), jnp.int32),
         weights=batched((1, length), jnp.float32),
+        rows=abstract_rows(plan_rows(config, shapes.mesh, sizes, supervised=True), shapes.mesh),
     )
 
 
@@ -213,6 +215,7 @@ def _abstract_batch(config: Config, shapes: Shapes, sizes: PromptSizes) -> Train
                 for name in (*ANSWER_METRICS, *(() if shapes.judge is None else JUDGE_METRICS))
             },
         ),
+        rows=abstract_rows(plan_rows(config, shapes.mesh, sizes), shapes.mesh),
     )
 
 

@@ -19,13 +19,15 @@ from jaxtyping import Float, Int
 from reflex_jax.config import Config, ConfigError
 from reflex_jax.data.examples import Example
 from reflex_jax.data.prompts import PromptSizes
-from reflex_jax.records import PromptInputs
+from reflex_jax.grpo.objective import TokenMetrics, reduce_metrics
+from reflex_jax.records import PromptInputs, RowLayout
 from reflex_jax.sharding import BatchRows
 from reflex_jax.step.models import Models
-from reflex_jax.step.state import FrozenParams, TrainState, compute_params
-from reflex_jax.step.update import LogProbsOf, accumulate, apply_update
+from reflex_jax.step.rounds import RowReader, Sequences
+from reflex_jax.step.state import FrozenParams, TrainState, cast_params
+from reflex_jax.step.update import apply_update, by_minibatch, first_minibatch
 from reflex_jax.text.tokenizer import encode_user_text
-from reflex_jax.trees import Array, Leaf, Params, pytree_dataclass
+from reflex_jax.trees import Array, Leaf, pytree_dataclass
 
 
 @pytree_dataclass
@@ -35,6 +37,7 @@ class SftBatch:
     prompts: PromptInputs
     tokens: Int[Leaf, "P 1 Lc"]
     weights: Float[Leaf, "P 1 Lc"]  # 0: padding
+    rows: RowLayout | None = None  # of the prompts and their completions; None: not laid out yet
 
 
 class TargetBuilder:
@@ -104,7 +107,7 @@ def imitation_update(
     batch: SftBatch,
     *,
     config: Config,
-    log_probs_of: LogProbsOf,
+    reader: RowReader,
     optimizer: optax.GradientTransformation,
 ) -> tuple[TrainState, dict[str, Array]]:
     """One supervised step: the weighted mean of -log p over the target tokens of the whole batch goes down.
@@ -116,29 +119,29 @@ def imitation_update(
       frozen: `fixed` is read.
       batch: prompts and their targets.
       config: sections `policy` and `memory` are read.
-      log_probs_of: of `log_probs_function` at temperature 1.
+      reader: of `row_reader`, at temperature 1.
       optimizer: of `make_optimizer`.
     Returns:
       The state after the step, and loss, log_prob_per_token, tokens, grad_norm and skipped.
     """
-    dtype = jnp.dtype(config.policy.dtype)
+    if batch.rows is None:
+        raise ValueError("batch.rows: expected the layout of `lay_out_rows`; got None.")
+    denominator = jnp.maximum(batch.weights.sum(), 1.0)
+    layout = first_minibatch(batch.rows)
+    prompts, tokens, weights = first_minibatch(
+        by_minibatch((batch.prompts, batch.tokens, batch.weights), batch.rows, reader.ways)
+    )
 
-    def microbatch_loss(params: Params, part: SftBatch, denominator: Array) -> tuple[Array, Array]:
-        whole = compute_params(params, frozen.fixed, dtype)
-        log_probs, _ = log_probs_of(whole, part.prompts, part.tokens)
-        counted = part.weights > 0
-        loss = -jnp.where(counted, part.weights * log_probs, 0.0).sum() / denominator
-        return loss, jax.lax.stop_gradient(jnp.where(counted, log_probs, 0.0).sum())
+    def loss_of(log_probs: Array, _: Array, is_here: Array) -> tuple[Array, TokenMetrics]:
+        counted = (weights > 0) & is_here
+        loss = -jnp.where(counted, weights * log_probs, 0.0).sum() / denominator
+        sums = {"log_prob_per_token": jnp.where(counted, log_probs, 0.0).sum()}
+        return loss, jax.lax.stop_gradient(TokenMetrics(sums, {}, counted.sum().astype(jnp.float32)))
 
-    prompts = batch.tokens.shape[0]
-    loss, log_prob_sums, gradients = accumulate(
-        jax.value_and_grad(microbatch_loss, has_aux=True),
-        state.params, batch, jnp.maximum(batch.weights.sum(), 1.0), prompts // (config.memory.microbatch_prompts or prompts),
-    )  # fmt: skip
-    tokens = (batch.weights > 0).sum()
-    state, metrics = apply_update(state, gradients, loss, optimizer, is_wanted=tokens > 0)
-    metrics |= {
-        "log_prob_per_token": jnp.sum(log_prob_sums) / jnp.maximum(tokens, 1).astype(jnp.float32),
-        "tokens": tokens.astype(jnp.float32),
-    }
+    params = cast_params(state.params, jnp.dtype(config.policy.dtype))
+    sequences = Sequences(prompts, tokens, layout)
+    features = None if "vision" in params else reader.features(frozen.fixed, sequences)
+    loss, token_metrics, gradients = reader.gradients(params, frozen.fixed, sequences, loss_of, features)
+    state, metrics = apply_update(state, gradients, loss, optimizer, is_wanted=token_metrics.count > 0)
+    metrics |= reduce_metrics(token_metrics) | {"tokens": token_metrics.count}
     return dataclasses.replace(state, step=state.step + 1), metrics

@@ -17,10 +17,11 @@ import optax
 
 from reflex_jax.checkpoints.qwen_tensors import abstract_policy_params
 from reflex_jax.config import Config
-from reflex_jax.records import Draws, HostScores, JudgeInputs, PromptInputs, Rollout, TrainBatch
+from reflex_jax.records import Draws, HostScores, JudgeInputs, PromptInputs, Rollout, TokenCounts, TrainBatch
 from reflex_jax.sharding import batch_sharding, replicated
 from reflex_jax.step.generate import generate
 from reflex_jax.step.imitate import SftBatch, imitation_update
+from reflex_jax.step.rows import count_tokens
 from reflex_jax.step.sampling import Sampling
 from reflex_jax.step.score import Scored, score_rollout
 from reflex_jax.step.shapes import Shapes, attention_of, rollout_rules
@@ -32,7 +33,7 @@ from reflex_jax.step.state import (
     make_optimizer,
     split_trainable,
 )
-from reflex_jax.step.update import log_probs_function, scored_update
+from reflex_jax.step.update import row_reader, scored_update
 from reflex_jax.trees import Array, Params, Shardings
 
 Metrics = dict[str, Array]
@@ -49,34 +50,37 @@ class Program:
     sample: Callable[[Any, PromptInputs, Draws], Rollout]  # (weights, prompts, draws) -> [P, G, Lc]
     greedy: Callable[[Any, PromptInputs, Draws], Rollout]  # the same with temperature 0 -> [P, 1, Lc]
     score: Callable[[Any, JudgeInputs | None, HostScores], Scored]  # (judge_params | None, inputs, host scores)
+    count: Callable[[PromptInputs, Any], TokenCounts]  # (prompts, which completion tokens exist), on every device
     update: Callable[[TrainState, FrozenParams, TrainBatch, Scored], tuple[TrainState, Metrics]]  # gives state away
     train_step: Callable[[TrainState, FrozenParams, TrainBatch], tuple[TrainState, Scored, Metrics]]  # as one
     imitate: Callable[[TrainState, FrozenParams, SftBatch], tuple[TrainState, Metrics]]  # supervised; gives state away
 
 
-def build_program(config: Config, shapes: Shapes, *, updates: int = 1) -> Program:
+def build_program(config: Config, shapes: Shapes, *, updates: int = 1, every_round: bool = False) -> Program:
     """Builds the functions; each compiles when it is first called, or ahead of that by its `lower`.
 
     Args:
       config: of the run; only numbers and choices of it enter the computation.
       shapes: of the run.
       updates: optimiser updates of the whole run, where decaying schedules reach 0.
+      every_round: computes all rounds that a layout has room for, used or not: loops of a known length, for plans.
     Raises:
       ConfigError: the mesh does not fit the model.
     """
     optimizer = make_optimizer(config.optimizer, updates)
     everywhere, batched = replicated(shapes.mesh), batch_sharding(shapes.mesh)
     of_state = shapes.policy_shardings(_abstract_state(config, shapes, optimizer))
+    reader_at = partial(row_reader, config, shapes, every_round=every_round)
     score = partial(score_rollout, config=config, judge_config=shapes.judge)
     update = partial(
         scored_update, config=config, optimizer=optimizer, eos_ids=shapes.vocabulary.eos_ids,
-        log_probs_of=log_probs_function(config, shapes, temperature=config.rollout.temperature),
+        reader=reader_at(config.rollout.temperature),
     )  # fmt: skip
     imitate = partial(
         imitation_update,
         config=config,
         optimizer=optimizer,
-        log_probs_of=log_probs_function(config, shapes, temperature=1),
+        reader=reader_at(1.0),
     )
 
     def train_step(state: TrainState, frozen: FrozenParams, batch: TrainBatch) -> tuple[TrainState, Scored, Metrics]:
@@ -93,6 +97,7 @@ def build_program(config: Config, shapes: Shapes, *, updates: int = 1) -> Progra
         sample=_sampler(config, shapes, group_size=config.grpo.group_size, temperature=rollout.temperature),
         greedy=_sampler(config, shapes, group_size=1, temperature=0.0),
         score=jax.jit(score, out_shardings=batched),
+        count=jax.jit(count_tokens, out_shardings=everywhere),
         update=jax.jit(update, donate_argnums=0, out_shardings=(of_state, everywhere)),
         train_step=jax.jit(train_step, donate_argnums=0, out_shardings=(of_state, batched, everywhere)),
         imitate=jax.jit(imitate, donate_argnums=0, out_shardings=(of_state, everywhere)),

@@ -37,9 +37,14 @@ def split_trainable(params: Params, trainable: str) -> tuple[Params, Params]:
     return {k: v for k, v in params.items() if k not in fixed}, {k: v for k, v in params.items() if k in fixed}
 
 
+def cast_params(params: Params, dtype: Any) -> Params:
+    """Returns parameters in the dtype of their matrix products."""
+    return jax.tree.map(lambda x: x.astype(dtype), params)
+
+
 def compute_params(params: Params, fixed: Params, dtype: Any) -> Params:
     """Returns the whole policy, cast to the dtype of its matrix products."""
-    return {**jax.tree.map(lambda x: x.astype(dtype), params), **fixed}
+    return {**cast_params(params, dtype), **fixed}
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:

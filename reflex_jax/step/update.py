@@ -6,7 +6,9 @@ The reference policy comes in as an argument and gets no gradient.
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import jax
@@ -25,12 +27,13 @@ from reflex_jax.grpo.objective import (
     policy_loss_terms,
     reduce_metrics,
 )
-from reflex_jax.models.qwen_vl import completion_log_probs
-from reflex_jax.records import PromptInputs, Rollout, TrainBatch
-from reflex_jax.sharding import map_prompts, split_prompts
+from reflex_jax.models.qwen_vl import HowToCompute
+from reflex_jax.records import PromptInputs, Rollout, RowLayout, TrainBatch
+from reflex_jax.sharding import constrain_batch
+from reflex_jax.step.rounds import LossOf, RowReader, Sequences
 from reflex_jax.step.score import Scored, most_failed_rows, rollout_metrics
 from reflex_jax.step.shapes import Shapes, attention_of
-from reflex_jax.step.state import FrozenParams, TrainState, compute_params
+from reflex_jax.step.state import FrozenParams, TrainState, cast_params, compute_params
 from reflex_jax.trees import Array, Leaf, Params, pytree_dataclass
 
 State = TypeVar("State")  # what is carried from update to update
@@ -50,81 +53,104 @@ def make_objective(grpo: GrpoConfig) -> Objective:
     )
 
 
-LogProbsOf = Callable[
-    [Any, PromptInputs, Array], tuple[Array, Array]
-]  # (params, prompts, [P, G, Lc]) -> both [P, G, Lc]
-
-
 @pytree_dataclass
 class UpdateInputs:
-    """What one microbatch of the update reads; every leaf counts prompts first."""
+    """What one optimiser update reads; every leaf counts prompts first."""
 
     prompts: PromptInputs
     rollout: Rollout
     mask: Bool[Leaf, "P G Lc"]
     advantages: Float[Leaf, "P G"]
-    old_log_probs: Float[Leaf, "P G Lc"] | None
+    is_valid: Bool[Leaf, "P G"]
 
 
 def policy_update(
     state: TrainState,
     frozen: FrozenParams,
     inputs: UpdateInputs,
-    is_valid: Bool[Array, "P G"],
+    layout: RowLayout,
     *,
     config: Config,
-    log_probs_of: LogProbsOf,
+    reader: RowReader,
     optimizer: optax.GradientTransformation,
 ) -> tuple[TrainState, dict[str, Array]]:
     """`epochs` passes over the batch in `minibatches` optimiser updates of whole groups (paper Eq. 10).
 
-    Denominators are those of the whole optimiser minibatch, so the result does not depend on the microbatch size or on
+    Denominators are those of the whole optimiser minibatch, so the result depends neither on the rows and rounds nor on
     the mesh.
     """
-    grpo, memory = config.grpo, config.memory
-    dtype, objective = jnp.dtype(config.policy.dtype), make_objective(grpo)
+    grpo, objective = config.grpo, make_objective(config.grpo)
+    dtype = jnp.dtype(config.policy.dtype)
 
-    def microbatch_loss(params: Params, part: UpdateInputs, denominator: Array) -> tuple[Array, TokenMetrics]:
-        log_probs, entropy = log_probs_of(
-            compute_params(params, frozen.fixed, dtype), part.prompts, part.rollout.tokens
-        )
-        reference = None
-        if frozen.reference is not None:
-            reference = jax.lax.stop_gradient(log_probs_of(frozen.reference, part.prompts, part.rollout.tokens)[0])
+    def look(params: Params, part: UpdateInputs, rows: RowLayout) -> Array | None:
+        return reader.features(params, Sequences(part.prompts, part.rollout.tokens, rows))
+
+    def read(params: Params, part: UpdateInputs, rows: RowLayout, features: Array | None) -> Array:
+        return reader.log_probs(params, Sequences(part.prompts, part.rollout.tokens, rows), features)
+
+    def update(state: TrainState, given: tuple[Any, ...]) -> tuple[TrainState, dict[str, Array]]:
+        part, rows, features, reference, old = given
+        loss, token_metrics, gradients = reader.gradients(
+            cast_params(state.params, dtype), frozen.fixed, Sequences(part.prompts, part.rollout.tokens, rows),
+            _loss_of(part, reference, old, objective), features,
+        )  # fmt: skip
+        state, summary = apply_update(state, gradients, loss, optimizer, is_wanted=jnp.any(part.is_valid))
+        return state, reduce_metrics(token_metrics) | summary
+
+    parts = (by_minibatch(inputs, layout, reader.ways), layout)
+    is_tower_fixed = "vision" not in state.params
+    whole = compute_params(state.params, frozen.fixed, dtype)
+    features = _each(partial(look, whole), *parts) if is_tower_fixed else None
+    reference = old = None
+    if frozen.reference is not None:
+        seen = features if is_tower_fixed else _each(partial(look, frozen.reference), *parts)
+        reference = _each(partial(read, frozen.reference), *parts, seen)
+    if grpo.minibatches == grpo.epochs == 1:
+        return update(state, first_minibatch((*parts, features, reference, old)))
+    seen = features if is_tower_fixed else _each(partial(look, whole), *parts)
+    old = _each(partial(read, whole), *parts, seen)
+    return _repeat_updates(update, state, (*parts, features, reference, old), grpo.epochs)
+
+
+def _loss_of(part: UpdateInputs, reference: Array | None, old: Array | None, objective: Objective) -> LossOf:
+    denominator = loss_denominator(part.mask, part.is_valid, aggregation=objective.aggregation)
+
+    def loss_of(log_probs: Array, entropies: Array, is_here: Array) -> tuple[Array, TokenMetrics]:
+        mask = part.mask & is_here
         loss, metrics = policy_loss_terms(
-            log_probs,
-            part.old_log_probs,
-            reference,
-            part.advantages,
-            part.mask,
-            objective=objective,
-            denominator=denominator,
-        )
-        gap = jnp.where(part.mask, jnp.abs(log_probs - part.rollout.log_probs), 0.0).max()
-        entropy_sum = jnp.where(part.mask, entropy, 0.0).sum()
+            log_probs, old, reference, part.advantages, mask,
+            objective=objective, denominator=denominator,
+        )  # fmt: skip
+        gap = jnp.where(mask, jnp.abs(log_probs - part.rollout.log_probs), 0.0).max()
+        entropy = jnp.where(mask, entropies, 0.0).sum()
         return loss, jax.lax.stop_gradient(
             dataclasses.replace(
-                metrics, sums=metrics.sums | {"entropy": entropy_sum}, maxima=metrics.maxima | {"logprob_gap_max": gap}
+                metrics, sums=metrics.sums | {"entropy": entropy}, maxima=metrics.maxima | {"logprob_gap_max": gap}
             )
         )
 
-    def update(state: TrainState, part_and_valid: tuple[UpdateInputs, Array]) -> tuple[TrainState, dict[str, Array]]:
-        part, valid = part_and_valid
-        denominator = loss_denominator(part.mask, valid, aggregation=objective.aggregation)
-        loss, token_metrics, gradients = accumulate(
-            jax.value_and_grad(microbatch_loss, has_aux=True),
-            state.params, part, denominator, valid.shape[0] // (memory.microbatch_prompts or valid.shape[0]),
-        )  # fmt: skip
-        state, summary = apply_update(state, gradients, loss, optimizer, is_wanted=jnp.any(valid))
-        return state, reduce_metrics(token_metrics) | summary
+    return loss_of
 
-    if grpo.minibatches == grpo.epochs == 1:
-        return update(state, (inputs, is_valid))
-    whole = compute_params(state.params, frozen.fixed, dtype)
-    old = map_prompts(lambda p: log_probs_of(whole, p.prompts, p.rollout.tokens)[0], inputs, memory.microbatch_prompts)
-    old = jax.lax.stop_gradient(old)
-    minibatches = split_prompts((dataclasses.replace(inputs, old_log_probs=old), is_valid), grpo.minibatches)
-    return _repeat_updates(update, state, minibatches, grpo.epochs)
+
+def by_minibatch(inputs: Any, layout: RowLayout, ways: int) -> Any:
+    """Arrays of prompts in the order of the layout, [P, ...] -> [M, p, ...]; each prompt on the device that reads it."""
+    if len(layout.order) == ways == 1:  # everything is where it belongs
+        return jax.tree.map(lambda x: x[None], inputs)
+    parts = [jax.tree.map(lambda x, own=own: constrain_batch(x[own]), inputs) for own in layout.order]
+    return jax.tree.map(lambda *parts: jnp.stack(parts), *parts)
+
+
+def first_minibatch(tree: Any) -> Any:
+    """[M, ...] -> [...]."""
+    return jax.tree.map(operator.itemgetter(0), tree)
+
+
+def _each(function: Callable[..., Any], *trees: Any) -> Any:
+    """A function of each minibatch, one after the other; arrays begin with the axis M, in and out."""
+    count = len(jax.tree.leaves(trees)[0])
+    if count == 1:
+        return jax.tree.map(lambda leaf: leaf[None], function(*first_minibatch(trees)))
+    return jax.lax.map(lambda parts: function(*parts), trees)
 
 
 def _repeat_updates(
@@ -139,23 +165,6 @@ def _repeat_updates(
     joined = {name: value.max() if name.endswith("_max") else value.mean() for name, value in values.items()}
     # before the first update the gap is the sampler's error; later ones measure learning
     return state, joined | {"logprob_gap_max": values["logprob_gap_max"][0]}
-
-
-def accumulate(
-    gradient_of: Callable[[Any, Any, Array], Any], params: Any, inputs: Any, denominator: Array, parts: int
-) -> tuple[Array, Any, Any]:
-    """Adds loss and gradients over microbatches; the metrics of all of them come back stacked."""
-    if parts == 1:
-        (loss, metrics), gradients = gradient_of(params, inputs, denominator)
-        return loss, metrics, gradients
-
-    def add(total: Any, piece: Any) -> tuple[Any, Any]:
-        (loss, metrics), gradients = gradient_of(params, piece, denominator)
-        return jax.tree.map(jnp.add, total, (loss, gradients)), metrics
-
-    zeros = (jnp.zeros((), jnp.float32), jax.tree.map(jnp.zeros_like, params))
-    (loss, gradients), metrics = jax.lax.scan(add, zeros, split_prompts(inputs, parts))
-    return loss, metrics, gradients
 
 
 def apply_update(
@@ -190,7 +199,7 @@ def scored_update(
     scored: Scored,
     *,
     config: Config,
-    log_probs_of: LogProbsOf,
+    reader: RowReader,
     optimizer: optax.GradientTransformation,
     eos_ids: tuple[int, ...],
 ) -> tuple[TrainState, dict[str, Array]]:
@@ -202,7 +211,7 @@ def scored_update(
       batch: prompts, rollout and what the host said of it.
       scored: of `score_rollout`; nothing is differentiated through it.
       config: sections `grpo`, `memory`, `policy` and `rewards` are read.
-      log_probs_of: of `log_probs_function`.
+      reader: of `row_reader`.
       optimizer: of `make_optimizer`.
       eos_ids: tokens that end a completion.
     Returns:
@@ -216,23 +225,27 @@ def scored_update(
         rollout=batch.rollout,
         mask=batch.rollout.mask & is_learned_from[..., None],
         advantages=jax.lax.stop_gradient(scored.advantages),
-        old_log_probs=None,
+        is_valid=is_learned_from,
     )
+    if batch.rows is None:
+        raise ValueError("batch.rows: expected the layout of `lay_out_rows`; got None.")
     state, update_metrics = policy_update(
-        state, frozen, inputs, is_learned_from, config=config, log_probs_of=log_probs_of, optimizer=optimizer
+        state, frozen, inputs, batch.rows, config=config, reader=reader, optimizer=optimizer
     )
     metrics = rollout_metrics(scored, batch.scores, batch.rollout, eos_ids) | update_metrics
     return dataclasses.replace(state, step=state.step + 1), metrics
 
 
-def log_probs_function(config: Config, shapes: Shapes, *, temperature: float) -> LogProbsOf:
-    """Log-probs and entropies of whole groups under a policy of these shapes, computed as `memory` says."""
-    memory = config.memory
-
-    def log_probs_of(params: Params, prompts: PromptInputs, tokens: Array) -> tuple[Array, Array]:
-        return completion_log_probs(
-            params, prompts, tokens, shapes.policy, allowed=jnp.asarray(shapes.vocabulary.allowed), temperature=temperature,
-            chunk=memory.log_prob_chunk, remat=memory.remat, attention=attention_of(config, shapes),
-        )  # fmt: skip
-
-    return log_probs_of
+def row_reader(config: Config, shapes: Shapes, temperature: float, *, every_round: bool) -> RowReader:
+    """Reads packed rows with a policy of these shapes, computed as `memory` says."""
+    memory, mesh = config.memory, shapes.mesh
+    return RowReader(
+        config=shapes.policy,
+        allowed=shapes.vocabulary.allowed,
+        temperature=temperature,
+        how=HowToCompute(
+            attention=attention_of(config, shapes), remat=memory.remat, log_prob_chunk=memory.log_prob_chunk
+        ),
+        ways=mesh.shape["data"] * mesh.shape["fsdp"],
+        every_round=every_round,
+    )

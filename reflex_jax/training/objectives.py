@@ -23,6 +23,7 @@ from reflex_jax.step.bridge import HostBridge
 from reflex_jax.step.imitate import TargetBuilder
 from reflex_jax.step.models import Models
 from reflex_jax.step.program import Program
+from reflex_jax.step.rows import plan_rows
 from reflex_jax.step.score import needs_judge
 from reflex_jax.step.state import FrozenParams, TrainState, compute_params
 from reflex_jax.stops import not_written
@@ -147,7 +148,8 @@ class Grpo:
         config, models = self.config, parts.models
         rows = models.shapes.rows(config.grpo.prompts_per_step)
         build = BatchBuilder(models, parts.sizes, rows, resize=config.judge.resize)
-        return GrpoTrainer(config, parts.program, parts.frozen, build, parts.bridge)
+        plan = plan_rows(config, models.shapes.mesh, parts.sizes)
+        return GrpoTrainer(config, parts.program, parts.frozen, build, parts.bridge, plan)
 
     def begin(self) -> None:
         """There is nothing of it."""
@@ -216,7 +218,8 @@ class Supervised:
             models, parts.sizes, models.shapes.rows(config.sft.batch_size), answer_weight=config.sft.answer_weight,
             length=config.rollout.max_new_tokens,
         )  # fmt: skip
-        return SupervisedTrainer(config, parts.program, parts.frozen, build)
+        plan = plan_rows(config, models.shapes.mesh, parts.sizes, supervised=True)
+        return SupervisedTrainer(config, parts.program, parts.frozen, build, plan)
 
     def begin(self) -> None:
         """Removes the policy of a shorter run: one that is there is that of the last step."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from reflex_jax.step.batch import HostBatch
 from reflex_jax.step.bridge import HostBridge
 from reflex_jax.step.imitate import SftBatch
 from reflex_jax.step.program import Program
+from reflex_jax.step.rows import RowPlan, describe_rows, lay_out_rows, place_rows
 from reflex_jax.step.score import without_maps
 from reflex_jax.step.state import FrozenParams, TrainState
 
@@ -55,11 +57,11 @@ class GrpoTrainer:
     """Samples, scores and updates."""
 
     def __init__(
-        self, config: Config, program: Program, frozen: FrozenParams, build: Any, bridge: HostBridge
-    ):  # fmt: skip
+        self, config: Config, program: Program, frozen: FrozenParams, build: Any, bridge: HostBridge, row_plan: RowPlan
+    ):
         self.frozen, self.build = frozen, build
         self.rows = program.shapes.rows(config.grpo.prompts_per_step)
-        self._program, self._bridge = program, bridge
+        self._program, self._bridge, self._row_plan = program, bridge, row_plan
         self._key = jax.random.key(config.run.seed)
         self._compilations = CompilationCounter()
 
@@ -73,38 +75,49 @@ class GrpoTrainer:
             prompts = self.rows.place(batch.prompts)
             ids = self.rows.place(self.rows.local.astype(np.int32))
             rollout = program.sample(weights, prompts, Draws(jax.random.fold_in(self._key, step), ids))
+            counts = program.count(prompts, rollout.mask)
             tokens, mask = self.rows.fetch((rollout.tokens, rollout.mask))
             del weights
         with _timed(seconds, "time/bridge"):
             bridged = self._bridge(batch.examples, tokens, mask, batch.judge_pixels)
+            layout = lay_out_rows(jax.device_get(counts), self._row_plan)
         with _timed(seconds, "time/train_step"):
             judge, scores = self.rows.place((bridged.judge, bridged.scores))
             state, scored, metrics = program.train_step(
-                state, self.frozen, TrainBatch(prompts=prompts, rollout=rollout, judge=judge, scores=scores)
-            )
+                state, self.frozen,
+                TrainBatch(
+                    prompts=prompts, rollout=rollout, judge=judge, scores=scores,
+                    rows=place_rows(layout, program.shapes.mesh),
+                ),
+            )  # fmt: skip
             scored, metrics = self.rows.fetch(without_maps(scored)), jax.device_get(metrics)
         arrays = {
             "tokens": tokens, "mask": mask, "rewards": scored.rewards, "advantages": scored.advantages,
             **{f"reward_{name}": values for name, values in scored.components.items()},
         }  # fmt: skip
         rows = completion_rows(batch, rollout_tokens=mask, bridged=bridged, scored=scored)
+        metrics |= describe_rows(layout)
         return state, StepResult(_with_times(metrics, seconds, self._compilations), rows, arrays)
 
 
 class SupervisedTrainer:
     """Imitates target completions."""
 
-    def __init__(self, config: Config, program: Program, frozen: FrozenParams, build: Any):
+    def __init__(self, config: Config, program: Program, frozen: FrozenParams, build: Any, row_plan: RowPlan):
         self.frozen, self.build = frozen, build
         self.rows = program.shapes.rows(config.sft.batch_size)
-        self._program, self._compilations = program, CompilationCounter()
+        self._program, self._row_plan, self._compilations = program, row_plan, CompilationCounter()
 
     def run_step(self, state: TrainState, batch: SftBatch, step: int) -> tuple[TrainState, StepResult]:
         """One supervised step."""
         seconds: dict[str, float] = {}
         with _timed(seconds, "time/train_step"):
-            state, metrics = self._program.imitate(state, self.frozen, self.rows.place(batch))
-            metrics = jax.device_get(metrics)
+            placed = self.rows.place(batch)
+            counts = self._program.count(placed.prompts, placed.weights > 0)
+            layout = lay_out_rows(jax.device_get(counts), self._row_plan)
+            placed = dataclasses.replace(placed, rows=place_rows(layout, self._program.shapes.mesh))
+            state, metrics = self._program.imitate(state, self.frozen, placed)
+            metrics = jax.device_get(metrics) | describe_rows(layout)
         arrays = {"tokens": np.asarray(batch.tokens), "weights": np.asarray(batch.weights)}
         return state, StepResult(_with_times(metrics, seconds, self._compilations), [], arrays)
 

@@ -23,6 +23,7 @@ from reflex_jax.step.program import build_program
 from reflex_jax.step.sampling import Vocabulary
 from reflex_jax.step.shapes import Shapes
 from reflex_jax.step.state import FrozenParams, init_state
+from tests.laid_out import laid_out
 from tests.parity import qwen_reference as reference
 from tests.step.conftest import JUDGE
 
@@ -84,7 +85,7 @@ def train_batch(prompts: Any) -> TrainBatch:
 def jax_update(directory: Any, case: Case, inputs: dict[str, np.ndarray]) -> tuple[Any, Any, Any, TrainBatch]:
     """The package's step: (parameters before, parameters after, (scored, metrics), the batch)."""
     config = load_config(None, [
-        f"grpo.group_size={G}", f"grpo.prompts_per_step={P}", f"grpo.ratio={case.ratio}",
+        f"grpo.group_size={G}", f"rollout.max_new_tokens={LC}", f"grpo.prompts_per_step={P}", f"grpo.ratio={case.ratio}",
         f"grpo.kl_estimator={case.kl_estimator}", f"grpo.aggregation={case.aggregation}",
         f"grpo.advantage={case.advantage}", f"grpo.epochs={case.epochs}", f"grpo.kl_coefficient={KL}",
         f"grpo.clip_low={CLIP_LOW}", f"grpo.clip_high={CLIP_HIGH}", f"rollout.temperature={TEMPERATURE}",
@@ -103,7 +104,7 @@ def jax_update(directory: Any, case: Case, inputs: dict[str, np.ndarray]) -> tup
     )
     batch = train_batch(prompt_inputs_from_huggingface(**inputs, config=policy))
     state = init_state(jax.tree.map(jnp.copy, before), program.optimizer)
-    state, scored, metrics = program.train_step(state, frozen, batch)
+    state, scored, metrics = program.train_step(state, frozen, laid_out(batch, config, mesh))
     return before, state.params, (scored, metrics), batch
 
 

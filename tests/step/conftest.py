@@ -57,7 +57,8 @@ class TinyWorld:
     def config(*overrides: str):
         """A configuration for P = 8 prompts."""
         return load_config(None, [
-            f"grpo.group_size={GROUP}", "grpo.prompts_per_step=8", "optimizer.name=sgd", "optimizer.learning_rate=0.5",
+            f"grpo.group_size={GROUP}", "grpo.prompts_per_step=8", f"rollout.max_new_tokens={NEW_TOKENS}",
+            "optimizer.name=sgd", "optimizer.learning_rate=0.5",
             "optimizer.weight_decay=0", "optimizer.clip_norm=1000", "grpo.kl_coefficient=0.05", "memory.remat=false",
             "rewards.components.provenance.text_threshold=0.5", "rewards.components.provenance.image_threshold=0.0", *overrides,
         ])  # fmt: skip

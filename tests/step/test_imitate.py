@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 
 from reflex_jax.config import MeshConfig
-from reflex_jax.models.attention_choice import AttentionChoice
 from reflex_jax.models.qwen_vl import completion_log_probs
-from reflex_jax.sharding import batch_sharding, make_mesh
-from reflex_jax.step import update
+from reflex_jax.sharding import make_mesh
 from reflex_jax.step.imitate import SftBatch
 from reflex_jax.step.program import build_program
+from tests.laid_out import laid_out
 from tests.step.conftest import ALLOWED, POLICY, TinyWorld, tiny_shapes
 
 
@@ -32,7 +31,8 @@ def imitate(world: TinyWorld, batch: SftBatch, *overrides: str, shape: tuple[int
     params = jax.device_put(jax.tree.map(jnp.copy, world.policy_params), place)
     state, frozen = program.start(params, with_reference=False)
     assert frozen.reference is None and frozen.judge is None
-    return program.imitate(state, frozen, jax.device_put(batch, batch_sharding(program.shapes.mesh)))
+    config = world.config("sft.batch_size=8", *overrides)
+    return program.imitate(state, frozen, laid_out(batch, config, program.shapes.mesh))
 
 
 @pytest.fixture(scope="module")
@@ -63,18 +63,3 @@ def test_microbatches_remat_chunks_and_meshes_change_nothing(tiny_world, whole, 
     state, metrics = imitate(tiny_world, targets(tiny_world), *overrides, shape=shape)
     chex.assert_trees_all_close(jax.device_get(state.params), jax.device_get(whole[0].params), rtol=1e-4, atol=2e-6)
     chex.assert_trees_all_close(jax.device_get(metrics), jax.device_get(whole[1]), rtol=1e-4, atol=1e-5)
-
-
-def test_attention_is_the_one_that_was_chosen(tiny_world, monkeypatch):
-    asked = set()
-
-    def noted(*arguments, attention, **settings):
-        asked.add(attention)
-        return completion_log_probs(*arguments, **settings)
-
-    monkeypatch.setattr(update, "completion_log_probs", noted)
-    program = build_program(tiny_world.config("memory.attention=blocked"), tiny_shapes())
-    params = jax.eval_shape(lambda: tiny_world.policy_params)
-    state, frozen = jax.eval_shape(lambda p: program.start(p, with_reference=False), params)
-    jax.eval_shape(program.imitate, state, frozen, targets(tiny_world))
-    assert asked == {AttentionChoice("blocked", "cpu")}

@@ -18,6 +18,7 @@ from reflex_jax.step.abstract_run import abstract_run
 from reflex_jax.step.batch import BatchBuilder, measure_prompts
 from reflex_jax.step.models import load_models, load_params, make_host_bridge
 from reflex_jax.step.program import Program, build_program
+from reflex_jax.step.rows import plan_rows
 from reflex_jax.step.shapes import rollout_rules
 from reflex_jax.training.objectives import Grpo
 from reflex_jax.training.preflight import check_memory
@@ -70,7 +71,7 @@ def test_training_and_evaluation_run_what_is_planned(run, monkeypatch):
     state, frozen = program.start(load_params(models), models.judge.params, with_reference=True)
     bridge = make_host_bridge(config, models)
     build = BatchBuilder(models, sizes, models.shapes.rows(8), resize=config.judge.resize)
-    trainer = GrpoTrainer(config, program, frozen, build, bridge)
+    trainer = GrpoTrainer(config, program, frozen, build, bridge, plan_rows(config, models.shapes.mesh, sizes))
     fetch, axes = BatchRows.fetch, []
     monkeypatch.setattr(BatchRows, "fetch", lambda rows, tree: axes.append(_most_axes(tree)) or fetch(rows, tree))
     trainer.run_step(state, build(examples[:8]), 1)

@@ -11,10 +11,11 @@ import pytest
 
 from reflex_jax.config import MeshConfig
 from reflex_jax.records import TrainBatch
-from reflex_jax.sharding import batch_sharding, make_mesh, replicated
+from reflex_jax.sharding import make_mesh, replicated
 from reflex_jax.step import update as step_module
 from reflex_jax.step.program import build_program
 from reflex_jax.step.score import score_rollout
+from tests.laid_out import laid_out
 from tests.step.conftest import JUDGE, TinyWorld, tiny_shapes
 from tests.unchecked import types_unchecked
 
@@ -42,7 +43,7 @@ def start(world, *overrides: str, shape: tuple[int, int, int] | None = None):
 def run(world, batch: TrainBatch, *overrides: str, shape: tuple[int, int, int] | None = None):
     """Runs one step; returns (state, scored, metrics)."""
     program, state, frozen = start(world, *overrides, shape=shape)
-    return program.train_step(state, frozen, jax.device_put(batch, batch_sharding(program.shapes.mesh)))
+    return program.train_step(state, frozen, laid_out(batch, world.config(*overrides), program.shapes.mesh))
 
 
 def test_rewards_vary_in_the_tiny_world(tiny_world):
@@ -173,7 +174,9 @@ def test_the_two_halves_make_the_step(tiny_world):
     program, before, frozen = start(tiny_world)
     apart = program.score(frozen.judge, batch.judge, batch.scores)
     chex.assert_trees_all_equal(jax.device_get(apart.components), jax.device_get(scored.components))
-    after, metrics_apart = program.update(before, frozen, batch, apart)
+    after, metrics_apart = program.update(
+        before, frozen, laid_out(batch, tiny_world.config(), program.shapes.mesh), apart
+    )
     chex.assert_trees_all_close(state.params, after.params, rtol=1e-5, atol=1e-6)
     chex.assert_trees_all_close(metrics, metrics_apart, rtol=1e-5, atol=1e-6)
 

@@ -1,0 +1,126 @@
+"""Packed rows against the padded path: log-probs, gradients, pictures, in one round and in several."""
+
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from reflex_jax.grpo.objective import TokenMetrics
+from reflex_jax.models.qwen_vl import HowToCompute, completion_log_probs
+from reflex_jax.step.rounds import RowReader, Sequences
+from reflex_jax.step.rows import RowPlan, count_tokens, lay_out_rows
+from tests.tiny_policy import ALLOWED, CONFIG, odd_completions, odd_prompts, tiny_params
+
+GROUP, STEPS, TEMPERATURE = 3, 7, 0.7
+LENGTHS = np.array([[7, 1, 4], [2, 0, 5]])  # one completion of the second prompt has no token
+TOLERANCE = 1e-4  # of the largest number of a leaf, see tests/models/test_shared_group.py
+
+
+@pytest.fixture(scope="module")
+def params():
+    return tiny_params()
+
+
+def prompts_twice():
+    """Four prompts: two with a picture, padded on the left, two without, in turns."""
+    return jax.tree.map(lambda leaf: np.concatenate([leaf, leaf]), odd_prompts())
+
+
+def completions():
+    tokens = np.concatenate([odd_completions(), odd_completions(seed=5)])
+    return tokens, np.arange(STEPS) < np.concatenate([LENGTHS, LENGTHS[::-1]])[..., None]
+
+
+WEIGHTS = np.random.default_rng(2).normal(size=(4, GROUP, STEPS)).astype(np.float32)
+
+
+def weighted(log_probs, entropies, is_here):
+    _, mask = completions()
+    kept = jnp.where(mask & is_here, log_probs, 0.0)
+    metrics = TokenMetrics({"log_prob": kept.sum(), "entropy": jnp.where(mask & is_here, entropies, 0).sum()}, {},
+                           jnp.sum(mask & is_here).astype(jnp.float32))  # fmt: skip
+    return (WEIGHTS * kept).sum(), jax.lax.stop_gradient(metrics)
+
+
+@pytest.fixture(scope="module")
+def expected(params):
+    prompts, (tokens, mask) = prompts_twice(), completions()
+
+    def loss(params):
+        log_probs, entropies = completion_log_probs(
+            params, prompts, tokens, CONFIG, allowed=ALLOWED, temperature=TEMPERATURE
+        )
+        value, metrics = weighted(log_probs, entropies, mask)
+        return value, (jnp.where(mask, log_probs, 0), metrics)
+
+    return jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+
+
+def lay_out(rows: int, length: int):
+    prompts, (_, mask) = prompts_twice(), completions()
+    plan = RowPlan(
+        prompts=4, minibatches=1, ways=1, rows=rows, prompt_tokens=prompts.tokens.shape[1], completion_tokens=STEPS,
+        group=GROUP, windows=prompts.vision.image_ids.shape[1], lengths=(length,),
+    )  # fmt: skip
+    layout = lay_out_rows(count_tokens(prompts, mask), plan)
+    return jax.tree.map(lambda leaf: np.array(leaf[0]), layout)
+
+
+# (rows at one time, slots of a row): a prompt in each row at once; one row at a time, with room for one prompt or for two
+@pytest.mark.parametrize(
+    ("rows", "length", "rounds", "remat"), [(4, 30, 1, False), (1, 50, 2, True), (1, 28, 4, False)]
+)
+def test_packed_rows_have_values_and_gradients_of_the_padded_path(params, expected, rows, length, rounds, remat):
+    layout = lay_out(rows, length)
+    assert layout.rounds == rounds
+    prompts, (tokens, _) = prompts_twice(), completions()
+    sequences = Sequences(prompts, tokens, layout)
+    how = HowToCompute(remat=remat, log_prob_chunk=13 * rows if remat else 512)
+    reader = RowReader(CONFIG, ALLOWED, TEMPERATURE, how, ways=1)
+
+    @jax.jit
+    def both(params):
+        features = reader.features(params, sequences)
+        return reader.log_probs(params, sequences, features), reader.gradients(params, {}, sequences, weighted)
+
+    log_probs, (loss, metrics, gradients) = both(params)
+    (expected_loss, (expected_log_probs, expected_metrics)), expected_gradients = expected
+    np.testing.assert_allclose(log_probs, expected_log_probs, atol=2e-5)
+    np.testing.assert_allclose(loss, expected_loss, rtol=1e-5)
+    chex.assert_trees_all_close(metrics, expected_metrics, rtol=1e-5)
+    errors = jax.tree.map(
+        lambda a, b: float(jnp.abs(a - b).max() / jnp.abs(b).max()), gradients, expected_gradients
+    )  # fmt: skip
+    assert max(jax.tree.leaves(errors)) < TOLERANCE, errors
+    assert all(float(jnp.abs(leaf).max()) > 0 for leaf in jax.tree.leaves(gradients["vision"]))
+
+
+def test_a_tower_that_does_not_train_is_looked_through_once(params, expected):
+    prompts, (tokens, _) = prompts_twice(), completions()
+    sequences = Sequences(prompts, tokens, lay_out(1, 50))
+    reader = RowReader(CONFIG, ALLOWED, TEMPERATURE, HowToCompute(), ways=1)
+    fixed, trained = {"vision": params["vision"]}, {k: v for k, v in params.items() if k != "vision"}
+    read = jax.jit(lambda trained, seen: reader.gradients(trained, fixed, sequences, weighted, seen))
+    _, _, gradients = read(trained, reader.features(params, sequences))
+    wanted = {name: part for name, part in expected[1].items() if name != "vision"}
+    errors = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max() / jnp.abs(b).max()), gradients, wanted)
+    assert max(jax.tree.leaves(errors)) < TOLERANCE, errors
+
+
+def test_rounds_that_are_not_used_are_not_computed(params):
+    """Two of the four rounds are: the others would count tokens again."""
+    prompts, (tokens, _) = prompts_twice(), completions()
+    layout = lay_out(1, 50)
+    for leaf in (layout.source, layout.predicted, layout.predicting, layout.most_predicted):
+        leaf[2:] = leaf[0]
+    sequences = Sequences(dataclasses.replace(prompts, vision=None), tokens, layout)
+    without_vision = {name: part for name, part in params.items() if name != "vision"}
+
+    def count_of(*, every_round: bool):
+        reader = RowReader(CONFIG, ALLOWED, TEMPERATURE, HowToCompute(), ways=1, every_round=every_round)
+        return jax.jit(lambda p: reader.gradients(p, {}, sequences, weighted)[1].count)(without_vision)
+
+    assert float(count_of(every_round=False)) == completions()[1].sum() < float(count_of(every_round=True))
