@@ -44,9 +44,7 @@ LONG_FILES = {
     "config.py": "a section of settings beside the other, each complete with what it refuses: read as a table, not as code",
 }
 FUNCTIONS_OF_MANY_PARAMETERS = {
-    "data/images.py:patchify": "the numbers of the checkpoint's preprocessor, by their names there; mathematics takes numbers",
     "judge/evidence.py:judge_evidence": "the front door for notebooks: every number of Eq. 3-8 can be given beside two lists",
-    "models/qwen_vl.py:completion_log_probs": "what to compute, and four settings of how, each used by another caller",
     "step/completions.py:generate": "the front door for notebooks: a sampler's usual options, without a record to fill",
 }
 

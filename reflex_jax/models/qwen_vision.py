@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from reflex_jax.models import attention
 from reflex_jax.models.attention_choice import XLA, AttentionChoice
 from reflex_jax.models.layers import RMSNorm, apply, checkpointed, dense, gated_feed_forward, product_precision
+from reflex_jax.models.patches import normalised_patches
 from reflex_jax.models.rope import Rotation, image_rotation, rotate
 from reflex_jax.records import VisionInputs
 from reflex_jax.sharding import constrain_batch
@@ -49,6 +50,11 @@ class QwenVisionConfig:
     def patch_width(self) -> int:
         """Numbers in one flattened patch."""
         return self.channels * self.temporal_patch_size * self.patch_size**2
+
+    @property
+    def still_width(self) -> int:
+        """Numbers in one flattened patch of a still picture, whose frames are equal."""
+        return self.channels * self.patch_size**2
 
     @property
     def patches_per_window(self) -> int:
@@ -117,7 +123,8 @@ def encode_patches(
       One feature for each four slots, in slot order; features of empty slots hold numbers nobody may read.
     """
     kernel = params["patch_embed"]["kernel"]
-    x = jnp.matmul(vision.patches.astype(kernel.dtype), kernel, precision=product_precision(kernel.dtype))
+    pixels = normalised_patches(vision, frames=config.temporal_patch_size)
+    x = jnp.matmul(pixels.astype(kernel.dtype), kernel, precision=product_precision(kernel.dtype))
     rotation = image_rotation(vision.coordinates, head_width=config.width // config.heads)
     layer = VisionLayer(config)
 

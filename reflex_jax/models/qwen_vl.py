@@ -26,20 +26,19 @@ from reflex_jax.models.qwen_decoder import (
     init_decoder_layers,
     prompt_stack,
     row_stack,
-    shared_group_stack,
     text_rotation,
 )
 from reflex_jax.models.qwen_vision import encode_patches, init_vision_params
 from reflex_jax.records import PackedRows, PromptInputs, VisionInputs
 from reflex_jax.sharding import constrain_batch, data_ways
-from reflex_jax.trees import Array, Params, pytree_dataclass, tree_of
+from reflex_jax.trees import Array, Params, pytree_dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
 class HowToCompute:
     """What changes the memory that the update takes, and its numbers by rounding alone."""
 
-    attention: AttentionChoice = XLA  # see `row_attention`
+    attention: AttentionChoice = XLA
     remat: bool = False  # recompute each layer in the backward pass
     log_prob_chunk: int = 512  # completion tokens whose logits exist at one time on a device
 
@@ -49,13 +48,10 @@ class Prefill:
     """What decoding needs of the prompts: a cache without a group axis."""
 
     last_hidden: Float[Array, "P D"]  # at the last valid token, not normed
-    keys: Float[Array, "L P K H Lp"]
-    values: Float[Array, "L P K Lp H"]
+    keys: list[Float[Array, "P K H Lp"]]  # of each layer
+    values: list[Float[Array, "P K Lp H"]]
     is_valid: Bool[Array, "P Lp"]
     next_position: Int[Array, "P"]  # of the first completion token, on all three axes
-
-
-PROMPT_AXES_OF_PREFILL = tree_of(Prefill, last_hidden=0, keys=1, values=1, is_valid=0, next_position=0)
 
 
 def init_policy_params(config: QwenVLConfig, key: jax.Array, dtype: Any = jnp.float32) -> Params:
@@ -121,11 +117,26 @@ def head_logits(params: Params, hidden: Float[Array, "*rows D"], config: QwenTex
     return jnp.einsum("...d,dv->...v", normed, params["head"]["kernel"], **options)
 
 
+def layers_apart(params: Params) -> Params:
+    """The parameters with a list of layers in the place of stacked ones, as sampling reads them.
+
+    Sampling takes them apart before it begins, where they are made (`Program.gather`): of stacked arguments a compiled
+    rollout holds a second copy, since a slice taken inside its loop would copy every weight at every token. What is apart
+    already stays as it is.
+    """
+    layers = params["layers"]
+    if isinstance(layers, list):
+        return params
+    count = jax.tree.leaves(layers)[0].shape[0]
+    apart = [jax.tree.map(lambda leaf, index=index: leaf[index], layers) for index in range(count)]
+    return {**params, "layers": apart}
+
+
 def prefill(
     params: Params, prompts: PromptInputs, config: QwenVLConfig, *, attention: AttentionChoice = XLA
 ) -> Prefill:
-    """Reads every prompt once and keeps its keys and values."""
-    hidden, (keys, values) = prompt_stack(
+    """Reads every prompt once and keeps its keys and values; `params` of `layers_apart`."""
+    hidden, caches = prompt_stack(
         params["layers"],
         embed_prompts(params, prompts, config, attention=attention),
         prompts.positions,
@@ -137,68 +148,11 @@ def prefill(
     )
     return Prefill(
         last_hidden=_at_last_valid(hidden, prompts.is_valid),
-        keys=keys,
-        values=values,
+        keys=[keys for keys, _ in caches],
+        values=[values for _, values in caches],
         is_valid=prompts.is_valid,
         next_position=next_position(prompts),
     )
-
-
-def completion_log_probs(
-    params: Params,
-    prompts: PromptInputs,
-    tokens: Int[Array, "P G Lc"],
-    config: QwenVLConfig,
-    *,
-    allowed: Bool[Array, "V"],
-    temperature: float,
-    chunk: int = 512,
-    remat: bool = False,
-    attention: AttentionChoice = XLA,
-) -> tuple[Float[Array, "P G Lc"], Float[Array, "P G Lc"]]:
-    """Log-probs of the tokens of whole groups, each prompt and each image read once.
-
-    Completion token j stands at the prompt's next position + j on all three axes, and the prompt's last valid row
-    predicts completion token 0; values and gradients equal those of G separate sequences.
-
-    Args:
-      params: of the policy; the result is differentiable in all of them, the vision tower included.
-      prompts: padded on either side, with or without images.
-      tokens: the completions; numbers after their end change nothing before it.
-      config: sizes.
-      allowed: the vocabulary the distribution is over. A token outside of it (padding) gets a finite number without
-        a meaning.
-      temperature: divides the logits; 0 (greedy sampling) counts as 1.
-      chunk: completion tokens whose logits exist at one time on a device.
-      remat: recompute each layer in the backward pass.
-      attention: what computes that of prompts and pictures.
-
-    Returns:
-      Log-probs and entropies in float32. The entropies carry no gradient.
-    """
-    prompt_count, group_size, steps = tokens.shape
-    completion = params["embed"]["embedding"][tokens].reshape(prompt_count, group_size * steps, -1)
-    x = jnp.concatenate([embed_prompts(params, prompts, config, remat=remat, attention=attention), completion], axis=1)
-    own = next_position(prompts)[:, None, None] + jnp.arange(steps)[None, None]  # [P, 1, Lc]
-    own = jnp.broadcast_to(own, (prompt_count, group_size, steps)).reshape(prompt_count, -1, 1)
-    own = jnp.broadcast_to(own, (*own.shape[:2], 3))
-    positions = jnp.concatenate([prompts.positions.swapaxes(1, 2), own], axis=1)
-    hidden = shared_group_stack(
-        params["layers"],
-        x,
-        positions,
-        prompts.is_valid,
-        config.text,
-        group_size=group_size,
-        implementation=attention,
-        remat=remat,
-    )
-    length = prompts.is_valid.shape[1]
-    first = _at_last_valid(hidden[:, :length], prompts.is_valid)[:, None, None]  # [P, 1, 1, D]
-    first = jnp.broadcast_to(first, (prompt_count, group_size, 1, x.shape[-1]))
-    completion = hidden[:, length:].reshape(prompt_count, group_size, steps, -1)
-    predicting = jnp.concatenate([first, completion[:, :, :-1]], axis=2)
-    return _chunked_log_probs(params, predicting, tokens, config.text, allowed, temperature or 1.0, chunk)
 
 
 def row_log_probs(
@@ -287,28 +241,25 @@ def token_log_probs(
     return chosen - peak[..., 0] - log_total, jax.lax.stop_gradient(entropy)
 
 
-def decode_layers(params: Params, prefilled: Prefill) -> list[tuple[Params, Array, Array]]:
-    """Cuts the stacked layers and the prompts' cache apart, once per rollout.
+def empty_caches(prefilled: Prefill, *, group_size: int, slots: int) -> list[tuple[Array, Array]]:
+    """Room for the keys [P, K, G, H, C] and values [P, K, G, C, H] of C tokens of each completion, for each layer."""
+    prompts, key_heads, width, _ = prefilled.keys[0].shape
+    shape, dtype = (prompts, key_heads, group_size), prefilled.keys[0].dtype
+    keys, values = (jnp.zeros((*shape, *tail), dtype) for tail in ((width, slots), (slots, width)))
+    return [(keys, values) for _ in prefilled.keys]
 
-    A slice taken inside the loop would copy every weight at every token.
-    """
+
+def grow_caches(caches: list[tuple[Array, Array]], *, slots: int) -> list[tuple[Array, Array]]:
+    """The same caches with room for `slots` tokens of each completion, at least as many as now."""
+    more = slots - caches[0][1].shape[3]
     return [
-        (jax.tree.map(lambda leaf, index=index: leaf[index], params["layers"]), keys, values)
-        for index, (keys, values) in enumerate(zip(prefilled.keys, prefilled.values, strict=True))
+        (jnp.pad(keys, ((0, 0),) * 4 + ((0, more),)), jnp.pad(values, ((0, 0),) * 3 + ((0, more), (0, 0))))
+        for keys, values in caches
     ]
-
-
-def empty_caches(prefilled: Prefill, *, group_size: int, steps: int) -> list[tuple[Array, Array]]:
-    """Room for the keys [P, K, G, H, Lc] and values [P, K, G, Lc, H] of the completions, for each layer."""
-    layers, prompts, key_heads, width, _ = prefilled.keys.shape
-    shape = (prompts, key_heads, group_size)
-    keys, values = (jnp.zeros((*shape, *tail), prefilled.keys.dtype) for tail in ((width, steps), (steps, width)))
-    return [(keys, values) for _ in range(layers)]
 
 
 def decode_step(
     params: Params,
-    layers: list[tuple[Params, Array, Array]],
     tokens: Int[Array, "P G"],
     step: Int[Array, ""],
     caches: list[tuple[Array, Array]],
@@ -318,11 +269,10 @@ def decode_step(
     """Reads completion token number `step` of every row and returns the logits of the next one.
 
     Args:
-      params: of the policy (embedding, final norm and head are used).
-      layers: of `decode_layers`.
+      params: of the policy, its layers apart.
       tokens: the tokens at `step`.
       step: slot of the cache they go to.
-      caches: of `empty_caches`, or of the step before.
+      caches: of `empty_caches`, `grow_caches` or the step before, with more than `step` slots.
       prefilled: the prompts.
       config: sizes.
     """
@@ -330,13 +280,14 @@ def decode_step(
     positions = jnp.broadcast_to((prefilled.next_position + step)[:, None, None, None], (len(tokens), 1, 1, 3))
     # the barrier keeps XLA from computing sines again in every layer, for every head
     rotation = jax.lax.optimization_barrier(text_rotation(positions, config.text))
-    is_written = (jnp.arange(caches[0][1].shape[3]) <= step)[None]  # [1, Lc]
+    is_written = (jnp.arange(caches[0][1].shape[3]) <= step)[None]  # [1, C]
     written = []
-    for (layer_params, prompt_keys, prompt_values), cache in zip(layers, caches, strict=True):
+    of_prompts = zip(prefilled.keys, prefilled.values, strict=True)
+    for layer_params, prompt, cache in zip(params["layers"], of_prompts, caches, strict=True):
 
         def attend(
             queries: Array, keys: Array, values: Array, *,
-            prompt: tuple[Array, Array] = (prompt_keys, prompt_values), cache: tuple[Array, Array] = cache,
+            prompt: tuple[Array, Array] = prompt, cache: tuple[Array, Array] = cache,
         ) -> tuple[Array, tuple[Array, Array]]:  # fmt: skip
             # [P, G, 1, K, H] -> [P, K, G, H, 1] and [P, K, G, 1, H]
             own_keys = jax.lax.dynamic_update_slice_in_dim(cache[0], keys.transpose(0, 3, 1, 4, 2), step, axis=4)
@@ -348,38 +299,6 @@ def decode_step(
         x, own = apply(DecoderLayer(config.text), layer_params, x, rotation, attend)
         written.append(own)
     return head_logits(params, x[:, :, 0], config.text), written
-
-
-def _chunked_log_probs(
-    params: Params,
-    hidden: Float[Array, "P G Lc D"],
-    tokens: Int[Array, "P G Lc"],
-    config: QwenTextConfig,
-    allowed: Array,
-    temperature: float,
-    chunk: int,
-) -> tuple[Array, Array]:
-    """Log-probs without ever holding the logits of more than `chunk` tokens on a device; cut along time, never across prompts."""
-    prompts, group_size, steps = tokens.shape
-
-    def log_probs_of(hidden: Array, tokens: Array) -> tuple[Array, Array]:
-        logits = head_logits(params, constrain_batch(hidden), config)
-        return token_log_probs(logits, tokens, allowed=allowed, temperature=temperature)
-
-    rows = group_size * max(1, prompts // data_ways(hidden))  # of one device
-    width = max(1, chunk // rows)
-    if width >= steps:
-        return log_probs_of(hidden, tokens)
-    padding = -steps % width
-    hidden = jnp.pad(hidden, ((0, 0), (0, 0), (0, padding), (0, 0)))
-    tokens = jnp.pad(tokens, ((0, 0), (0, 0), (0, padding)))
-    hidden = jnp.moveaxis(hidden.reshape(prompts, group_size, -1, width, hidden.shape[-1]), 2, 0)
-    tokens = jnp.moveaxis(tokens.reshape(prompts, group_size, -1, width), 2, 0)
-    step = jax.checkpoint(log_probs_of, prevent_cse=False)
-    results = jax.lax.map(lambda chunk: step(*chunk), (hidden, tokens))
-    joined = (jnp.moveaxis(part, 0, 2).reshape(prompts, group_size, -1)[:, :, :steps] for part in results)
-    log_probs, entropy = joined
-    return log_probs, entropy
 
 
 def _at_last_valid(hidden: Float[Array, "P Lp D"], is_valid: Bool[Array, "P Lp"]) -> Float[Array, "P D"]:

@@ -8,11 +8,13 @@ and 77 to 93 % of the update; programs for a CPU of small models, 65 to 98 % of 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import jax.numpy as jnp
 
+from reflex_jax.config import Config
 from reflex_jax.planning.device_memory import GIB
 from reflex_jax.step.abstract_run import AbstractRun, bytes_on_device
 
@@ -59,7 +61,12 @@ def estimate_memory(run: AbstractRun) -> MemoryEstimate:
     if not run.is_supervised:
         weights = {"weights to sample with": bytes_on_device(run.weights)}
         phases["gather_weights"] = weights
-        phases |= {f"generate: {part}": {**weights, **terms} for part, terms in _generate(shapes).items()}
+        sampled = {"generate": run.config.grpo.prompts_per_step}
+        if (evaluated := _evaluated_at_once(run.config)) > sampled["generate"]:
+            sampled["evaluate"] = evaluated
+        for function, prompts in sampled.items():
+            parts = _generate(shapes, prompts).items()
+            phases |= {f"{function}: {part}": {**weights, **terms} for part, terms in parts}
     if run.shapes.judge is not None and not run.is_supervised:
         phases["score_rollout"] = _score(shapes)
     return MemoryEstimate(resident, phases)
@@ -158,22 +165,30 @@ class _Shapes:
         return tokens * 2 * self.text.hidden / self.tensor * self.number
 
 
-def _generate(shapes: _Shapes) -> dict[str, Terms]:
-    config, text = shapes.config, shapes.text
+def _evaluated_at_once(config: Config) -> int:
+    """Questions of an evaluation that are sampled together while the run trains, as far as settings say."""
+    training = config.training
+    return (
+        min(training.evaluation_batch, training.evaluation_questions or sys.maxsize) if training.evaluate_every else 0
+    )
+
+
+def _generate(shapes: _Shapes, count: int) -> dict[str, Terms]:
+    """While `count` prompts are sampled together."""
+    text, prompts = shapes.text, count / shapes.ways
     token = 2 * text.layers * shapes.key_width * shapes.number
     before = {
-        "batch": bytes_on_device(shapes.run.batch.prompts),
-        "keys and values of the prompts": shapes.prompts * shapes.prompt * token,
+        "batch": bytes_on_device(shapes.run.batch.prompts) * prompts / shapes.prompts,
+        "keys and values of the prompts": prompts * shapes.prompt * token,
     }
-    at_once = shapes.at_once(config.grpo.prompts_per_step)
+    at_once = shapes.at_once(count)
     return {
         "pictures": before | {"attention scores of the pictures": at_once * shapes.image_scores()},
         "prompts": before | _times(at_once, shapes.text_reading()),
         "tokens": before
         | {
-            "keys and values of the completions": shapes.prompts * shapes.completions * token,
-            "decoder layers apart": bytes_on_device(shapes.run.weights["layers"]),  # or every token would copy them
-            "logits": shapes.prompts * shapes.group * text.vocabulary * 4 / shapes.tensor,
+            "keys and values of the completions": prompts * shapes.completions * token,
+            "logits": prompts * shapes.group * text.vocabulary * 4 / shapes.tensor,
         },
     }
 
@@ -186,8 +201,12 @@ def _score(shapes: _Shapes) -> Terms:
     rows = 1 + vision.grid_size**2
     number = jnp.dtype(shapes.config.judge.dtype).itemsize
     block = shapes.prompts * rows * (vision.width + vision.hidden) * number
-    attention = shapes.prompts * vision.heads * rows * max(rows, batch.statements.shape[1]) * 4
-    return {"batch": bytes_on_device(batch), "image tower of the judge": max(block, attention)}
+    scores = shapes.prompts * vision.heads * rows**2 * 4
+    terms = {"batch": bytes_on_device(batch), "image tower of the judge": max(block, scores)}
+    if shapes.config.judge.saliency == "attention_gradient":  # in the last block only [CLS] asks
+        whole = vision.depth - 1 - shapes.config.judge.saliency_block % vision.depth
+        terms["slopes of the judge's attention"] = whole * scores * batch.statements.shape[1]
+    return terms
 
 
 def _update(shapes: _Shapes) -> dict[str, Terms]:

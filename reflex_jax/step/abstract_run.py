@@ -15,17 +15,18 @@ from reflex_jax.checkpoints.qwen_tensors import abstract_policy_params
 from reflex_jax.config import Config
 from reflex_jax.data.prompts import PromptSizes
 from reflex_jax.models.biomedclip import BiomedClipConfig, init_judge_params
+from reflex_jax.models.qwen_vl import layers_apart
 from reflex_jax.records import Draws, HostScores, JudgeInputs, PromptInputs, Rollout, TrainBatch, VisionInputs
 from reflex_jax.rewards.answer_metrics import ANSWER_METRICS
 from reflex_jax.rewards.components import is_of_device
-from reflex_jax.sharding import UPDATE_RULES, AnyMesh, batch_sharding, replicated
+from reflex_jax.sharding import AnyMesh, batch_sharding, replicated
 from reflex_jax.step.bridge import JUDGE_METRICS
 from reflex_jax.step.imitate import SftBatch
 from reflex_jax.step.program import Program, build_program
 from reflex_jax.step.rows import abstract_rows, plan_rows
 from reflex_jax.step.shapes import Shapes, largest_prompt, rollout_rules
 from reflex_jax.step.state import FrozenParams, TrainState, init_state, split_trainable
-from reflex_jax.trees import Params
+from reflex_jax.trees import Params, Shardings
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,16 +101,16 @@ def abstract_run(
     trainable, fixed = split_trainable(params, config.policy.trainable)
     compute = jnp.dtype(config.policy.dtype)
 
-    def placed(tree: Any, dtype: Any = None, rules: Any = UPDATE_RULES) -> Any:
+    def placed(tree: Any, dtype: Any = None, places: Shardings = None) -> Any:
         return jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, dtype or leaf.dtype, sharding=sharding),
             tree,
-            shapes.policy_shardings(tree, rules),
+            places or shapes.policy_shardings(tree),
         )
 
     frozen = FrozenParams(
         fixed=placed(fixed, compute),
-        reference=placed(params, compute) if config.grpo.needs_reference and not supervised else None,
+        reference=placed(trainable, compute) if config.grpo.needs_reference and not supervised else None,
         judge=None if supervised else _judge_params(config, shapes),
     )
     sizes = sizes or largest_prompt(config.data, shapes.policy.vision)
@@ -120,9 +121,13 @@ def abstract_run(
         shapes=shapes,
         sizes=sizes,
         program=program,
-        state=placed(jax.eval_shape(lambda p: init_state(p, program.optimizer), trainable)),
+        state=placed(jax.eval_shape(lambda p: init_state(p, program.optimizer, config.policy.master_dtype), trainable)),
         frozen=frozen,
-        weights=placed(params, compute, rollout_rules(config.memory)),
+        weights=placed(
+            jax.eval_shape(layers_apart, params),
+            compute,
+            shapes.sampling_shardings(params, rollout_rules(config.memory)),
+        ),
         batch=(_abstract_targets if supervised else _abstract_batch)(config, shapes, sizes),
         draws=Draws(
             key=jax.ShapeDtypeStruct(key.shape, key.dtype),  # wherever the host made it
@@ -174,9 +179,10 @@ def _abstract_prompts(shapes: Shapes, sizes: PromptSizes, prompts: int) -> Promp
         positions=batched((3, length), jnp.int32),
         feature_index=batched((length,), jnp.int32),
         vision=VisionInputs(
-            patches=batched((*slots, vision.patch_width), jnp.float32),
+            patches=batched((*slots, vision.still_width), jnp.uint8),
             coordinates=batched((*slots, 2), jnp.int32),
             image_ids=batched(slots, jnp.int32),
+            normalisation=batched((2, 3), jnp.float32),
         ),
     )
 

@@ -62,14 +62,39 @@ class RowReader:
         """Log-probs of all completions, without a gradient; 0 behind their end."""
 
         def read(n: Array, whole: Array) -> Array:
-            rows, predicted = self._rows(sequences, n)
-            found, _ = self._read(params, rows, self._images(sequences, features, n))
-            return self._put(whole, predicted, found)
+            found, _, is_here = self.read_round(params, sequences, self.images(sequences, features, n), n)
+            return jnp.where(is_here, found, whole)
 
         empty = jnp.zeros(sequences.tokens.shape, jnp.float32)
         return jax.lax.stop_gradient(
             self._in_rounds(sequences.layout.rounds, len(sequences.layout.source), read, empty)
         )
+
+    def read_round(
+        self, params: Params, sequences: Sequences, images: Float[Array, "B T D"] | None, n: Array
+    ) -> tuple[Float[Array, "p G Lc"], Float[Array, "p G Lc"], Bool[Array, "p G Lc"]]:
+        """Log-probs and entropies of the completions of one round, and which they are; 0 elsewhere.
+
+        Args:
+          params: of the policy; the log-probs are differentiable in them, the vision tower aside, and in `images`.
+          sequences: of the minibatch.
+          images: what `images` makes of the features.
+          n: number of the round.
+        """
+        rows, predicted = self._rows(sequences, n)
+        found = row_log_probs(
+            params, rows, images, self.config,
+            allowed=jnp.asarray(self.allowed), temperature=self.temperature, how=self.how,
+        )  # fmt: skip
+        empty = jnp.zeros(sequences.tokens.shape, jnp.float32)
+        log_probs, entropies = (self._put(empty, predicted, values) for values in found)
+        return log_probs, entropies, self._put(empty > 0, predicted, predicted >= 0)
+
+    def images(self, sequences: Sequences, features: Array | None, n: Array) -> Float[Array, "B T D"] | None:
+        """The features of the slots of a round that stand for images; whatever elsewhere."""
+        if features is None:
+            return None
+        return self._take(features, self._image_places(sequences, n, features.shape[1]))
 
     def features(self, params: Params, sequences: Sequences) -> Float[Array, "p V D"] | None:
         """What the vision tower makes of the pictures, without a gradient; None: there are none."""
@@ -116,21 +141,14 @@ class RowReader:
     ) -> tuple[Array, TokenMetrics, Params, Array | None]:
         """The same of the decoder alone, and the gradient of the features."""
 
-        def loss_of_round(
-            params: Params, images: Array | None, rows: PackedRows, predicted: Array
-        ) -> tuple[Array, TokenMetrics]:
-            found = self._read({**params, **fixed}, rows, images)
-            empty = jnp.zeros(sequences.tokens.shape, jnp.float32)
-            log_probs, entropies = (self._put(empty, predicted, values) for values in found)
-            is_here = self._put(jnp.zeros(empty.shape, bool), predicted, jnp.ones(predicted.shape, bool))
-            return loss_of(log_probs, entropies, is_here)
+        def loss_of_round(params: Params, images: Array | None, n: Array) -> tuple[Array, TokenMetrics]:
+            return loss_of(*self.read_round({**params, **fixed}, sequences, images, n))
 
         def add(n: Array, total: tuple[Array, TokenMetrics, Params, Array | None]) -> Any:
             loss, metrics, gradients, of_features = total
-            rows, predicted = self._rows(sequences, n)
-            images = self._images(sequences, features, n)
+            images = self.images(sequences, features, n)
             gradient_of = jax.value_and_grad(loss_of_round, argnums=(0, 1), has_aux=True)
-            (own_loss, own_metrics), (own, of_images) = gradient_of(params, images, rows, predicted)
+            (own_loss, own_metrics), (own, of_images) = gradient_of(params, images, n)
             if of_images is not None:
                 of_features = self._put_images(of_features, sequences, n, of_images)
             gradients = jax.tree.map(lambda so_far, part: so_far + part.astype(jnp.float32), gradients, own)
@@ -168,11 +186,6 @@ class RowReader:
             return self._in_rounds(rounds, most, lambda n, total: add(n, total, of_features=of_features), empty)
 
         return self.features(tower, sequences), pull_back_all
-
-    def _read(self, params: Params, rows: PackedRows, images: Array | None) -> tuple[Array, Array]:
-        return row_log_probs(
-            params, rows, images, self.config, allowed=jnp.asarray(self.allowed), temperature=self.temperature, how=self.how
-        )  # fmt: skip
 
     def _rows(self, sequences: Sequences, n: Array) -> tuple[PackedRows, Int[Array, "B T"]]:
         """The rows of a round, and which completion tokens their log-probs are of."""
@@ -215,11 +228,6 @@ class RowReader:
         index = self._feature_index(sequences, source)
         return jnp.where(index >= 0, prompt * features_of_prompt + index, -1)
 
-    def _images(self, sequences: Sequences, features: Array | None, n: Array) -> Float[Array, "B T D"] | None:
-        if features is None:
-            return None
-        return self._take(features, self._image_places(sequences, n, features.shape[1]))
-
     def _put_images(self, features: Array | None, sequences: Sequences, n: Array, images: Array) -> Array | None:
         if features is None:
             return None
@@ -240,6 +248,8 @@ class RowReader:
             patches=self._take(vision.patches, source),
             coordinates=self._take(vision.coordinates, source),
             image_ids=jnp.where(source[..., None] >= 0, ids, 0),
+            # the same for every picture of a run
+            normalisation=_of_rows(vision.normalisation, len(source)),
         )
         return encode_images(params, part, self.config, remat=self.how.remat, attention=self.how.attention)
 
@@ -293,6 +303,10 @@ def join_metrics(one: TokenMetrics, other: TokenMetrics) -> TokenMetrics:
         maxima=jax.tree.map(jnp.maximum, one.maxima, other.maxima),
         count=one.count + other.count,
     )
+
+
+def _of_rows(x: Array | None, count: int) -> Array | None:
+    return None if x is None else jnp.broadcast_to(x[:1], (count, *x.shape[1:]))
 
 
 def _at(leaf: Array | None, n: Any) -> Array:

@@ -7,11 +7,13 @@ so few programs are compiled. Where everything lies is a function of the lengths
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Int
@@ -107,6 +109,34 @@ def count_tokens(prompts: PromptInputs, is_completion: Array) -> TokenCounts:
         prompt=prompts.is_valid.sum(-1, dtype="int32"),
         completions=is_completion.sum(-1, dtype="int32"),
         windows=None if image_ids is None else (image_ids > 0).any(-1).sum(-1, dtype="int32"),
+    )
+
+
+def widen_prompts(prompts: PromptInputs, plan: RowPlan) -> PromptInputs:
+    """Prompts that were padded to a smaller size, padded to that of the plan: one program updates with batches of any."""
+    more = plan.prompt_tokens - prompts.tokens.shape[1]
+
+    def on_the_left(x: Array, filler: int = 0) -> Array:
+        return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(more, 0)], constant_values=filler)
+
+    vision = prompts.vision
+    if vision is not None:
+        behind = plan.windows - vision.image_ids.shape[1]
+        widened = {
+            name: jnp.pad(x, [(0, 0), (0, behind)] + [(0, 0)] * (x.ndim - 2))
+            for name, x in (
+                ("patches", vision.patches),
+                ("coordinates", vision.coordinates),
+                ("image_ids", vision.image_ids),
+            )
+        }
+        vision = dataclasses.replace(vision, **widened)
+    return PromptInputs(
+        tokens=on_the_left(prompts.tokens),
+        is_valid=on_the_left(prompts.is_valid),
+        positions=on_the_left(prompts.positions),
+        feature_index=on_the_left(prompts.feature_index, -1),
+        vision=vision,
     )
 
 

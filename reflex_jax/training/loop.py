@@ -149,7 +149,7 @@ def _open_run(objective: Objective, mesh: Mesh, held: ExitStack) -> tuple[_Run, 
         check_memory(objective, mesh, sizes)
         batches = objective.lay_out(examples)
         check_best_metric(objective, models.shapes, sizes, held_out)
-        params = load_params(models)
+        params = load_params(models, config.policy.widest_dtype)
         identity = _identify(objective, examples, held_out)
         is_resumed = is_first() and held.enter_context(open_run_directory(config))
     check_processes_alike(identity)

@@ -1,4 +1,4 @@
-"""The shared path (one prompt, G completions) against the repeated one (G whole sequences), values and gradients.
+"""Rows (a prompt, then G completions) against the repeated path (G whole sequences), values and gradients.
 
 The tolerance covers the order of float32 sums only; a completion that saw another one, a shifted position or a padding
 key moves the numbers by more than a percent.
@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reflex_jax.models.qwen_vl import completion_log_probs, init_policy_params, prompt_logits
+from reflex_jax.models.qwen_vl import init_policy_params, prompt_logits
 from reflex_jax.records import PromptInputs
+from tests.laid_out import log_probs_in_rows, sequences_in_rows
 from tests.tiny_policy import ALLOWED, CONFIG, odd_completions, odd_prompts, tiny_params
 
 TOLERANCE = 1e-4  # of the largest number of a leaf; the sums cancel, 4e-5 was seen
@@ -49,8 +50,16 @@ def repeated_log_probs(params, prompts: PromptInputs, tokens: np.ndarray) -> jax
     return chosen.reshape(tokens.shape)
 
 
-shared = partial(completion_log_probs, config=CONFIG, allowed=ALLOWED, temperature=TEMPERATURE)
-shared_log_probs = jax.jit(shared)
+of_rows = partial(log_probs_in_rows, config=CONFIG, allowed=ALLOWED, temperature=TEMPERATURE)
+jitted = jax.jit(of_rows)
+
+
+def shared(params, prompts: PromptInputs, tokens: np.ndarray, **options):
+    return of_rows(params, sequences_in_rows(prompts, tokens), **options)
+
+
+def shared_log_probs(params, prompts: PromptInputs, tokens: np.ndarray):
+    return jitted(params, sequences_in_rows(prompts, tokens))
 
 
 def gradients_of(log_probs_of, params):
@@ -76,7 +85,9 @@ def expected(params):
 
 
 @pytest.mark.parametrize(
-    ("padding", "options"), [("left", {}), ("right", {"remat": True, "chunk": 13})], ids=["plain", "remat_and_chunks"]
+    ("padding", "options"),
+    [("left", {}), ("right", {"remat": True, "log_prob_chunk": 13})],
+    ids=["plain", "remat_and_chunks"],
 )
 def test_shared_path_has_values_and_gradients_of_repeated_path(params, expected, padding, options):
     prompts = odd_prompts(padding=padding)
@@ -132,7 +143,8 @@ def test_entropy_is_that_of_the_allowed_vocabulary_and_carries_no_gradient(param
 def test_temperature_zero_counts_as_one(params):
     prompts, tokens = odd_prompts(), odd_completions()
     greedy, plain = (
-        jax.jit(partial(shared, temperature=temperature))(params, prompts, tokens)[0] for temperature in (0.0, 1.0)
+        jax.jit(partial(of_rows, temperature=temperature))(params, sequences_in_rows(prompts, tokens))[0]
+        for temperature in (0.0, 1.0)
     )
     np.testing.assert_array_equal(greedy, plain)
 

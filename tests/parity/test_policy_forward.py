@@ -15,7 +15,8 @@ from flax.traverse_util import flatten_dict
 
 from reflex_jax.checkpoints.huggingface import load_policy_params
 from reflex_jax.data.images import merged_feature_order, prompt_inputs_from_huggingface
-from reflex_jax.models.qwen_vl import completion_log_probs, encode_images, prompt_logits, read_qwen_config
+from reflex_jax.models.qwen_vl import encode_images, prompt_logits, read_qwen_config
+from tests.laid_out import log_probs_in_rows, sequences_in_rows
 from tests.parity import qwen_reference as reference
 
 TOLERANCE = 1e-4
@@ -124,10 +125,10 @@ def test_log_probs_and_gradients_are_those_of_transformers(policy):
     prompts = prompt_inputs_from_huggingface(**inputs, config=config)
     allowed = np.ones(config.text.vocabulary, bool)
 
+    sequences = sequences_in_rows(prompts, completions)
+
     def loss(params):
-        log_probs, _ = completion_log_probs(
-            params, prompts, completions, config, allowed=allowed, temperature=TEMPERATURE
-        )
+        log_probs, _ = log_probs_in_rows(params, sequences, config, allowed=allowed, temperature=TEMPERATURE)
         return (weights * log_probs).sum(), log_probs
 
     gradients, got = jax.jit(jax.grad(loss, has_aux=True))(params)

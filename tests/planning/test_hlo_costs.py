@@ -10,17 +10,19 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from reflex_jax.config import MeshConfig
 from reflex_jax.config_reader import load_config
+from reflex_jax.grpo.objective import TokenMetrics
 from reflex_jax.models.biomedclip import BiomedClipConfig, init_judge_params
 from reflex_jax.models.clip_text import TextTowerConfig
 from reflex_jax.models.clip_vision import VisionTowerConfig
-from reflex_jax.models.qwen_vl import QwenVLConfig, completion_log_probs, init_policy_params
+from reflex_jax.models.qwen_vl import HowToCompute, QwenVLConfig, init_policy_params
 from reflex_jax.planning.hlo_costs import count_costs
 from reflex_jax.records import Draws, HostScores, JudgeInputs, PromptInputs, VisionInputs
 from reflex_jax.sharding import make_mesh
 from reflex_jax.step.generate import generate
+from reflex_jax.step.rounds import RowReader
 from reflex_jax.step.sampling import Sampling, Vocabulary
 from reflex_jax.step.score import score_rollout
-from reflex_jax.step.update import accumulate
+from tests.laid_out import sequences_in_rows
 from tests.tiny_policy import CONFIG
 
 PROMPTS, GROUP, PROMPT_TOKENS, STEPS, WINDOWS = 2, 4, 24, 16, 3
@@ -163,31 +165,36 @@ def _vision_flops(config: QwenVLConfig) -> tuple[int, int, int]:
 
 def _update_layer_flops(config: QwenVLConfig) -> int:
     """All decoder layers over one prompt and its group, the prompt once."""
-    completion = GROUP * STEPS
-    scores = PROMPT_TOKENS * PROMPT_TOKENS + completion * PROMPT_TOKENS + completion * STEPS
-    return config.text.layers * (_layer_flops(config, PROMPT_TOKENS + completion) + 4 * scores * config.text.width)
+    slots = PROMPT_TOKENS + GROUP * STEPS
+    return config.text.layers * (_layer_flops(config, slots) + 4 * slots * slots * config.text.width)
 
 
-@pytest.mark.parametrize("kind", ["forward", "gradient", "microbatches and chunks"])
+@pytest.mark.parametrize("kind", ["forward", "gradient", "rounds and chunks"])
 def test_the_update_costs_what_a_hand_count_says(kind):
     params = jax.eval_shape(lambda: init_policy_params(CONFIG, jax.random.key(0)))
     tokens = jnp.zeros((PROMPTS, GROUP, STEPS), jnp.int32)
 
-    def total(params, batch, _=None, *, chunk=10**6):
-        log_probs, _ = completion_log_probs(
-            params, *batch, CONFIG,
-            allowed=np.ones(CONFIG.text.vocabulary, bool), temperature=1.0, chunk=chunk, remat=True,
-        )  # fmt: skip
-        return log_probs.sum(), 0.0
+    rows = 1 if "rounds" in kind else PROMPTS  # one prompt at a time, its logits in chunks; or all at once
+    chunk = (PROMPT_TOKENS + GROUP * STEPS) // 4 if "rounds" in kind else 10**6
+    reader = RowReader(
+        CONFIG, np.ones(CONFIG.text.vocabulary, bool), 1.0, HowToCompute(remat=True, log_prob_chunk=chunk), ways=1,
+        every_round=True,
+    )  # fmt: skip
+    sequences = sequences_in_rows(_inputs(CONFIG), np.asarray(tokens), rows=rows)
 
-    def accumulated(params, batch):  # one prompt at a time, its logits in four chunks
-        gradient_of = jax.value_and_grad(partial(total, chunk=GROUP * STEPS // 4), has_aux=True)
-        return accumulate(gradient_of, params, batch, jnp.float32(1), PROMPTS)
+    def forward(params, sequences):
+        return reader.log_probs(params, sequences, reader.features(params, sequences))
 
-    functions = {"forward": total, "gradient": jax.grad(total, has_aux=True), "microbatches and chunks": accumulated}
-    costs = _costs(functions[kind], params, (_inputs(CONFIG), tokens))
+    def gradient(params, sequences):
+        def loss_of(log_probs, entropies, is_here):
+            return log_probs.sum(), TokenMetrics({}, {}, jnp.float32(1))
+
+        return reader.gradients(params, {}, sequences, loss_of)
+
+    costs = _costs(forward if kind == "forward" else gradient, params, sequences)
     embedding, vision_layers, merger = _vision_flops(CONFIG)
-    head = 2 * GROUP * STEPS * CONFIG.text.width * CONFIG.text.vocabulary
+    slots = PROMPT_TOKENS + GROUP * STEPS  # of a row; all are counted, those without a completion token are skipped
+    head = 2 * slots * CONFIG.text.width * CONFIG.text.vocabulary
     layers = vision_layers + _update_layer_flops(CONFIG)
     if kind == "forward":
         by_hand = embedding + layers + merger + head
@@ -198,6 +205,8 @@ def test_the_update_costs_what_a_hand_count_says(kind):
         last = text.layers * 2 * (PROMPT_TOKENS + GROUP * STEPS) * text.width * text.hidden
         last += vision.depth * 2 * WINDOWS * vision.patches_per_window * vision.width * vision.hidden
         by_hand = 2 * embedding + 4 * layers - last + 3 * (merger + head) + (head if "chunks" in kind else 0)
+        if "rounds" in kind:  # pictures are looked at once more
+            by_hand += embedding + vision_layers + merger
     assert costs.flops == pytest.approx(PROMPTS * by_hand, rel=0.02)
     assert costs.bounded_loops == costs.unknown_loops == ()
 

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 
 from reflex_jax.config import MeshConfig
-from reflex_jax.models.qwen_vl import completion_log_probs
 from reflex_jax.sharding import make_mesh
 from reflex_jax.step.imitate import SftBatch
 from reflex_jax.step.program import build_program
-from tests.laid_out import laid_out
+from tests.laid_out import laid_out, log_probs_in_rows, sequences_in_rows
 from tests.step.conftest import ALLOWED, POLICY, TinyWorld, tiny_shapes
 
 
@@ -42,8 +41,12 @@ def whole(tiny_world):
 
 def test_the_loss_is_the_weighted_mean_over_the_whole_batch(tiny_world, whole):
     batch, (_, metrics) = targets(tiny_world), whole
-    log_probs, _ = completion_log_probs(
-        tiny_world.policy_params, batch.prompts, batch.tokens, POLICY, allowed=ALLOWED, temperature=1.0
+    log_probs, _ = log_probs_in_rows(
+        tiny_world.policy_params,
+        sequences_in_rows(batch.prompts, batch.tokens),
+        POLICY,
+        allowed=ALLOWED,
+        temperature=1.0,
     )
     expected = -(batch.weights * np.asarray(log_probs)).sum() / batch.weights.sum()
     np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)

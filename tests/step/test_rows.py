@@ -1,5 +1,6 @@
 """Where tokens lie in rows: each that exists once, on the device of its prompt, in few slots, the same for everybody."""
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,7 +10,16 @@ from reflex_jax.config import MeshConfig
 from reflex_jax.data.prompts import PromptSizes
 from reflex_jax.records import TokenCounts
 from reflex_jax.sharding import make_mesh
-from reflex_jax.step.rows import RowPlan, abstract_rows, describe_rows, lay_out_rows, place_rows, plan_rows
+from reflex_jax.step.rows import (
+    RowPlan,
+    abstract_rows,
+    count_tokens,
+    describe_rows,
+    lay_out_rows,
+    place_rows,
+    plan_rows,
+    widen_prompts,
+)
 from tests.step.conftest import TinyWorld
 
 PROMPT, STEPS, GROUP, WINDOWS = 40, 24, 3, 9
@@ -109,3 +119,17 @@ def test_a_plan_has_few_lengths_and_its_layouts_the_shapes_that_are_planned(supe
     for name in ("order", "rounds", "source", "predicted", "predicting", "most_predicted", "window_source"):
         made, wanted = getattr(placed, name), getattr(planned, name)
         assert (made.shape, made.dtype, made.sharding) == (wanted.shape, wanted.dtype, wanted.sharding), name
+
+
+def test_prompts_of_any_rung_are_the_same_in_the_update(tiny_world):
+    prompts = tiny_world.batch().prompts
+    plan = plan_rows(TinyWorld.config(), make_mesh(MeshConfig(data=1), jax.devices()[:1]), PromptSizes(16, 3))
+    wide = widen_prompts(prompts, plan)
+    assert wide.tokens.shape == (8, 16) and wide.vision.patches.shape[:2] == (8, 3)
+    np.testing.assert_array_equal(wide.is_valid.sum(1), prompts.is_valid.sum(1))
+    for name in ("tokens", "positions", "feature_index"):
+        np.testing.assert_array_equal(getattr(wide, name)[..., 6:], getattr(prompts, name), err_msg=name)
+    assert (wide.feature_index[:, :6] == -1).all() and not wide.vision.image_ids[:, 1:].any()
+    counts = count_tokens(wide, np.ones((8, 4, 6), bool))
+    np.testing.assert_array_equal(counts.first, 6 + prompts.is_valid.argmax(1))
+    np.testing.assert_array_equal(counts.windows, 1)
