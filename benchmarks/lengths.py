@@ -16,6 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from reflex_jax.config import MemoryConfig
+from reflex_jax.data.prompts import PromptSizes
+from reflex_jax.records import TokenCounts
+from reflex_jax.step.batch import prompt_rungs
+from reflex_jax.step.ladders import ladder
+from reflex_jax.step.rows import RowPlan, lay_out_rows
+
 TRACE = Path(__file__).resolve().parent / "length_trace.json"
 
 
@@ -62,7 +69,43 @@ def padded(step: Step, limits: Limits) -> dict[str, int]:
     }
 
 
-LAYOUTS: dict[str, Layout] = {"padded": padded}
+def packed(devices: int, at_once: int, lengths: int = MemoryConfig.row_lengths) -> Layout:
+    """The rows of `reflex_jax.step.rows` on so many devices, `at_once` prompts at one time on all of them; sampling by
+    stages of the prompt's padding (`prompt_rungs`), every row until the last one of the step has ended.
+    """
+
+    def layout(step: Step, limits: Limits) -> dict[str, int]:
+        prompts, group = step.completion_tokens.shape
+        longest = limits.longest_prompt + group * limits.max_new_tokens
+        smallest = limits.longest_prompt + group * limits.max_new_tokens // 8
+        plan = RowPlan(
+            prompts=prompts, minibatches=1, ways=devices, rows=at_once, prompt_tokens=limits.longest_prompt,
+            completion_tokens=limits.max_new_tokens, group=group, windows=limits.most_windows,
+            lengths=ladder(longest, count=lengths, multiple=32, smallest=smallest),
+        )  # fmt: skip
+        none = np.zeros(prompts, np.int32)
+        rows = lay_out_rows(TokenCounts(none, step.prompt_tokens, step.completion_tokens, step.windows), plan)
+        windows = int(np.prod(rows.window_source.shape[2:]) * rows.window_rounds.sum())
+        rungs = prompt_rungs(PromptSizes(limits.longest_prompt, limits.most_windows), MemoryConfig.prompt_rungs)
+        needed = PromptSizes(int(step.prompt_tokens.max()), int(step.windows.max()))
+        sampled = next(size for size in rungs if size.union(needed) == size)
+        return {
+            "update": int(np.prod(rows.source.shape[2:]) * rows.rounds.sum()),
+            "sampling": prompts * (sampled.prompt_tokens + group * int(step.completion_tokens.max())),
+            "pictures": windows * limits.patches_per_window,
+        }
+
+    return layout
+
+
+LAYOUTS: dict[str, Layout] = {
+    "padded": padded,
+    "rows, 1 device, 1 prompt at a time": packed(1, 1),
+    "rows, 8 devices, 8 prompts at a time": packed(8, 8),
+    "rows, 16 devices, 16 prompts at a time": packed(16, 16),
+    "rows, 32 x 2 devices, 32 prompts at a time": packed(32, 32),
+    "rows, 32 x 2 devices, all prompts at once": packed(32, 64),
+}
 
 
 def read_trace(path: Path = TRACE) -> tuple[list[Step], Limits]:
@@ -92,7 +135,7 @@ def main() -> None:
     )
     for name, layout in LAYOUTS.items():
         found = overhead(steps, limits, layout)
-        print(f"{name:8s} slots / tokens: " + ", ".join(f"{part} {ratio:.2f}" for part, ratio in found.items()))
+        print(f"{name:42s} slots / tokens: " + ", ".join(f"{part} {ratio:.2f}" for part, ratio in found.items()))
 
 
 if __name__ == "__main__":

@@ -474,6 +474,9 @@ class MemoryConfig:
     rollout_weights: str = (
         "gathered"  # gathered: whole over fsdp while sampling | sharded: stay cut; slower, less memory
     )
+    # what waits in the host's memory and comes to the device a layer at a time: none | optimizer (its moments) |
+    # optimizer+masters; slower by what the link to the host takes
+    offload: str = "none"
 
     def __post_init__(self) -> None:
         """Refuses unknown choices and values out of range."""
@@ -483,6 +486,7 @@ class MemoryConfig:
         )
         _check_choice("memory.attention", self.attention, ("auto", "xla", "blocked", "fused"))
         _check_choice("memory.rollout_weights", self.rollout_weights, ("gathered", "sharded"))
+        _check_choice("memory.offload", self.offload, ("none", "optimizer", "optimizer+masters"))
         for name in ("log_prob_chunk", "row_lengths", "prompt_rungs"):
             _check(getattr(self, name) >= 1, f"memory.{name}: expected >= 1; got {getattr(self, name)}.")
         _check(

@@ -5,7 +5,7 @@
     fused    a library's kernel: splash attention on TPUs, cuDNN's on NVIDIA GPUs
     auto     xla where the scores are small, else fused where a kernel takes the shape, else blocked
 
-What a run ends up with it says once per use, on standard error.
+What a run ends up with it says once per use, after its first step (`tell_choices`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import jax
@@ -120,7 +120,16 @@ class AttentionChoice:
 XLA = AttentionChoice()
 
 
-@cache
+_lines: dict[str, bool] = {}  # what was chosen, in the order in which programs were traced -> whether it was told
+
+
 def _say_once(line: str) -> None:
-    if is_first():
-        print(line, file=sys.stderr, flush=True)
+    _lines.setdefault(line, False)
+
+
+def tell_choices() -> None:
+    """Says on standard error what computes which attention in the programs traced so far; each line once, by one process."""
+    for line in [line for line, is_told in _lines.items() if not is_told]:
+        _lines[line] = True
+        if is_first():
+            print(line, file=sys.stderr, flush=True)

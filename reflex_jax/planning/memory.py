@@ -12,11 +12,13 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 
 from reflex_jax.config import Config
 from reflex_jax.planning.device_memory import GIB
-from reflex_jax.step.abstract_run import AbstractRun, bytes_on_device
+from reflex_jax.step.abstract_run import AbstractRun, bytes_on_device, bytes_on_host, numbers_of_device
+from reflex_jax.step.layerwise import count_layers, is_dict, part_at, parts_of
 from reflex_jax.step.shapes import attention_of
 
 Terms = Mapping[str, float]  # what for -> bytes of one device
@@ -28,6 +30,7 @@ class MemoryEstimate:
 
     resident: Terms  # from the first step to the last
     phases: Mapping[str, Terms]  # what comes on top while a phase lasts, by "function: part of it"
+    on_host: float = 0.0  # of the host's memory, for one device; see `memory.offload`
 
     def of(self, function: str = "") -> tuple[str, float]:
         """The phase of a function (default: of the whole step) that needs most, and the bytes in use while it lasts."""
@@ -52,13 +55,13 @@ def estimate_memory(run: AbstractRun) -> MemoryEstimate:
     """Adds up the arrays of a run that exist at the same time."""
     shapes = _Shapes(run)
     resident = {
-        "float32 masters": bytes_on_device(run.state.params),
+        f"{run.config.policy.master_dtype} masters": bytes_on_device(run.state.params),
         "moments": bytes_on_device((run.state.optimizer_state, run.state.step)),
         "fixed parameters": bytes_on_device(run.frozen.fixed),
         "reference": bytes_on_device(run.frozen.reference),
         "judge": bytes_on_device(run.frozen.judge),
     }
-    phases = {f"update: {part}": terms for part, terms in _update(shapes).items()}
+    phases = {f"update: {part}": terms for part, terms in (_update(shapes) | _optimise(shapes)).items()}
     if not run.is_supervised:
         weights = {"weights to sample with": bytes_on_device(run.weights)}
         phases["gather_weights"] = weights
@@ -70,7 +73,7 @@ def estimate_memory(run: AbstractRun) -> MemoryEstimate:
             phases |= {f"{function}: {part}": {**weights, **terms} for part, terms in parts}
     if run.shapes.judge is not None and not run.is_supervised:
         phases["score_rollout"] = _score(shapes)
-    return MemoryEstimate(resident, phases)
+    return MemoryEstimate(resident, phases, on_host=bytes_on_host(run.state))
 
 
 class _Shapes:
@@ -219,10 +222,10 @@ def _update(shapes: _Shapes) -> dict[str, Terms]:
     config, state = shapes.config, shapes.run.state
     prompts = shapes.minibatch
     at_once = shapes.at_once(prompts)
-    masters = {name: bytes_on_device(part) for name, part in state.params.items()}  # float32
+    masters = {name: 4 * numbers_of_device(part) for name, part in state.params.items()}  # as float32
     trained, narrow = sum(masters.values()), shapes.number / 4
     before: dict[str, float] = {"batch": bytes_on_device(shapes.run.batch)}
-    if narrow != 1:
+    if config.policy.dtype != config.policy.master_dtype or config.memory.offload == "optimizer+masters":
         before[f"weights in {config.policy.dtype}"] = trained * narrow
     if config.memory.microbatch_prompts not in (0, prompts):
         before["gradients so far"] = trained
@@ -238,6 +241,23 @@ def _update(shapes: _Shapes) -> dict[str, Terms]:
         gradients = {"gradients": trained * narrow}
         phases["pictures"] = before | by_vision | gradients | _times(at_once, shapes.image_backward())
     return phases
+
+
+def _optimise(shapes: _Shapes) -> dict[str, Terms]:
+    """What comes from the host for the update of one part of the parameters, and goes back, beside the gradients."""
+    state = shapes.run.state
+    if shapes.config.memory.offload == "none":
+        return {}
+    arrays = [
+        state.params,
+        *(part for part in jax.tree.leaves(state.optimizer_state, is_leaf=is_dict) if is_dict(part)),
+    ]
+    most = 0.0
+    for path, has_layers in parts_of(state.params):
+        size = sum(bytes_on_host(part_at(tree, path)) for tree in arrays)
+        layers = count_layers(part_at(state.params, path)) if has_layers else 1
+        most = max(most, size / layers)
+    return {"optimiser": {"gradients": 4 * numbers_of_device(state.params), "state on its way": 2 * most}}
 
 
 def _times(factor: float, terms: Terms) -> dict[str, float]:

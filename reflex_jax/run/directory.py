@@ -51,6 +51,7 @@ FREE_KEYS = {
     "memory.rollout_weights": "rounding",
     "memory.row_lengths": "rounding",
     "memory.microbatch_prompts": "rounding",
+    "memory.offload": "where the state waits",
     "mesh.preset": "rounding",
     "mesh.data": "rounding",
     "mesh.fsdp": "rounding",

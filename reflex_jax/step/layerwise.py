@@ -42,16 +42,16 @@ def update_layerwise(
       is_applied: False: everything stays as it was.
     """
     # optax's own states are tuples: a dict among them has the form of the parameters
-    leaves, form = jax.tree.flatten(state.optimizer_state, is_leaf=_is_dict)
-    arrays = {place: leaf for place, leaf in enumerate(leaves) if _is_dict(leaf)}
-    counts = {place: leaf for place, leaf in enumerate(leaves) if not _is_dict(leaf)}
+    leaves, form = jax.tree.flatten(state.optimizer_state, is_leaf=is_dict)
+    arrays = {place: leaf for place, leaf in enumerate(leaves) if is_dict(leaf)}
+    counts = {place: leaf for place, leaf in enumerate(leaves) if not is_dict(leaf)}
 
     def updated(number: Any, before: Part, gradients: Any) -> tuple[Part, Any]:
         """A part on the device after the update, and the counts, which all parts count alike."""
         params, held = before
         inner = jax.tree.unflatten(form, [(held | counts)[place] for place in range(len(leaves))])
         changes, after = optimizer.update(gradients, inner, params, grad_norm=grad_norm, part=number)
-        after = dict(enumerate(jax.tree.leaves(after, is_leaf=_is_dict)))
+        after = dict(enumerate(jax.tree.leaves(after, is_leaf=is_dict)))
         new = (apply_updates(params, changes), {place: after[place] for place in held})
         kept = jax.tree.map(lambda new, old: jnp.where(is_applied, new, old), new, before)
         return kept, {place: jnp.where(is_applied, after[place], counts[place]) for place in counts}
@@ -62,16 +62,16 @@ def update_layerwise(
             kept, counted = updated(first + layer, _layer(part, layer), _layer(gradients, layer))
             return jax.tree.map(lambda whole, new: _with_layer(whole, new, layer), part, kept), counted
 
-        return jax.lax.fori_loop(0, _count_layers(part), update_layer, (part, counts))
+        return jax.lax.fori_loop(0, count_layers(part), update_layer, (part, counts))
 
     number, params, after_counts = 0, state.params, counts
-    for path, has_layers in _parts(state.params):
-        part = (_at(params, path), {place: _at(tree, path) for place, tree in arrays.items()})
+    for path, has_layers in parts_of(state.params):
+        part = (part_at(params, path), {place: part_at(tree, path) for place, tree in arrays.items()})
         if has_layers:
-            part, after_counts = update_layers(number, part, _at(gradients, path))
-            number += _count_layers(part)
+            part, after_counts = update_layers(number, part, part_at(gradients, path))
+            number += count_layers(part)
         else:
-            kept, after_counts = updated(number, jax.tree.map(on_device, part), _at(gradients, path))
+            kept, after_counts = updated(number, jax.tree.map(on_device, part), part_at(gradients, path))
             part = jax.tree.map(_where_it_was, part, kept)
             number += 1
         params = _replaced(params, path, part[0])
@@ -80,21 +80,23 @@ def update_layerwise(
     return dataclasses.replace(state, params=params, optimizer_state=optimizer_state)
 
 
-def _is_dict(node: Any) -> bool:
+def is_dict(node: Any) -> bool:
+    """Whether a node of an optimiser's state has the form of the parameters."""
     return isinstance(node, dict)
 
 
-def _parts(params: Params, path: Path = ()) -> Iterator[tuple[Path, bool]]:
+def parts_of(params: Params, path: Path = ()) -> Iterator[tuple[Path, bool]]:
     """The path of every part that is updated at one time, and whether its arrays count layers first."""
     has_layers = path[-1:] == ("layers",)
-    if has_layers or not any(map(_is_dict, params.values())):
+    if has_layers or not any(map(is_dict, params.values())):
         yield path, has_layers
     else:
         for name, part in params.items():
-            yield from _parts(part, (*path, name))
+            yield from parts_of(part, (*path, name))
 
 
-def _at(tree: Params, path: Path) -> Any:
+def part_at(tree: Params, path: Path) -> Any:
+    """The part at a path."""
     return reduce(lambda node, name: node[name], path, tree)
 
 
@@ -103,7 +105,8 @@ def _replaced(tree: Params, path: Path, part: Any) -> Any:
     return {**tree, path[0]: _replaced(tree[path[0]], path[1:], part)} if path else part
 
 
-def _count_layers(part: Part) -> int:
+def count_layers(part: Any) -> int:
+    """How many layers the arrays of a part count first."""
     return jax.tree.leaves(part)[0].shape[0]
 
 

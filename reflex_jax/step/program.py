@@ -22,6 +22,7 @@ from reflex_jax.records import Draws, HostScores, JudgeInputs, PromptInputs, Rol
 from reflex_jax.sharding import UPDATE_RULES, batch_sharding, replicated
 from reflex_jax.step.generate import generate
 from reflex_jax.step.imitate import SftBatch, imitation_update
+from reflex_jax.step.offload import state_shardings
 from reflex_jax.step.rows import count_tokens
 from reflex_jax.step.sampling import Sampling
 from reflex_jax.step.score import Scored, score_rollout
@@ -71,7 +72,7 @@ def build_program(config: Config, shapes: Shapes, *, updates: int = 1, every_rou
     master_dtype = config.policy.master_dtype
     optimizer = make_optimizer(config.optimizer, updates, master_dtype=master_dtype, seed=config.run.seed)
     everywhere, batched = replicated(shapes.mesh), batch_sharding(shapes.mesh)
-    of_state = shapes.policy_shardings(_abstract_state(config, shapes, optimizer))
+    of_state = state_shardings(_abstract_state(config, shapes, optimizer), shapes, config.memory)
     reader_at = partial(row_reader, config, shapes, every_round=every_round)
     score = partial(score_rollout, config=config, judge_config=shapes.judge)
     update = partial(
@@ -136,11 +137,15 @@ def _start(
     reference = cast(trainable) if with_reference else None
     frozen = FrozenParams(fixed=cast(fixed), reference=reference, judge=judge_params)
     masters = jnp.dtype(config.policy.master_dtype)
+    is_taken_over = config.memory.offload != "optimizer+masters" and all(
+        leaf.dtype == masters for leaf in jax.tree.leaves(trainable)
+    )
     # where the compiled step will put them: else the second step would compile again
     init = jax.jit(
-        lambda tree: init_state(tree, optimizer, masters), out_shardings=places,
-        donate_argnums=[0] if all(leaf.dtype == masters for leaf in jax.tree.leaves(trainable)) else [],
-    )  # fmt: skip
+        lambda tree: init_state(tree, optimizer, masters),
+        out_shardings=places,
+        donate_argnums=[0] if is_taken_over else [],
+    )
     return init(trainable), frozen
 
 

@@ -192,7 +192,10 @@ def lay_out_rows(counts: TokenCounts, plan: RowPlan) -> RowLayout:
 def describe_rows(layout: RowLayout) -> dict[str, float]:
     """Row length, and slots computed for each token that exists, as metrics of a step."""
     slots = np.prod(layout.source.shape[2:]) * layout.rounds.sum()
-    return {"row_length": float(layout.source.shape[-1]), "slots_per_token": float(slots / (layout.source >= 0).sum())}
+    return {
+        "rows/length": float(layout.source.shape[-1]),
+        "rows/slots_per_token": float(slots / (layout.source >= 0).sum()),
+    }
 
 
 def place_rows(layout: RowLayout, mesh: AnyMesh) -> RowLayout:

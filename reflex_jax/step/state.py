@@ -10,8 +10,9 @@ import optax
 from jaxtyping import Int
 
 from reflex_jax.config import OptimizerConfig
+from reflex_jax.sharding import path_name
 from reflex_jax.step.narrow import narrow
-from reflex_jax.trees import Leaf, Params, pytree_dataclass
+from reflex_jax.trees import Array, Leaf, Params, pytree_dataclass
 
 
 @pytree_dataclass
@@ -40,13 +41,26 @@ def split_trainable(params: Params, trainable: str) -> tuple[Params, Params]:
 
 def on_device(x: Any) -> Any:
     """Brings an array into the device's memory, where it is not in it already; see `memory.offload`."""
-    is_there = jax.typeof(x).memory_space == jax.memory.Space.Device
-    return x if is_there else jax.device_put(x, jax.memory.Space.Device)
+    return x if is_on_device(x) else jax.device_put(x, jax.memory.Space.Device)
+
+
+def is_on_device(x: Any) -> bool:
+    """Whether an array, inside `jit` too, lies in the device's memory."""
+    return jax.typeof(x).memory_space == jax.memory.Space.Device
 
 
 def cast_params(params: Params, dtype: Any) -> Params:
-    """Returns parameters as products read them: on the device, in their dtype. Gradients are of these."""
-    return jax.tree.map(lambda x: on_device(x).astype(dtype), params)
+    """Returns parameters as products read them: on the device, in their dtype. Gradients are of these.
+
+    What waits on the host comes a layer at a time, so that the device never holds it in both dtypes.
+    """
+
+    def cast(path: Any, x: Any) -> Array:
+        if is_on_device(x) or "layers/" not in path_name(path):
+            return on_device(x).astype(dtype)
+        return jax.lax.map(lambda layer: on_device(layer).astype(dtype), x)
+
+    return jax.tree_util.tree_map_with_path(cast, params)
 
 
 def compute_params(params: Params, fixed: Params, dtype: Any) -> Params:

@@ -87,6 +87,24 @@ def test_every_setting_that_saves_memory_lowers_its_own_phase():
     assert needs("generate", mesh=(1, 8, 2)) < needs("generate") < needs("generate", mesh=(1, 4, 1))
 
 
+def test_a_state_is_counted_in_its_dtype_and_where_it_waits():
+    numbers = 3_754_622_976
+    wide = _estimate("3b", (1, 1, 1))
+    narrow = _estimate("3b", (1, 1, 1), "optimizer.moments_dtype=bfloat16", "policy.master_dtype=bfloat16")
+    assert narrow.resident["bfloat16 masters"] == 2 * numbers
+    assert narrow.resident["moments"] == pytest.approx(4 * numbers, rel=1e-6)
+    assert "weights in bfloat16" not in narrow.phases["update: pictures"]  # the masters are just that
+    for offload, on_host in (("optimizer", 8), ("optimizer+masters", 12)):
+        waiting = _estimate("3b", (1, 1, 1), f"memory.offload={offload}")
+        assert waiting.on_host == pytest.approx(on_host * numbers, rel=2e-3)  # vectors stay on the device
+        assert waiting.on_host + waiting.resident_bytes == wide.resident_bytes
+        table = 4 * 151_936 * 2048  # bytes of the largest array that is no stack of layers
+        assert waiting.phases["update: optimiser"]["state on its way"] == 2 * on_host / 4 * table
+    shared = _estimate("3b", (1, 1, 1), "policy.trainable=language")
+    assert shared.resident["reference"] == shared.resident["float32 masters"] / 2
+    assert shared.resident["fixed parameters"] == 2 * numbers - shared.resident["reference"]
+
+
 @pytest.fixture(scope="module")
 def small_policy(tmp_path_factory):
     """A directory with the sizes of a policy whose towers repeat, as the published ones do."""

@@ -1,14 +1,18 @@
 """An update layer by layer is that of the whole, wherever the state lies."""
 
+from functools import partial
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from reflex_jax.config import OptimizerConfig
 from reflex_jax.step.layerwise import update_layerwise
+from reflex_jax.step.offload import HOST
 from reflex_jax.step.state import TrainState, init_state, make_optimizer
 
 SETTINGS = OptimizerConfig(learning_rate=1e-2, weight_decay=0.1, clip_norm=0.5, schedule="linear", warmup_steps=3)
@@ -74,3 +78,28 @@ def test_every_layer_is_rounded_with_numbers_of_its_own():
     rows = [*np.asarray(state.params["layers"]["q"]), *np.asarray(state.params["vision"]["layers"]["q"])]
     assert all(0.05 < np.mean(row != 1) < 0.5 for row in rows)
     assert all(np.any(rows[i] != rows[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
+
+
+@pytest.mark.parametrize("of_run", [("float32", "float32"), ("bfloat16", "bfloat16")])
+def test_a_state_on_the_host_is_updated_to_the_same_bits_and_stays_there(of_run):
+    """On two devices which cut it, as a step's jit does it: donated, and put back where it was."""
+    moments, masters = of_run
+    optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-2, moments_dtype=moments), 1, master_dtype=masters)
+    mesh = Mesh(np.array(jax.devices()[:2]), ("fsdp",), axis_types=(AxisType.Auto,))
+
+    def place(leaf, kind: str) -> NamedSharding:
+        spec = [None] * (leaf.ndim - 1) + ["fsdp"] if leaf.ndim > 1 else []
+        return NamedSharding(mesh, PartitionSpec(*spec), memory_kind=kind if leaf.ndim > 1 else "device")
+
+    def two_updates(kind: str) -> TrainState:
+        start = partial(init_state, optimizer=optimizer, master_dtype=masters)
+        places = jax.tree.map(partial(place, kind=kind), jax.eval_shape(start, tree(0)))
+        state = jax.jit(start, out_shardings=places)(tree(0))
+        step = jax.jit(partial(updated, optimizer=optimizer), donate_argnums=0, out_shardings=places)
+        for seed in (1, 2):
+            state = step(state, gradients=tree(seed))
+        assert step._cache_size() == 1
+        assert state.params["layers"]["q"]["kernel"].sharding.memory_kind == kind
+        return jax.device_get(state)
+
+    chex.assert_trees_all_equal(two_updates("device"), two_updates(HOST))

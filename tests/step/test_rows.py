@@ -88,7 +88,7 @@ def test_rows_take_the_length_that_leaves_fewest_slots_empty():
     counts = TokenCounts(first=none, prompt=np.full(4, 30), completions=np.full((4, 3), 8), windows=None)
     layout = lay_out_rows(counts, plan)  # 54 tokens each: 4 x 64, 4 x 80 or 2 x 112
     assert layout.source.shape[-1] == 112 and layout.rounds == [2] and layout.window_source is None
-    assert describe_rows(layout) == {"row_length": 112.0, "slots_per_token": 224 / 216}
+    assert describe_rows(layout) == {"rows/length": 112.0, "rows/slots_per_token": 224 / 216}
 
 
 def test_prompts_are_dealt_out_so_that_no_device_waits_long():
