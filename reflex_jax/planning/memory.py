@@ -19,6 +19,7 @@ from reflex_jax.config import Config
 from reflex_jax.planning.device_memory import GIB
 from reflex_jax.step.abstract_run import AbstractRun, bytes_on_device, bytes_on_host, numbers_of_device
 from reflex_jax.step.layerwise import count_layers, is_dict, part_at, parts_of
+from reflex_jax.step.shapes import attention_of
 
 Terms = Mapping[str, float]  # what for -> bytes of one device
 
@@ -81,6 +82,7 @@ class _Shapes:
     def __init__(self, run: AbstractRun):
         self.run, self.config = run, run.config
         self.text, self.vision = run.shapes.policy.text, run.shapes.policy.vision
+        self.attention = attention_of(run.config, run.shapes)
         mesh = run.shapes.mesh.shape
         self.ways, self.tensor = mesh["data"] * mesh["fsdp"], mesh["tensor"]
         self.number = jnp.dtype(self.config.policy.dtype).itemsize  # bytes, in the compute dtype
@@ -99,16 +101,18 @@ class _Shapes:
         return (self.config.memory.microbatch_prompts or prompts) / self.ways
 
     def text_scores(self, completions: int) -> float:
-        """Float32 attention scores of one decoder layer, held whole."""
-        of_prompt = 0 if self.config.memory.attention == "cudnn" else self.prompt**2
-        return 4 * self.text.heads / self.tensor * (of_prompt + completions * (self.prompt + self.steps))
+        """Float32 attention scores of one decoder layer, where they are held whole."""
+        if not self.attention.holds_scores(self.prompt + completions):
+            return 0.0
+        return 4 * self.text.heads / self.tensor * (self.prompt**2 + completions * (self.prompt + self.steps))
 
     def image_scores(self) -> float:
-        """Float32 attention scores of one vision layer that reads the whole image, held whole.
+        """Float32 attention scores of one vision layer that reads the whole image, where they are held whole.
 
         The tower's weights are not cut over `tensor`, but the partitioner may cut its heads.
         """
-        return 4 * self.vision.heads / self.tensor * self.slots**2
+        held = self.slots**2 if self.attention.holds_scores(self.slots) else 0
+        return 4 * self.vision.heads / self.tensor * held
 
     def saved_by_text(self) -> float:
         """What the backward pass of the language model reads of the forward pass."""
@@ -159,6 +163,8 @@ class _Shapes:
     def _backward(self, scores: float, block: float) -> dict[str, float]:
         if not self.config.memory.remat:  # probabilities and block are among what was saved
             return {"gradients of the largest array": max(scores, block / 2)}
+        if not scores:
+            return {"feed-forward block": 1.5 * block}
         return _largest(
             {"attention scores": 2 * scores, "attention scores and feed-forward block": scores + 1.5 * block}
         )
