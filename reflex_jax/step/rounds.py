@@ -243,13 +243,13 @@ class RowReader:
         ids = self._take(vision.image_ids, source)
         # a picture has a window at least, so no two pictures of a device get the same number
         ids = jnp.where(ids > 0, ids + (source // windows * (windows + 1))[..., None], 0)
+        scale = vision.normalisation  # of all pictures of a run the same
         part = dataclasses.replace(
             vision,
+            normalisation=None if scale is None else self._take(scale[:, None], source[:, :1] // windows)[:, 0],
             patches=self._take(vision.patches, source),
             coordinates=self._take(vision.coordinates, source),
             image_ids=jnp.where(source[..., None] >= 0, ids, 0),
-            # the same for every picture of a run
-            normalisation=_of_rows(vision.normalisation, len(source)),
         )
         return encode_images(params, part, self.config, remat=self.how.remat, attention=self.how.attention)
 
@@ -303,10 +303,6 @@ def join_metrics(one: TokenMetrics, other: TokenMetrics) -> TokenMetrics:
         maxima=jax.tree.map(jnp.maximum, one.maxima, other.maxima),
         count=one.count + other.count,
     )
-
-
-def _of_rows(x: Array | None, count: int) -> Array | None:
-    return None if x is None else jnp.broadcast_to(x[:1], (count, *x.shape[1:]))
 
 
 def _at(leaf: Array | None, n: Any) -> Array:
