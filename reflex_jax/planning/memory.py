@@ -209,8 +209,9 @@ def _score(shapes: _Shapes) -> Terms:
     vision = judge.vision
     rows = 1 + vision.grid_size**2
     number = jnp.dtype(shapes.config.judge.dtype).itemsize
-    block = shapes.prompts * rows * (vision.width + vision.hidden) * number
-    scores = shapes.prompts * vision.heads * rows**2 * 4
+    at_once = shapes.at_once(shapes.config.grpo.prompts_per_step)
+    block = at_once * rows * (vision.width + vision.hidden) * number
+    scores = at_once * vision.heads * rows**2 * 4
     terms = {"batch": bytes_on_device(batch), "image tower of the judge": max(block, scores)}
     if shapes.config.judge.saliency == "attention_gradient":  # in the last block only [CLS] asks
         whole = vision.depth - 1 - shapes.config.judge.saliency_block % vision.depth
