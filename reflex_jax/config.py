@@ -460,7 +460,8 @@ class SftConfig:
 class MemoryConfig:
     """What changes how a step is computed and what memory that takes, and its numbers by rounding alone.
 
-    All of it may change when a run is continued, and `reflex plan` advises nothing else but the mesh and the machine.
+    All of it may change when a run is continued, and `reflex plan` advises nothing else but the mesh and, last, a state in
+    bfloat16 (`optimizer.moments_dtype`, `policy.master_dtype`) and a larger machine.
     """
 
     remat: bool = True  # recompute each layer in the backward pass: about 30 % slower, 9x less activation memory
@@ -469,7 +470,7 @@ class MemoryConfig:
         "auto"  # auto | xla: all scores held | blocked: none, any device | fused: a kernel of TPUs and GPUs
     )
     row_lengths: int = 12  # lengths that the rows of the update may have, each compiled when it is first needed
-    microbatch_prompts: int = 0  # prompts whose activations exist at one time, in prefill and update; 0: all
+    microbatch_prompts: int = 0  # prompts whose activations exist at one time, in prefill, judge and update; 0: all
     prompt_rungs: int = 3  # static sizes that a batch's prompts are padded to, each compiled once; 1: the run's largest
     rollout_weights: str = (
         "gathered"  # gathered: whole over fsdp while sampling | sharded: stay cut; slower, less memory

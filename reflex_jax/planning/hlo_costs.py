@@ -23,6 +23,7 @@ from functools import lru_cache
 import numpy as np
 
 from reflex_jax.planning.hlo import Computation, Instruction, Shape, parse_hlo
+from reflex_jax.planning.kernel_costs import splash_costs
 from reflex_jax.step.open_rows import SCOPE
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
@@ -130,6 +131,10 @@ class _Walk:
             return replace(inner, bytes=moved)
         kind = opcode.removesuffix("-start")
         sent = {kind: self._bytes_sent(computation, instruction, kind)} if kind in COLLECTIVES else {}
+        if opcode == "custom-call":
+            operands = [shape for name in instruction.operands for shape in computation.instructions[name].shapes]
+            if kernel := splash_costs(instruction.name, operands):
+                return Costs(kernel[0], moved + kernel[1])
         return Costs(_flops(computation, instruction), moved, sent)
 
     # --- loops

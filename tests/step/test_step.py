@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from reflex_jax.config import MeshConfig
+from reflex_jax.models.biomedclip import init_judge_params
 from reflex_jax.records import TrainBatch
 from reflex_jax.sharding import make_mesh, replicated
 from reflex_jax.step import update as step_module
@@ -64,6 +65,24 @@ def test_microbatches_remat_and_chunks_change_nothing(tiny_world):
     frugal = run(tiny_world, batch, "memory.microbatch_prompts=2", "memory.remat=true", "memory.log_prob_chunk=40")
     chex.assert_trees_all_close(whole[0].params, frugal[0].params, rtol=1e-5, atol=1e-6)
     chex.assert_trees_all_close(whole[2], frugal[2], rtol=1e-4, atol=1e-5)
+    chex.assert_trees_all_equal(whole[1].components, frugal[1].components)
+
+
+@pytest.mark.slow  # compiles two judges
+def test_a_microbatch_bounds_what_the_judge_needs():
+    """Maps rolled out from the first block: slopes of every attention, for every statement."""
+    world = abstract_world()
+    needs = {}
+    for size in (0, 1):
+        program = program_of("judge.saliency_block=0", f"memory.microbatch_prompts={size}")
+        compiled = program.score.lower(world.judge_params, world.batch().judge, world.batch().scores).compile()
+        needs[size] = compiled.memory_analysis().temp_size_in_bytes
+    assert needs[1] < 0.4 * needs[0]  # of eight prompts
+
+
+def abstract_world() -> TinyWorld:
+    """Shapes are enough to compile."""
+    return TinyWorld({}, jax.eval_shape(lambda: init_judge_params(JUDGE, jax.random.key(0))))
 
 
 def test_rewards_are_the_same_jitted_and_eager(tiny_world):
