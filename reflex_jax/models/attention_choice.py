@@ -27,7 +27,7 @@ from reflex_jax.trees import Array
 
 # (queries, keys, values, segments, roots or None, is_causal=...) -> as `blocked_attention`
 Kernel = Callable[..., Array]
-SHORT = {"cpu": 128, "gpu": 256, "tpu": 256}  # tokens up to which the scores are no burden
+SHORT = 256  # tokens up to which the scores are no burden; on a CPU blocks are faster beyond
 _BLOCK_OF_ACCELERATOR = 512  # larger products, and fewer of them
 _LONGEST_ROW_OF_SPLASH = (1 << 16) - 512  # tokens, see `splash_attention`; filled up to a block of 512
 
@@ -72,8 +72,8 @@ class AttentionChoice:
         if self.wanted in ("xla", "blocked"):
             return None if self.wanted == "xla" else self._sharded(self._blocked())
         refusal = self.refusal(queries)
-        if self.wanted == "auto" and queries.shape[1] <= SHORT[self.platform]:
-            self._say(use, "xla", f"up to {SHORT[self.platform]} tokens")
+        if self.holds_scores(queries.shape[1]):
+            self._say(use, "xla", f"up to {SHORT} tokens")
             return None
         if refusal:
             self._say(use, "blocked", refusal)
@@ -86,6 +86,10 @@ class AttentionChoice:
         )
 
         return self._sharded(splash_attention)
+
+    def holds_scores(self, length: int) -> bool:
+        """Whether the scores of an attention of so many tokens are held whole."""
+        return self.wanted == "xla" or (self.wanted == "auto" and length <= SHORT)
 
     def refusal(self, queries: Float[Array, "B T N H"]) -> str:
         """Why no library's kernel computes this; "" where one does."""

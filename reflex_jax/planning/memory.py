@@ -19,6 +19,7 @@ from reflex_jax.config import Config
 from reflex_jax.planning.device_memory import GIB
 from reflex_jax.step.abstract_run import AbstractRun, bytes_on_device, bytes_on_host, numbers_of_device
 from reflex_jax.step.layerwise import count_layers, is_dict, part_at, parts_of
+from reflex_jax.step.shapes import attention_of
 
 Terms = Mapping[str, float]  # what for -> bytes of one device
 
@@ -81,6 +82,7 @@ class _Shapes:
     def __init__(self, run: AbstractRun):
         self.run, self.config = run, run.config
         self.text, self.vision = run.shapes.policy.text, run.shapes.policy.vision
+        self.attention = attention_of(run.config, run.shapes)
         mesh = run.shapes.mesh.shape
         self.ways, self.tensor = mesh["data"] * mesh["fsdp"], mesh["tensor"]
         self.number = jnp.dtype(self.config.policy.dtype).itemsize  # bytes, in the compute dtype
@@ -98,17 +100,22 @@ class _Shapes:
         """How many of so many prompts have activations at one time."""
         return (self.config.memory.microbatch_prompts or prompts) / self.ways
 
-    def text_scores(self, completions: int) -> float:
-        """Float32 attention scores of one decoder layer, held whole."""
-        of_prompt = 0 if self.config.memory.attention == "cudnn" else self.prompt**2
-        return 4 * self.text.heads / self.tensor * (of_prompt + completions * (self.prompt + self.steps))
+    def text_scores(self, tokens: int) -> float:
+        """Float32 attention scores of one decoder layer over one row of tokens, where they are held whole."""
+        held = tokens**2 if self.attention.holds_scores(tokens) else 0
+        return 4 * self.text.heads / self.tensor * held
 
     def image_scores(self) -> float:
-        """Float32 attention scores of one vision layer that reads the whole image, held whole.
+        """Float32 attention scores of one vision layer that reads the whole image, where they are held whole.
 
         The tower's weights are not cut over `tensor`, but the partitioner may cut its heads.
         """
-        return 4 * self.vision.heads / self.tensor * self.slots**2
+        held = self.slots**2 if self.attention.holds_scores(self.slots) else 0
+        return 4 * self.vision.heads / self.tensor * held
+
+    def features(self) -> float:
+        """What the vision tower makes of one prompt's pictures."""
+        return self.slots / self.vision.patches_per_feature * self.text.width * self.number
 
     def saved_by_text(self) -> float:
         """What the backward pass of the language model reads of the forward pass."""
@@ -117,8 +124,8 @@ class _Shapes:
             return text.layers * tokens * text.width * self.number
         # the results of matrix products; queries, mixed values and the feed-forward block are cut over `tensor`
         rows = 2 * text.width + 2 * self.key_width + (text.width + 2 * text.hidden) / self.tensor
-        mixed = 4 * (self.prompt + 2 * self.completions) * text.width / self.tensor
-        return text.layers * (tokens * rows * self.number + mixed + self.text_scores(self.completions))
+        mixed = 4 * tokens * text.width / self.tensor
+        return text.layers * (tokens * rows * self.number + mixed + self.text_scores(tokens))
 
     def saved_by_vision(self) -> float:
         """What the backward pass of the vision tower reads of the forward pass."""
@@ -138,7 +145,7 @@ class _Shapes:
 
     def text_reading(self) -> Terms:
         """The largest array while one decoder layer reads a prompt."""
-        return _largest({"attention scores": self.text_scores(0), "feed-forward block": self._text_block(self.prompt)})
+        return _largest({"attention scores": self.text_scores(self.prompt), "feed-forward block": self._text_block(self.prompt)})
 
     def text_backward(self) -> Terms:
         """The largest arrays in the backward pass of one decoder layer: of the feed-forward block, or of the attention.
@@ -147,7 +154,7 @@ class _Shapes:
         """
         tokens = self.prompt + self.completions
         rows: dict[str, float] = {"rows of one layer": 6 * tokens * self.text.width * self.number}
-        return rows | self._backward(self.text_scores(self.completions), self._text_block(tokens))
+        return rows | self._backward(self.text_scores(tokens), self._text_block(tokens))
 
     def image_backward(self) -> Terms:
         """The same of a vision layer that reads the whole image."""
@@ -159,6 +166,8 @@ class _Shapes:
     def _backward(self, scores: float, block: float) -> dict[str, float]:
         if not self.config.memory.remat:  # probabilities and block are among what was saved
             return {"gradients of the largest array": max(scores, block / 2)}
+        if not scores:
+            return {"feed-forward block": 1.5 * block}
         return _largest(
             {"attention scores": 2 * scores, "attention scores and feed-forward block": scores + 1.5 * block}
         )
@@ -225,8 +234,12 @@ def _update(shapes: _Shapes) -> dict[str, Terms]:
     if config.memory.microbatch_prompts not in (0, prompts):
         before["gradients so far"] = trained
     of_vision = masters.get("vision", 0) * narrow
+    is_one_round = at_once == prompts / shapes.ways
+    # of all rounds, with their gradients where the tower trains
+    before["features of the pictures"] = prompts / shapes.ways * shapes.features() * (2 if of_vision else 1)
     by_vision = {"saved by the vision tower": at_once * shapes.saved_by_vision()} if of_vision else {}
-    saved = by_vision | {"saved by the decoder": at_once * shapes.saved_by_text()}
+    # in one round the tower remembers what it saw while the decoder works; in several it looks again
+    saved = (by_vision if is_one_round else {}) | {"saved by the decoder": at_once * shapes.saved_by_text()}
     gradients = {"gradients": trained * narrow - of_vision}
     phases: dict[str, Terms] = {
         "log-probs": before | saved | {"logits": shapes.logits(at_once)},

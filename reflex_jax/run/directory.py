@@ -50,6 +50,7 @@ FREE_KEYS = {
     "memory.log_prob_chunk": "rounding",
     "memory.rollout_weights": "rounding",
     "memory.row_lengths": "rounding",
+    "memory.prompt_rungs": "rounding",
     "memory.microbatch_prompts": "rounding",
     "memory.offload": "where the state waits",
     "mesh.preset": "rounding",

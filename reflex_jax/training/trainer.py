@@ -83,7 +83,7 @@ class GrpoTrainer:
             del weights
         with _timed(seconds, "time/bridge"):
             bridged = self._bridge(batch.examples, tokens, mask, batch.judge_pixels)
-            layout = lay_out_rows(jax.device_get(counts), self._row_plan)
+            layout = lay_out_rows(jax.device_get(counts), self._row_plan.of(batch.prompts))
         with _timed(seconds, "time/train_step"):
             judge, scores = self.rows.place((bridged.judge, bridged.scores))
             state, scored, metrics = program.train_step(

@@ -19,7 +19,8 @@ SHORT = ["data.max_prompt_tokens=512", "rollout.max_new_tokens=256", "data.max_p
 
 
 def _estimate(recipe: str, mesh: tuple[int, int, int], *overrides: str):
-    config = load_config(f"configs/reflex_med_{recipe}.yaml", ["data.root=unread", *overrides])
+    """With all scores of attention held, as the programs below held them, unless told otherwise."""
+    config = load_config(f"configs/reflex_med_{recipe}.yaml", ["data.root=unread", "memory.attention=xla", *overrides])
     abstract_mesh = AbstractMesh(mesh, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
     return estimate_memory(abstract_run(config, named_shapes(config, abstract_mesh)))
 
@@ -61,6 +62,18 @@ def test_the_terms_of_the_3b_recipe_on_one_card_are_those_of_a_hand_count():
     assert (
         "gradients so far" not in _estimate("3b", (1, 1, 1), "memory.microbatch_prompts=0").phases["update: pictures"]
     )
+
+
+@pytest.mark.parametrize("attention", ["auto", "blocked"])
+def test_an_attention_without_scores_is_not_charged_for_them(attention):
+    def phases(name: str):
+        return _estimate("3b", (1, 1, 1), "memory.microbatch_prompts=1", f"memory.attention={name}").phases
+
+    held, free = phases("xla"), phases(attention)
+    for phase in ("update: pictures", "generate: pictures"):
+        scores = next(name for name in held[phase] if name.startswith("attention scores"))
+        assert held[phase][scores] > 0 and not free[phase].get(scores)
+    assert not any("attention scores" in name and size for name, size in free["update: language model"].items())
 
 
 def test_every_setting_that_saves_memory_lowers_its_own_phase():
