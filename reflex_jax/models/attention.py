@@ -1,8 +1,8 @@
 """Attention as pure functions, heads first, scores and softmax in float32.
 
 Scores are scaled after the product, not the queries before it: in bfloat16 a factor that is no power of two (128**-0.5)
-would round every query once more, and the output would be ten times as wrong (`tests/parity/test_attention_bfloat16.py`). Queries may come in float32, as their rotation leaves them; they are
-rounded to the dtype of the keys, once.
+would round every query once more, and the output would be ten times as wrong (`tests/parity/test_attention_bfloat16.py`).
+Queries may come in float32, as their rotation leaves them; they are rounded to the dtype of the keys, once.
 
 Axis letters: P prompts, G completions of a prompt, T query tokens, S prompt tokens, K key heads, R query heads per key
 head, H head width, W windows, U patches of a window, B packed rows. A query head n reads key head n // R.
