@@ -9,12 +9,20 @@ of a step; a new one is one more line in `LAYOUTS`.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from reflex_jax.config import MemoryConfig
+from reflex_jax.data.prompts import PromptSizes
+from reflex_jax.records import TokenCounts
+from reflex_jax.step.batch import prompt_rungs
+from reflex_jax.step.ladders import ladder
+from reflex_jax.step.open_rows import gathered_sizes
+from reflex_jax.step.rows import RowPlan, lay_out_rows
 
 TRACE = Path(__file__).resolve().parent / "length_trace.json"
 
@@ -62,7 +70,53 @@ def padded(step: Step, limits: Limits) -> dict[str, int]:
     }
 
 
-LAYOUTS: dict[str, Layout] = {"padded": padded}
+def sampled(completion_tokens: np.ndarray, sizes: Sequence[int], devices: int) -> int:
+    """Rows computed for all tokens of [P, G] completions: of each device the fewest of `sizes` that hold its open ones."""
+    of_devices = completion_tokens.reshape(devices, -1)
+    most_open = (of_devices[..., None] > np.arange(completion_tokens.max())).sum(1).max(0)
+    return devices * sum(min(size for size in (*sizes, of_devices.shape[1]) if size >= rows) for rows in most_open)
+
+
+def packed(devices: int, at_once: int, lengths: int = MemoryConfig.row_lengths, *, gathers: bool = True) -> Layout:
+    """The rows of `reflex_jax.step.rows` on so many devices, `at_once` prompts at one time on all of them.
+
+    Sampling pads prompts to one of a few sizes (`prompt_rungs`) and, where it gathers what is open (`open_rows`), computes
+    all rows until that is worth it.
+    """
+
+    def layout(step: Step, limits: Limits) -> dict[str, int]:
+        prompts, group = step.completion_tokens.shape
+        longest = limits.longest_prompt + group * limits.max_new_tokens
+        smallest = limits.longest_prompt + group * limits.max_new_tokens // 8
+        plan = RowPlan(
+            prompts=prompts, minibatches=1, ways=devices, rows=at_once, prompt_tokens=limits.longest_prompt,
+            completion_tokens=limits.max_new_tokens, group=group, windows=limits.most_windows,
+            lengths=ladder(longest, count=lengths, multiple=32, smallest=smallest),
+        )  # fmt: skip
+        none = np.zeros(prompts, np.int32)
+        rows = lay_out_rows(TokenCounts(none, step.prompt_tokens, step.completion_tokens, step.windows), plan)
+        windows = int(np.prod(rows.window_source.shape[2:]) * rows.window_rounds.sum())
+        rungs = prompt_rungs(PromptSizes(limits.longest_prompt, limits.most_windows), MemoryConfig.prompt_rungs)
+        needed = PromptSizes(int(step.prompt_tokens.max()), int(step.windows.max()))
+        prompt = next(size for size in rungs if size.union(needed) == size).prompt_tokens
+        sizes = gathered_sizes(prompts, group, devices) if gathers else ()
+        return {
+            "update": int(np.prod(rows.source.shape[2:]) * rows.rounds.sum()),
+            "sampling": prompts * prompt + sampled(step.completion_tokens, sizes, devices),
+            "pictures": windows * limits.patches_per_window,
+        }
+
+    return layout
+
+
+LAYOUTS: dict[str, Layout] = {
+    "padded": padded,
+    "rows, 1 device, 1 prompt at a time": packed(1, 1),
+    "rows, 8 devices, 8 prompts at a time": packed(8, 8),
+    "rows, 16 devices, 16 prompts at a time": packed(16, 16),
+    "rows, 32 x 2 devices, 32 prompts at a time": packed(32, 32, gathers=False),
+    "rows, 32 x 2 devices, all prompts at once": packed(32, 64, gathers=False),
+}
 
 
 def read_trace(path: Path = TRACE) -> tuple[list[Step], Limits]:
@@ -92,7 +146,7 @@ def main() -> None:
     )
     for name, layout in LAYOUTS.items():
         found = overhead(steps, limits, layout)
-        print(f"{name:8s} slots / tokens: " + ", ".join(f"{part} {ratio:.2f}" for part, ratio in found.items()))
+        print(f"{name:42s} slots / tokens: " + ", ".join(f"{part} {ratio:.2f}" for part, ratio in found.items()))
 
 
 if __name__ == "__main__":

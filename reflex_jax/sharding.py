@@ -13,11 +13,9 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, TypeAlias
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
@@ -170,25 +168,20 @@ def split_prompts(tree: Any, parts: int) -> Any:
     return jax.tree.map(lambda x: x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1), tree)
 
 
-def map_prompts(function: Callable[[Any], Any], tree: Any, at_once: int, axes: Any = 0) -> Any:
+def map_prompts(function: Callable[[Any], Any], tree: Any, at_once: int) -> Any:
     """Applies a function of prompts to a few of them at a time.
 
     Args:
-      function: of a tree like `tree`.
+      function: of a tree like `tree`; the first axis of each of its results counts prompts.
       tree: arrays whose first axis counts prompts.
       at_once: how many prompts, a divisor of theirs; 0: all.
-      axes: the axis that counts prompts in each result; a number or a tree that begins like the result.
     """
     prompts = jax.tree.leaves(tree)[0].shape[0]
     if at_once in (0, prompts):
         return function(tree)
-
-    def join(axis: int, x: jax.Array) -> jax.Array:
-        x = jnp.moveaxis(x, 0, axis + 1)  # [..., P / parts, parts, ...]: the order `split_prompts` began with
-        return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
-
     results = jax.lax.map(function, split_prompts(tree, prompts // at_once))
-    return jax.tree.map(lambda axis, part: jax.tree.map(partial(join, axis), part), axes, results)
+    # [parts, P / parts, ...] -> [P / parts, parts, ...]: the order `split_prompts` began with
+    return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), results)
 
 
 def to_global(tree: Any, shardings: Shardings) -> Any:

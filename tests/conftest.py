@@ -1,12 +1,20 @@
-"""Shared set-up of the tests: eight fake CPU devices, real data by name, torchvision made importable."""
+"""Shared set-up of the tests: eight fake CPU devices, programs compiled once, real data by name, torchvision importable."""
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Tests compile much and compute little: without LLVM's optimisations compiling takes half the time.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+# What one test compiled no other compiles again: JAX's persistent cache, empty at the start of a run, serves the workers
+# and the commands that tests start. A test that counts compilations counts those the cache answers too, as a run does.
+_own_cache = None if os.environ.get("JAX_COMPILATION_CACHE_DIR") else tempfile.mkdtemp(prefix="reflex-compiled-")
+if _own_cache:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _own_cache
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import jax
 
@@ -32,6 +40,12 @@ settings.register_profile(
 settings.load_profile("default")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def pytest_unconfigure() -> None:
+    """Takes away the compiled programs of this run; workers use their controller's."""
+    if _own_cache:
+        shutil.rmtree(_own_cache, ignore_errors=True)
 
 
 def _stub_torchvision_operators() -> None:

@@ -175,7 +175,7 @@ def test_training_again_continues_and_other_mathematics_is_refused(capsys, phant
     ]  # longer, not anew
     message = refused(capsys, "train", phantom, *quick, "run.dir=out")
     assert "closed 1, open 2 steps" in message and "at least 3; got 2" in message and message.count("\n") == 1
-    timings = {name for name in rows[0] if name.startswith("time/")} | {"tokens_per_second", "compilations"}
+    timings = {name for name in rows[0] if name.startswith(("time/", "rows/"))} | {"tokens_per_second", "compilations"}
     written = {name for row in rows for name in row} - timings - {"step", "phase"}
     assert (
         "open/recall" not in rows[0] and "open/recall" in rows[1]

@@ -52,7 +52,7 @@ PROMPTS = {
     ),
     "bare": "{question}",
 }
-_TOKEN_MULTIPLE = 8  # prompt lengths are rounded up to this: rows of a matrix unit
+TOKEN_MULTIPLE = 8  # prompt lengths are rounded up to this: rows of a matrix unit
 # Private-use characters are in no chat template and no question; the others show whether a template rewrites its text.
 _USER_TEXT = '\ue000User "text"\n  <&\'{{ }}\\>\ue000'
 
@@ -227,7 +227,7 @@ class Processor:
             )
         if complaints:
             raise ConfigError("\n".join(complaints))
-        return PromptSizes(-(-tokens // _TOKEN_MULTIPLE) * _TOKEN_MULTIPLE, windows)
+        return PromptSizes(-(-tokens // TOKEN_MULTIPLE) * TOKEN_MULTIPLE, windows)
 
     def collate(self, prompts: Sequence[EncodedPrompt], *, prompt_tokens: int, windows: int) -> PromptInputs:
         """Pads prompts on the left to one shape; numpy arrays.

@@ -5,7 +5,7 @@
     fused    a library's kernel: splash attention on TPUs, cuDNN's on NVIDIA GPUs
     auto     xla where the scores are small, else fused where a kernel takes the shape, else blocked
 
-What a run ends up with it says once per use, on standard error.
+What a run ends up with it says once per use, after its first step (`tell_choices`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import jax
@@ -27,7 +27,7 @@ from reflex_jax.trees import Array
 
 # (queries, keys, values, segments, roots or None, is_causal=...) -> as `blocked_attention`
 Kernel = Callable[..., Array]
-SHORT = {"cpu": 128, "gpu": 256, "tpu": 256}  # tokens up to which the scores are no burden
+SHORT = 256  # tokens up to which the scores are no burden; on a CPU blocks are faster beyond
 _BLOCK_OF_ACCELERATOR = 512  # larger products, and fewer of them
 _LONGEST_ROW_OF_SPLASH = (1 << 16) - 512  # tokens, see `splash_attention`; filled up to a block of 512
 
@@ -72,8 +72,8 @@ class AttentionChoice:
         if self.wanted in ("xla", "blocked"):
             return None if self.wanted == "xla" else self._sharded(self._blocked())
         refusal = self.refusal(queries)
-        if self.wanted == "auto" and queries.shape[1] <= SHORT[self.platform]:
-            self._say(use, "xla", f"up to {SHORT[self.platform]} tokens")
+        if self.holds_scores(queries.shape[1]):
+            self._say(use, "xla", f"up to {SHORT} tokens")
             return None
         if refusal:
             self._say(use, "blocked", refusal)
@@ -86,6 +86,10 @@ class AttentionChoice:
         )
 
         return self._sharded(splash_attention)
+
+    def holds_scores(self, length: int) -> bool:
+        """Whether the scores of an attention of so many tokens are held whole."""
+        return self.wanted == "xla" or (self.wanted == "auto" and length <= SHORT)
 
     def refusal(self, queries: Float[Array, "B T N H"]) -> str:
         """Why no library's kernel computes this; "" where one does."""
@@ -116,7 +120,16 @@ class AttentionChoice:
 XLA = AttentionChoice()
 
 
-@cache
+_lines: dict[str, bool] = {}  # what was chosen, in the order in which programs were traced -> whether it was told
+
+
 def _say_once(line: str) -> None:
-    if is_first():
-        print(line, file=sys.stderr, flush=True)
+    _lines.setdefault(line, False)
+
+
+def tell_choices() -> None:
+    """Says on standard error what computes which attention in the programs traced so far; each line once, by one process."""
+    for line in [line for line, is_told in _lines.items() if not is_told]:
+        _lines[line] = True
+        if is_first():
+            print(line, file=sys.stderr, flush=True)

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from reflex_jax.checkpoints.paths import resolve_checkpoint
 from reflex_jax.config import Config, DataConfig, MemoryConfig
@@ -31,7 +33,7 @@ from reflex_jax.sharding import (
     platform_of,
 )
 from reflex_jax.step.sampling import Vocabulary
-from reflex_jax.trees import Shardings
+from reflex_jax.trees import Params, Shardings
 
 _ASPECT_RATIOS = (1.0, 1.1, 1.25, 1.33, 1.5, 1.78, 2.0)  # of medical pictures
 
@@ -48,6 +50,14 @@ class Shapes:
     def policy_shardings(self, tree: Any, rules: Rules = UPDATE_RULES) -> Shardings:
         """Where parameters of the policy, a part of them or a training state of them lie."""
         return parameter_shardings(tree, policy_table(self.policy, self.mesh), self.mesh, rules)
+
+    def sampling_shardings(self, params: Params, rules: Rules) -> Shardings:
+        """Where the weights to sample with lie: for `layers_apart` of these stacked parameters."""
+        places = self.policy_shardings(params, rules)
+        of_layer = jax.tree.map(
+            lambda place: NamedSharding(place.mesh, PartitionSpec(*place.spec[1:])), places["layers"]
+        )
+        return {**places, "layers": [of_layer] * self.policy.text.layers}
 
     def rows(self, count: int) -> BatchRows:
         """Which of `count` prompts this process works on."""

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from reflex_jax.checkpoints.qwen_tensors import abstract_policy_params
 from reflex_jax.config_reader import load_config
+from reflex_jax.data.prompts import PromptSizes
 from reflex_jax.data.sources import load_examples
 from reflex_jax.evaluation import validation
 from reflex_jax.evaluation.validation import Evaluator
@@ -18,7 +20,7 @@ from reflex_jax.planning import plan as planning
 from reflex_jax.planning.topology import find_topology
 from reflex_jax.sharding import BatchRows, batch_sharding, make_mesh, replicated
 from reflex_jax.step.abstract_run import abstract_run
-from reflex_jax.step.batch import BatchBuilder, measure_prompts
+from reflex_jax.step.batch import BatchBuilder, measure_prompts, prompt_rungs
 from reflex_jax.step.models import load_models, load_params, make_host_bridge
 from reflex_jax.step.program import Program, build_program
 from reflex_jax.step.rows import plan_rows
@@ -52,7 +54,9 @@ def noted(config, program: Program) -> tuple[Program, dict[str, str]]:
     shapes = program.shapes
     batched = lambda _: batch_sharding(shapes.mesh)  # noqa: E731
     places = {
-        "gather": lambda weights: shapes.policy_shardings(weights, rollout_rules(config.memory)),
+        "gather": lambda _: shapes.sampling_shardings(
+            abstract_policy_params(shapes.policy), rollout_rules(config.memory)
+        ),
         "sample": batched, "greedy": batched, "score": batched, "train_step": lambda _: replicated(shapes.mesh),
     }  # fmt: skip
     functions = {n: Noted(getattr(program, n), texts, n, place) for n, place in places.items()}
@@ -97,6 +101,24 @@ def test_training_and_evaluation_run_what_is_planned(run, monkeypatch):
     for name, function in (("gather", "gather_weights"), ("sample", "generate")):
         compiled, arguments = functions[function]
         assert texts[name] == compiled.lower(*arguments).as_text(), name
+
+
+def test_a_batch_is_padded_to_the_smallest_size_that_holds_all_of_its_prompts(run):
+    """Also those of other processes: all have to run the same program."""
+    _, models, sizes, examples = run
+    largest = PromptSizes(4 * sizes.prompt_tokens, 4 * sizes.windows)
+    rungs = prompt_rungs(largest, 3)
+    assert rungs == (sizes, PromptSizes(2 * sizes.prompt_tokens, 2 * sizes.windows), largest)
+    assert prompt_rungs(largest, 1) == (largest,)
+    rows = models.shapes.rows(2)
+    rows = dataclasses.replace(rows, local=rows.local[:1])  # of the first of two processes
+    build = BatchBuilder(models, largest, rows, resize="squash", rungs=3)
+    longer = dataclasses.replace(examples[1], question=" ".join(["long"] * sizes.prompt_tokens))
+    short, mixed = build(examples[:2]), build([examples[0], longer])
+    for batch, (length, windows) in ((short, vars(rungs[0]).values()), (mixed, vars(rungs[1]).values())):
+        assert batch.prompts.tokens.shape == (1, length) and batch.prompts.vision.image_ids.shape[1] == windows
+    # the same prompt, further right
+    np.testing.assert_array_equal(short.prompts.tokens[0], mixed.prompts.tokens[0, sizes.prompt_tokens :])
 
 
 def _most_axes(tree) -> int:
