@@ -1,7 +1,7 @@
 """The functions of a step on one accelerator, with random weights of real shape, against what the chip could do.
 
     python benchmarks/accelerator.py --policy 3b                      # one GPU of 80 GB: every function of a step
-    python benchmarks/accelerator.py --policy 3b --attention cudnn    # NVIDIA's fused attention for the prompts
+    python benchmarks/accelerator.py --policy 3b --attention xla      # all scores in memory; default: the fused kernel
     python benchmarks/accelerator.py --policy 3b --parity             # log-probs on the chip against those on the CPU
 
 Prints one JSON line per function: seconds (median), FLOPs and bytes as `reflex plan` counts them in the compiled program,
@@ -15,6 +15,7 @@ import argparse
 import json
 import statistics
 import time
+from functools import partial
 from typing import Any
 
 import jax
@@ -23,12 +24,13 @@ import numpy as np
 
 from reflex_jax.config import Config, GrpoConfig
 from reflex_jax.config_reader import load_config
+from reflex_jax.models.attention_choice import XLA, AttentionChoice
 from reflex_jax.models.qwen_vl import completion_log_probs, init_policy_params
 from reflex_jax.planning.chips import local_chip
 from reflex_jax.planning.hlo_costs import Costs, count_costs
 from reflex_jax.sharding import make_mesh
 from reflex_jax.step.abstract_run import AbstractRun, abstract_run
-from reflex_jax.step.shapes import named_shapes
+from reflex_jax.step.shapes import attention_of, named_shapes
 
 POLICIES = {"3b": "Qwen2.5-VL-3B-Instruct", "7b": "Qwen2.5-VL-7B-Instruct", "phantom": "phantom"}
 JUDGE = "BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
@@ -114,7 +116,7 @@ def parity(run: AbstractRun) -> dict[str, float]:
     params = jax.eval_shape(lambda: init_policy_params(policy, jax.random.key(0), jnp.dtype(config.policy.dtype)))
     tokens = np.random.default_rng(0).integers(0, 1000, (1, 2, 16))
 
-    def log_probs(params: Any, prompts: Any) -> Any:
+    def log_probs(params: Any, prompts: Any, chosen: AttentionChoice = XLA) -> Any:
         return completion_log_probs(
             params,
             prompts,
@@ -122,12 +124,12 @@ def parity(run: AbstractRun) -> dict[str, float]:
             policy,
             allowed=run.shapes.vocabulary.allowed,
             temperature=1.0,
-            attention=config.memory.attention,
+            attention=chosen,
         )[0]
 
     cpu = jax.devices("cpu")[0]
     arguments = positions_in_order(materialise((params, prompts)))
-    here = np.asarray(jax.jit(log_probs)(*arguments), np.float32)
+    here = np.asarray(jax.jit(partial(log_probs, chosen=attention_of(config, run.shapes)))(*arguments), np.float32)
     there = jax.device_put(arguments, cpu)
     in_dtype = np.asarray(jax.jit(log_probs)(*there), np.float32)
     exact_params = jax.tree.map(lambda x: x.astype(jnp.float32), there[0])
@@ -144,7 +146,7 @@ def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--policy", choices=POLICIES, default="3b")
-    parser.add_argument("--attention", choices=("xla", "cudnn"), default="xla")
+    parser.add_argument("--attention", choices=("auto", "xla", "blocked", "fused"), default="auto")
     parser.add_argument("--prompts", type=int, default=4)
     parser.add_argument("--new-tokens", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=3)

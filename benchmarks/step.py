@@ -1,11 +1,13 @@
 """Times one whole training step of this package, and of TRL beside it in the same sitting.
 
     python benchmarks/step.py CHECKPOINTS --policy tiny [--peer-python PEER_VENV/bin/python] [--rounds 2]
+    python benchmarks/step.py CHECKPOINTS --policy tiny --lengths geometric --new-tokens 192 [--peer-python ...]
 
 Ours is the step of `reflex train` with everything on: pictures decoded and cut by the prefetching threads, sampling,
 the seam between strings and arrays, judge, update, metrics and samples written. Only the bridge differs: four words
-of the completion stand in for the answer, since a policy with random weights writes none. Every measurement runs in a
-process of its own, ours and the peer's by turns.
+of the completion stand in for the answer, since a policy with random weights writes none. With `--lengths geometric` both
+sides sample from a few words and the end of the turn, so that completions really end, after a quarter of the cap on average;
+with `full` nearly all run to the cap. Every measurement runs in a process of its own, ours and the peer's by turns.
 """
 
 from __future__ import annotations
@@ -24,10 +26,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import workload
 
 HERE = Path(__file__).resolve().parent
-LOOKAHEAD = 8  # batches beyond the measured ones, so that the prefetching threads work to the end
+LOOKAHEAD = 24  # batches beyond the measured ones: steps that compile, and prefetching threads at work to the end
 PARTS = {
     "ours": ("step", "data", "generate", "bridge", "train_step", "logging"),
     "peer": ("step", "generate", "reward", "score", "update"),
@@ -76,6 +79,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as directory:
         config = load_config(None, settings(arguments.checkpoints.resolve(), arguments, directory))
         models = load_models(config, make_mesh(config.mesh))
+        if arguments.lengths == "geometric":
+            models = only_a_few_words(models, arguments.new_tokens)
         sizes = measure_prompts(config, models.processor, examples, with_judge=True)
         batches = training_batches(
             examples, config.data, prompts_per_step=arguments.prompts, steps=config.training.steps, seed=0
@@ -93,7 +98,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         logger = RunLogger(config.run.directory, tensorboard=True, wandb_project=None, resume_step=0)
         iterator = batches.iterate(0, builder)
         rows = []
-        for step in range(1, arguments.warmup + arguments.steps + 1):
+        step = 0
+        while step < arguments.warmup or (len(measured(rows, arguments)) < arguments.steps and step < len(batches)):
+            step += 1
             started, cpu_started = time.perf_counter(), time.process_time()
             batch = next(iterator)
             waited = time.perf_counter() - started
@@ -106,11 +113,13 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             row = {part: metrics[f"time/{part}"] for part in ("reshard", "generate", "bridge", "train_step")}
             row |= {"step": ended - started, "data": waited, "logging": ended - before_logging}
             row |= {"cpu": time.process_time() - cpu_started, "compilations": metrics["compilations"]}
-            row |= {"new_tokens": sum(sample["tokens"] for sample in samples)}
+            lengths = [sample["tokens"] for sample in samples]
+            row |= {"new_tokens": sum(lengths), "mean_length": statistics.mean(lengths), "max_length": max(lengths)}
             rows.append(row)
             print({name: round(value, 3) for name, value in row.items()}, file=sys.stderr, flush=True)
         logger.close()
-    return summarise(rows[arguments.warmup :]) | {
+    return summarise(measured(rows, arguments)) | {
+        "compilations": sum(row["compilations"] for row in rows[arguments.warmup :]),
         "data_per_batch": statistics.median(builder.seconds),
         "prompt_tokens": int(batch.prompts.is_valid.sum(-1).max()),
         "prompt_tokens_padded": sizes.prompt_tokens,
@@ -118,6 +127,24 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "distinct_statements": bridge.distinct_statements,
         "threads": len(os.sched_getaffinity(0)),
     }
+
+
+def measured(rows: list[dict[str, float]], arguments: argparse.Namespace) -> list[dict[str, float]]:
+    """The steps after the warm-up; of real lengths those that compiled for a length not met before are left out.
+
+    There are a few such lengths in a run of any number of steps.
+    """
+    after = rows[arguments.warmup :]
+    return after if arguments.lengths == "full" else [row for row in after if not row["compilations"]]
+
+
+def only_a_few_words(models: Any, new_tokens: int) -> Any:
+    """The models with a vocabulary that ends completions early."""
+    shapes, tokenizer = models.shapes, models.processor.tokenizer
+    allowed = np.zeros_like(shapes.vocabulary.allowed)
+    allowed[workload.allowed_ids(tokenizer.get_vocab(), new_tokens)] = True
+    vocabulary = dataclasses.replace(shapes.vocabulary, allowed=allowed)
+    return dataclasses.replace(models, shapes=dataclasses.replace(shapes, vocabulary=vocabulary))
 
 
 def unfused(program: Any) -> Any:
@@ -173,11 +200,12 @@ def make_bridge(config: Any, models: Any) -> Any:
 
 
 def summarise(rows: list[dict[str, float]]) -> dict[str, Any]:
-    """Medians; compilations are added up, because there must be none."""
+    """Medians; of the lengths the mean and the largest."""
     medians = {name: statistics.median(row[name] for row in rows) for name in rows[0]}
     return {
         **medians,
-        "compilations": sum(row["compilations"] for row in rows),
+        "mean_length": statistics.mean(row["mean_length"] for row in rows),
+        "max_length": max(row["max_length"] for row in rows),
         "steps": len(rows),
         "step_all": [round(row["step"], 3) for row in rows],
         "tokens_per_second": medians["new_tokens"] / medians["step"],
@@ -196,7 +224,7 @@ def run_ours(arguments: argparse.Namespace) -> dict[str, Any]:
 def run_peer(arguments: argparse.Namespace) -> dict[str, Any]:
     """Measures TRL in its own environment."""
     command = [str(arguments.peer_python), str(HERE / "trl_peer.py"), str(arguments.checkpoints)]
-    for name in ("policy", "steps", "warmup", "prompts", "new_tokens", "side", "threads"):
+    for name in ("policy", "steps", "warmup", "prompts", "new_tokens", "lengths", "side", "threads"):
         command += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
     if arguments.peer_preload:
         command += ["--preload", str(arguments.peer_preload.resolve())]
@@ -224,6 +252,7 @@ def report(results: dict[str, list[dict[str, Any]]]) -> None:
             print(
                 f"{side} {number}: step {run['step']:.2f} s = {parts}; {run['tokens_per_second']:.0f} tokens/s; "
                 f"peak RSS {run['peak_rss_gb']:.1f} GB; prompt {run['prompt_tokens']:.0f} tokens, "
+                f"completions of mean {run['mean_length']:.0f}, longest {run['max_length']:.0f}, "
                 f"{run['distinct_statements']} statements of up to {run['statement_tokens']} tokens; "
                 f"all {run['step_all']}"
             )
@@ -231,9 +260,13 @@ def report(results: dict[str, list[dict[str, Any]]]) -> None:
     compilations = sum(run["compilations"] for run in results["ours"])
     print(f"ours: median {ours:.2f} s, {compilations} compilations after warm-up")
     if results["peer"]:
+        memory = [statistics.median(run["peak_rss_gb"] for run in results[side]) for side in ("peer", "ours")]
         peer = statistics.median(step for run in results["peer"] for step in run["step_all"])
         cpu = [statistics.median(run["cpu"] for run in results[side]) for side in ("peer", "ours")]
-        print(f"peer: median {peer:.2f} s\nratio {peer / ours:.2f} (CPU seconds: {cpu[0] / cpu[1]:.2f})")
+        print(
+            f"peer: median {peer:.2f} s\n"
+            f"ratio {peer / ours:.2f} (CPU seconds: {cpu[0] / cpu[1]:.2f}, peak memory: {memory[0] / memory[1]:.2f})"
+        )
 
 
 def main() -> None:
@@ -247,6 +280,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2, help="measurements of each side")
     parser.add_argument("--prompts", type=int, default=workload.PROMPTS_PER_STEP)
     parser.add_argument("--new-tokens", type=int, default=workload.NEW_TOKENS)
+    parser.add_argument("--lengths", default="full", choices=workload.LENGTHS, help="of the completions")
     parser.add_argument("--side", type=int, default=workload.IMAGE_SIDE, help="pixels of a picture")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="cores of either side")
     parser.add_argument("--peer-python", type=Path, help="interpreter of an environment with TRL")

@@ -14,8 +14,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import functools
 import io
 import json
+import math
 import os
 import re
 import resource
@@ -123,7 +125,15 @@ class Stopwatch:
 
 
 def make_trainer(
-    checkpoints: Path, policy: str, *, steps: int, prompts: int, new_tokens: int, side: int, directory: str
+    checkpoints: Path,
+    policy: str,
+    *,
+    steps: int,
+    prompts: int,
+    new_tokens: int,
+    lengths: str,
+    side: int,
+    directory: str,
 ) -> tuple[Any, Stopwatch, TorchJudge]:
     """Builds a GRPOTrainer whose parts are timed."""
     from datasets import Dataset, Image
@@ -145,7 +155,10 @@ def make_trainer(
             with watch.measure("rollout"):
                 outputs = super()._generate_and_score_completions(inputs)
             watch.add("prompt_tokens", float(outputs["prompt_mask"].sum(-1).max()))
-            watch.add("new_tokens", float(outputs["completion_mask"].sum()))
+            lengths = outputs["completion_mask"].sum(-1).float()
+            watch.add("new_tokens", float(lengths.sum()))
+            watch.add("mean_length", float(lengths.mean()))
+            watch.add("max_length", float(lengths.max()))
             return outputs
 
     class StepClock(TrainerCallback):
@@ -170,6 +183,8 @@ def make_trainer(
     path = str(checkpoints / f"qwen-{policy}")
     processor = AutoProcessor.from_pretrained(path, padding_side="left")
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(path)
+    if lengths == "geometric":
+        sample_only(model, workload.allowed_ids(processor.tokenizer.get_vocab(), new_tokens))
     group = workload.GROUP_SIZE
     trainer = TimedTrainer(
         model=model,
@@ -188,6 +203,22 @@ def make_trainer(
         ),
     )  # fmt: skip
     return trainer, watch, judge
+
+
+def sample_only(model: Any, ids: list[int]) -> None:
+    """Lets `generate` choose among a few ids: one sum for each token, where TRL's own options would sort the vocabulary."""
+    import torch
+    from transformers import LogitsProcessor, LogitsProcessorList
+
+    class OnlyThese(LogitsProcessor):
+        def __init__(self) -> None:
+            self._penalties = torch.full((model.config.get_text_config().vocab_size,), -math.inf)
+            self._penalties[ids] = 0.0
+
+        def __call__(self, input_ids: Any, scores: Any) -> Any:
+            return scores + self._penalties
+
+    model.generate = functools.partial(model.generate, logits_processor=LogitsProcessorList([OnlyThese()]))
 
 
 def make_reward(judge: TorchJudge) -> Any:
@@ -221,6 +252,8 @@ def summarise(watch: Stopwatch, judge: TorchJudge, warmup: int) -> dict[str, Any
     medians = {name: statistics.median(step[name] for step in measured) for name in measured[0]}
     return {
         **medians,
+        "mean_length": statistics.mean(step["mean_length"] for step in measured),
+        "max_length": max(step["max_length"] for step in measured),
         "steps": len(measured),
         "step_all": [round(step["step"], 3) for step in measured],
         "tokens_per_second": medians["new_tokens"] / medians["step"],
@@ -241,6 +274,7 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=1, help="steps before them")
     parser.add_argument("--prompts", type=int, default=workload.PROMPTS_PER_STEP)
     parser.add_argument("--new-tokens", type=int, default=workload.NEW_TOKENS)
+    parser.add_argument("--lengths", default="full", choices=workload.LENGTHS, help="of the completions")
     parser.add_argument("--side", type=int, default=workload.IMAGE_SIDE, help="pixels")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--preload", help="library that lets MKL use AVX-512 on other CPUs than Intel's, see README.md")
@@ -257,7 +291,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory, contextlib.redirect_stdout(io.StringIO()):
         trainer, watch, judge = make_trainer(
             arguments.checkpoints.resolve(), arguments.policy, steps=arguments.warmup + arguments.steps,
-            prompts=arguments.prompts, new_tokens=arguments.new_tokens, side=arguments.side, directory=directory,
+            prompts=arguments.prompts, new_tokens=arguments.new_tokens, lengths=arguments.lengths, side=arguments.side,
+            directory=directory,
         )  # fmt: skip
         trainer.train()
     print(json.dumps(summarise(watch, judge, arguments.warmup)))

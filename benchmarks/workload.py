@@ -17,6 +17,8 @@ GROUP_SIZE = 8
 NEW_TOKENS = 128
 IMAGE_SIDE = 448  # pixels: 1024 patches, 256 visual tokens
 QUESTIONS = 64
+LENGTHS = ("full", "geometric")  # of the completions: until the cap, or until one ends
+END_OF_TURN = "<|im_end|>"
 LEARNING_RATE = 1e-6
 KL_COEFFICIENT = 0.01
 
@@ -51,6 +53,20 @@ def four_words(completion: str) -> str:
     The first four words keep the statements of a group distinct, so that the judge carries a full load.
     """
     return " ".join(re.findall("[A-Za-z]+", completion)[:4]) or "nothing"
+
+
+def allowed_ids(ids: dict[str, int], new_tokens: int) -> list[int]:
+    """What may be sampled with `--lengths geometric`: short words and the end of the turn.
+
+    So many that drawn evenly a completion ends after a quarter of `new_tokens`; where it does end is up to the weights,
+    which are the same on both sides.
+
+    Args:
+      ids: of the policy's tokens; byte-level, a word begins with the mark of a space.
+      new_tokens: the cap.
+    """
+    words = sorted(index for token, index in ids.items() if re.fullmatch("\u0120[a-z]{3,6}", token))
+    return [*words[: new_tokens // 4 - 1], ids[END_OF_TURN]]
 
 
 def _draw(seed: int, side: int) -> np.ndarray:

@@ -77,12 +77,20 @@ class PolicyConfig:
     # compute dtype of matrix products: float32 is that on every device, neither TF32 nor bfloat16 passes (slow: bfloat16 is
     # meant for accelerators); norms, softmax and log-probs stay float32
     dtype: str = "float32"
+    # what learns is stored in: bfloat16 is rounded at random, as likely up as what was cut off says (step/narrow.py)
+    master_dtype: str = "float32"
     trainable: str = "all"  # all | language (vision tower frozen)
 
     def __post_init__(self) -> None:
         """Refuses unknown choices."""
-        _check_choice("policy.dtype", self.dtype, ("float32", "bfloat16"))
+        for name in ("dtype", "master_dtype"):
+            _check_choice(f"policy.{name}", getattr(self, name), ("float32", "bfloat16"))
         _check_choice("policy.trainable", self.trainable, ("all", "language"))
+
+    @property
+    def widest_dtype(self) -> str:
+        """What the weights are read in: nothing of the run holds more of them."""
+        return "bfloat16" if self.dtype == self.master_dtype == "bfloat16" else "float32"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -389,11 +397,17 @@ class OptimizerConfig:
     clip_norm: float = 1.0
     schedule: str = "constant"  # constant | linear | cosine (both to 0 at the last step)
     warmup_steps: int = 0  # updates over which the learning rate rises from 0, before the schedule begins
+    moments_dtype: str = "float32"  # of adamw's two moments; bfloat16 is rounded at random (step/narrow.py)
 
     def __post_init__(self) -> None:
         """Refuses unknown choices and values out of range."""
         _check_choice("optimizer.name", self.name, ("adamw", "sgd"))
         _check_choice("optimizer.schedule", self.schedule, ("constant", "linear", "cosine"))
+        _check_choice("optimizer.moments_dtype", self.moments_dtype, ("float32", "bfloat16"))
+        _check(
+            self.name == "adamw" or self.moments_dtype == "float32",
+            f"optimizer.moments_dtype: expected float32, {self.name} has no moments; got {self.moments_dtype}.",
+        )
         for name in ("learning_rate", "clip_norm"):
             _check(getattr(self, name) > 0, f"optimizer.{name}: expected > 0; got {getattr(self, name)}.")
         for name in ("weight_decay", "warmup_steps"):
@@ -415,6 +429,7 @@ class TrainingConfig:
     stall_seconds: float = 1800.0  # a step longer than this is reported with the stacks of all threads; 0: never
     evaluate_every: int = 0  # steps; 0: only by `reflex evaluate`
     evaluation_questions: int = 64  # 0: all of the split
+    evaluation_batch: int = 0  # questions of them at one time, as far as there are; 0: as many as a step has prompts
     log_every: int = 1  # steps between sample dumps; metrics are written at every step
 
     def __post_init__(self) -> None:
@@ -422,7 +437,7 @@ class TrainingConfig:
         _check(self.steps is None or self.steps >= 1, f"training.steps: expected >= 1; got {self.steps}.")
         for name in ("save_every", "keep_checkpoints", "log_every", "max_skipped_steps"):
             _check(getattr(self, name) >= 1, f"training.{name}: expected >= 1; got {getattr(self, name)}.")
-        for name in ("evaluate_every", "evaluation_questions", "stall_seconds"):
+        for name in ("evaluate_every", "evaluation_questions", "evaluation_batch", "stall_seconds"):
             _check(getattr(self, name) >= 0, f"training.{name}: expected >= 0; got {getattr(self, name)}.")
 
 
@@ -445,24 +460,36 @@ class SftConfig:
 class MemoryConfig:
     """What changes how a step is computed and what memory that takes, and its numbers by rounding alone.
 
-    All of it may change when a run is continued, and `reflex plan` advises nothing else but the mesh and the machine.
+    All of it may change when a run is continued, and `reflex plan` advises nothing else but the mesh and, last, a state in
+    bfloat16 (`optimizer.moments_dtype`, `policy.master_dtype`) and a larger machine.
     """
 
     remat: bool = True  # recompute each layer in the backward pass: about 30 % slower, 9x less activation memory
     log_prob_chunk: int = 512  # completion tokens whose logits exist at one time on a device
-    attention: str = "xla"  # xla | cudnn (GPU) for the prompt's self-attention
-    row_lengths: int = 8  # lengths that the rows of the update may have, each compiled when it is first needed
-    microbatch_prompts: int = 0  # prompts whose activations exist at one time, in prefill and update; 0: all
+    attention: str = (
+        "auto"  # auto | xla: all scores held | blocked: none, any device | fused: a kernel of TPUs and GPUs
+    )
+    row_lengths: int = 12  # lengths that the rows of the update may have, each compiled when it is first needed
+    microbatch_prompts: int = 0  # prompts whose activations exist at one time, in prefill, judge and update; 0: all
+    prompt_rungs: int = 3  # static sizes that a batch's prompts are padded to, each compiled once; 1: the run's largest
     rollout_weights: str = (
         "gathered"  # gathered: whole over fsdp while sampling | sharded: stay cut; slower, less memory
     )
+    # what waits in the host's memory and comes to the device a layer at a time: none | optimizer (its moments) |
+    # optimizer+masters; slower by what the link to the host takes
+    offload: str = "none"
 
     def __post_init__(self) -> None:
         """Refuses unknown choices and values out of range."""
-        _check_choice("memory.attention", self.attention, ("xla", "cudnn"))
+        _check(
+            self.attention != "cudnn",
+            "memory.attention: 'cudnn' is now 'fused', on NVIDIA GPUs and TPUs; set memory.attention=fused.",
+        )
+        _check_choice("memory.attention", self.attention, ("auto", "xla", "blocked", "fused"))
         _check_choice("memory.rollout_weights", self.rollout_weights, ("gathered", "sharded"))
-        _check(self.row_lengths >= 1, f"memory.row_lengths: expected >= 1; got {self.row_lengths}.")
-        _check(self.log_prob_chunk >= 1, f"memory.log_prob_chunk: expected >= 1; got {self.log_prob_chunk}.")
+        _check_choice("memory.offload", self.offload, ("none", "optimizer", "optimizer+masters"))
+        for name in ("log_prob_chunk", "row_lengths", "prompt_rungs"):
+            _check(getattr(self, name) >= 1, f"memory.{name}: expected >= 1; got {getattr(self, name)}.")
         _check(
             self.microbatch_prompts >= 0,
             f"memory.microbatch_prompts: expected a number of prompts, or 0 for all; got {self.microbatch_prompts}.",
@@ -537,9 +564,9 @@ class Config:
     def __post_init__(self) -> None:
         """Refuses sections that do not go together."""
         _check(
-            self.memory.attention != "cudnn" or self.policy.dtype == "bfloat16",
-            "memory.attention=cudnn: its kernel computes in half precision; set policy.dtype=bfloat16 too, or "
-            "memory.attention=xla.",
+            self.memory.attention != "fused" or self.policy.dtype == "bfloat16",
+            "memory.attention=fused: its kernels compute in half precision; set policy.dtype=bfloat16 too, or "
+            "memory.attention=auto.",
         )
 
 

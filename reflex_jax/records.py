@@ -22,9 +22,12 @@ class VisionInputs:
     ratio and any number of images in a row (also none) go through one compiled function.
     """
 
-    patches: Float[Leaf, "P W U 1176"]  # normalised pixels; four patches in a row make one merged feature
+    # levels 0 to 255 of a still frame, or normalised pixels of two; four patches in a row make one merged feature
+    patches: UInt8[Leaf, "P W U 588"] | Float[Leaf, "P W U 1176"]
     coordinates: Int[Leaf, "P W U 2"]  # (row, column) of each patch in its own image, in patches
     image_ids: Int[Leaf, "P W U"]  # 0: empty slot; 1, 2, ...: which image of the row
+    # (slope, intercept) of each channel: a level becomes level * slope + intercept; None: `patches` are normalised
+    normalisation: Float[Leaf, "P 2 3"] | None = None
 
 
 @pytree_dataclass

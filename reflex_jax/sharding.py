@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, TypeAlias
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
@@ -94,15 +92,18 @@ def check_batches(mesh: AnyMesh, prompts: int, memory: MemoryConfig, key: str) -
     check_batch(mesh, size, "memory.microbatch_prompts")
 
 
+def platform_of(mesh: AnyMesh) -> str:
+    """Kind of the devices a program for this mesh runs on: cpu, gpu or tpu; cpu for a mesh without devices."""
+    return "cpu" if isinstance(mesh, AbstractMesh) else str(mesh.devices.flat[0].platform)
+
+
 def check_attention(mesh: AnyMesh, attention: str) -> None:
-    """Refuses `memory.attention=cudnn` on devices that are no GPUs."""
-    if attention != "cudnn":
-        return
-    kinds = sorted({device.platform for device in mesh.devices.flat})
-    if kinds != ["gpu"]:
+    """Refuses `memory.attention=fused` on devices no library has a kernel for."""
+    platform = platform_of(mesh)
+    if attention == "fused" and platform not in ("gpu", "tpu"):
         raise ConfigError(
-            f"memory.attention=cudnn: expected NVIDIA GPUs; the devices here are of kind {', '.join(kinds)}. Set "
-            "memory.attention=xla."
+            f"memory.attention=fused: expected TPUs or NVIDIA GPUs, which have a kernel for it; the devices here are of "
+            f"kind {platform}. Set memory.attention=auto."
         )
 
 
@@ -137,6 +138,28 @@ def data_ways(x: jax.Array) -> int:
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES) if set(BATCH_AXES) <= set(mesh.axis_names) else 1
 
 
+def map_rows_and_heads(
+    function: Callable[..., jax.Array], of_heads: Sequence[jax.Array], of_rows: Sequence[jax.Array | None]
+) -> jax.Array:
+    """Applies a function of whole rows and whole heads on every device to the rows and heads that lie there.
+
+    For what GSPMD cannot cut, a kernel, or would cut badly, a loop. Rows are cut over the data axes and heads over
+    `tensor`, where they divide; otherwise every device does all of them.
+
+    Args:
+      function: of all arrays, in their order; returns an array like the first.
+      of_heads: [B, T, heads, H]; the numbers of heads may differ.
+      of_rows: [B, T], or None.
+    """
+    mesh = jax.typeof(of_heads[0]).sharding.mesh
+    if not set(MESH_AXES) <= set(mesh.axis_names) or mesh.size == 1:
+        return function(*of_heads, *of_rows)
+    rows = BATCH_AXES if of_heads[0].shape[0] % data_ways(of_heads[0]) == 0 else None
+    heads = "tensor" if all(x.shape[2] % mesh.shape["tensor"] == 0 for x in of_heads) else None
+    specs = (*(PartitionSpec(rows, None, heads) for _ in of_heads), *(PartitionSpec(rows) for _ in of_rows))
+    return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=specs[0], check_vma=False)(*of_heads, *of_rows)
+
+
 def split_prompts(tree: Any, parts: int) -> Any:
     """Cuts the prompt axis [P, ...] into [parts, P / parts, ...]; prompt p goes to part p % parts.
 
@@ -145,25 +168,20 @@ def split_prompts(tree: Any, parts: int) -> Any:
     return jax.tree.map(lambda x: x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1), tree)
 
 
-def map_prompts(function: Callable[[Any], Any], tree: Any, at_once: int, axes: Any = 0) -> Any:
+def map_prompts(function: Callable[[Any], Any], tree: Any, at_once: int) -> Any:
     """Applies a function of prompts to a few of them at a time.
 
     Args:
-      function: of a tree like `tree`.
+      function: of a tree like `tree`; the first axis of each of its results counts prompts.
       tree: arrays whose first axis counts prompts.
       at_once: how many prompts, a divisor of theirs; 0: all.
-      axes: the axis that counts prompts in each result; a number or a tree that begins like the result.
     """
     prompts = jax.tree.leaves(tree)[0].shape[0]
     if at_once in (0, prompts):
         return function(tree)
-
-    def join(axis: int, x: jax.Array) -> jax.Array:
-        x = jnp.moveaxis(x, 0, axis + 1)  # [..., P / parts, parts, ...]: the order `split_prompts` began with
-        return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
-
     results = jax.lax.map(function, split_prompts(tree, prompts // at_once))
-    return jax.tree.map(lambda axis, part: jax.tree.map(partial(join, axis), part), axes, results)
+    # [parts, P / parts, ...] -> [P / parts, parts, ...]: the order `split_prompts` began with
+    return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), results)
 
 
 def to_global(tree: Any, shardings: Shardings) -> Any:

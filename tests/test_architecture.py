@@ -44,7 +44,6 @@ LONG_FILES = {
     "config.py": "a section of settings beside the other, each complete with what it refuses: read as a table, not as code",
 }
 FUNCTIONS_OF_MANY_PARAMETERS = {
-    "data/images.py:patchify": "the numbers of the checkpoint's preprocessor, by their names there; mathematics takes numbers",
     "judge/evidence.py:judge_evidence": "the front door for notebooks: every number of Eq. 3-8 can be given beside two lists",
     "step/completions.py:generate": "the front door for notebooks: a sampler's usual options, without a record to fill",
 }

@@ -175,7 +175,7 @@ def test_training_again_continues_and_other_mathematics_is_refused(capsys, phant
     ]  # longer, not anew
     message = refused(capsys, "train", phantom, *quick, "run.dir=out")
     assert "closed 1, open 2 steps" in message and "at least 3; got 2" in message and message.count("\n") == 1
-    timings = {name for name in rows[0] if name.startswith("time/")} | {"tokens_per_second", "compilations"}
+    timings = {name for name in rows[0] if name.startswith(("time/", "rows/"))} | {"tokens_per_second", "compilations"}
     written = {name for row in rows for name in row} - timings - {"step", "phase"}
     assert (
         "open/recall" not in rows[0] and "open/recall" in rows[1]
@@ -344,10 +344,10 @@ def test_a_missing_accelerator_and_an_unwritable_cache_take_a_line_each(reposito
     assert device.startswith("reflex train: JAX_PLATFORMS") and "'cuda'" in device
 
 
-def test_cudnn_is_refused_where_there_is_no_gpu(capsys, phantom):
-    cudnn = ["memory.attention=cudnn", "policy.dtype=bfloat16"]
+def test_fused_attention_is_refused_where_no_kernel_is(capsys, phantom):
+    fused = ["memory.attention=fused", "policy.dtype=bfloat16"]
     for command in ("train", "plan"):
-        message = refused(capsys, command, phantom, *QUICK, *cudnn)
+        message = refused(capsys, command, phantom, *QUICK, *fused)
         assert "memory.attention" in message and "cpu" in message and message.count("\n") == 1
 
 

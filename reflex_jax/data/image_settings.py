@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from jaxtyping import Float
+
 from reflex_jax.config import ConfigError
 from reflex_jax.json_files import read_json_object
 
@@ -40,6 +43,12 @@ class ImageSettings:
     min_pixels: int
     max_pixels: int
     scale: float = 1 / 255
+
+    @property
+    def normalisation(self) -> Float[np.ndarray, "2 3"]:
+        """(slope, intercept) of each channel: a level becomes level * slope + intercept."""
+        mean, std = np.asarray(self.mean), np.asarray(self.std)
+        return np.stack([self.scale / std, -mean / std]).astype(np.float32)
 
 
 def read_image_settings(

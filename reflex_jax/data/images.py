@@ -1,8 +1,9 @@
 """HOST: images into patches, and patches into the attention windows the vision tower reads (numpy only).
 
-The resize rule and the patch layout equal those of Hugging Face's PIL image processor for Qwen2-VL. The tower wants
-more: patches sorted into windows of U slots, four consecutive slots making one merged feature. A window cut by the edge
-of the image keeps empty slots, so that every image is a whole number of windows and any aspect ratio is exact.
+The resize rule and the order of the patches equal those of Hugging Face's PIL image processor for Qwen2-VL; pixels stay 8-bit
+levels, and a still picture is kept once: the device normalises and repeats them (`models.patches`). The tower wants more: patches
+sorted into windows of U slots, four consecutive slots making one merged feature. A window cut by the edge of the image keeps
+empty slots, so that every image is a whole number of windows and any aspect ratio is exact.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 
 from reflex_jax.records import PromptInputs, VisionInputs
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from reflex_jax.models.qwen_vl import QwenVLConfig
 
 Grid = tuple[int, int, int]  # frames, rows, columns, in patches
-PatchedImage = tuple[np.ndarray, Grid]  # f32[n, 1176] in Hugging Face's order, and its grid
+# Patches in Hugging Face's order, levels of a still frame or normalised pixels of two, and their grid.
+PatchedImage = tuple[UInt8[np.ndarray, "_ 588"] | Float[np.ndarray, "_ 1176"], Grid]
 LARGEST_ASPECT_RATIO = 200
 
 
@@ -50,32 +52,19 @@ def smart_resize(height: int, width: int, *, factor: int = 28, min_pixels: int, 
 
 
 def patchify(
-    image: Image.Image,
-    *,
-    min_pixels: int,
-    max_pixels: int,
-    mean: Sequence[float],
-    std: Sequence[float],
-    scale: float = 1 / 255,
-    patch: int = 14,
-    temporal: int = 2,
-    merge: int = 2,
-) -> PatchedImage:
-    """Resizes (bicubic), normalises and cuts an RGB image into flat patches.
+    image: Image.Image, *, min_pixels: int, max_pixels: int, patch: int = 14, merge: int = 2
+) -> tuple[UInt8[np.ndarray, "n 588"], Grid]:
+    """Resizes (bicubic) and cuts an RGB image into flat patches.
 
     Args:
       image: 8-bit RGB.
       min_pixels: smallest area after resizing.
       max_pixels: largest area after resizing.
-      mean: of the three channels, after scaling.
-      std: of the three channels, after scaling.
-      scale: what a level of 0 to 255 is multiplied with.
       patch: side of a patch in pixels.
-      temporal: how often a still image is repeated in a patch.
       merge: patches per side of one merged feature.
 
     Returns:
-      Patches f32[n, 3 * temporal * patch**2], merge units row by row and the patches of a unit row by row, and the
+      Levels u8[n, 3 * patch**2], channel by channel; merge units row by row and the patches of a unit row by row; and the
       grid (1, rows, columns).
     """
     if image.mode != "RGB":
@@ -86,15 +75,10 @@ def patchify(
         image.height, image.width, factor=patch * merge, min_pixels=min_pixels, max_pixels=max_pixels
     )
     pixels = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
-    # 256 values a channel: a table is exact and quicker than arithmetic on every pixel
-    levels = (np.arange(256)[:, None] * scale).astype(np.float32)
-    table = (levels - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
-    values = np.stack([table[pixels[..., channel], channel] for channel in range(3)])
     rows, columns = height // patch, width // patch
-    cut = values.reshape(3, rows // merge, merge, patch, columns // merge, merge, patch)
-    cut = cut.transpose(1, 4, 2, 5, 0, 3, 6)[:, :, :, :, :, None]  # unit row, unit column, row, column, channel, time
-    patches = np.repeat(cut, temporal, axis=5).reshape(rows * columns, -1)
-    return patches, (1, rows, columns)
+    cut = pixels.reshape(rows // merge, merge, patch, columns // merge, merge, patch, 3)
+    cut = cut.transpose(0, 3, 1, 4, 6, 2, 5)  # unit row, unit column, row, column, channel, pixel row, pixel column
+    return cut.reshape(rows * columns, -1), (1, rows, columns)
 
 
 def count_windows(grid: Grid, config: QwenVisionConfig) -> int:
@@ -121,13 +105,19 @@ def merged_feature_order(grids: Sequence[Grid], config: QwenVisionConfig) -> Int
     return np.concatenate([np.zeros(0, np.int32), *places]).astype(np.int32)
 
 
-def layout_vision(rows: Sequence[Sequence[PatchedImage]], config: QwenVisionConfig, windows: int) -> VisionInputs:
+def layout_vision(
+    rows: Sequence[Sequence[PatchedImage]],
+    config: QwenVisionConfig,
+    windows: int,
+    normalisation: Float[np.ndarray, "2 3"] | None = None,
+) -> VisionInputs:
     """Sorts the patches of every row's images into windows.
 
     Args:
       rows: for each row of the batch its images, possibly none.
       config: of the vision tower.
       windows: W, room for every row.
+      normalisation: of levels, see `ImageSettings.normalisation`; None: the patches are normalised pixels of two frames.
 
     Raises:
       ValueError: rows that need more windows (all of them are listed).
@@ -137,7 +127,8 @@ def layout_vision(rows: Sequence[Sequence[PatchedImage]], config: QwenVisionConf
     if too_long:
         raise ValueError(f"expected images of at most {windows} windows a row; " + ", ".join(too_long) + ".")
     slots, merged = windows * config.patches_per_window, config.patches_per_feature
-    patches = np.zeros((len(rows), slots, config.patch_width), np.float32)
+    width, dtype = (config.patch_width, np.float32) if normalisation is None else (config.still_width, np.uint8)
+    patches = np.zeros((len(rows), slots, width), dtype)
     coordinates = np.zeros((len(rows), slots, 2), np.int32)
     image_ids = np.zeros((len(rows), slots), np.int32)
     for row, images in enumerate(rows):
@@ -153,6 +144,7 @@ def layout_vision(rows: Sequence[Sequence[PatchedImage]], config: QwenVisionConf
         patches=patches.reshape(*shape, -1),
         coordinates=coordinates.reshape(*shape, 2),
         image_ids=image_ids.reshape(shape),
+        normalisation=None if normalisation is None else np.repeat(normalisation[None], len(rows), axis=0),
     )
 
 
@@ -238,7 +230,7 @@ def _images_of_rows(
 ) -> list[list[PatchedImage]]:
     """Deals the images of a batch out to its rows, in order, as many as the image tokens of a row stand for."""
     grids = [] if image_grid_thw is None else [(int(t), int(h), int(w)) for t, h, w in np.asarray(image_grid_thw)]
-    patches = np.zeros((0, config.vision.patch_width)) if pixel_values is None else np.asarray(pixel_values)
+    patches = np.zeros((0, config.vision.patch_width), np.float32) if pixel_values is None else np.asarray(pixel_values)
     if sum(math.prod(grid) for grid in grids) != len(patches):
         raise ValueError(
             f"expected as many patches as the grids hold, {sum(math.prod(grid) for grid in grids)}; got {len(patches)}."

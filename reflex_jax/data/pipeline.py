@@ -60,12 +60,12 @@ class Batches(ABC):
         Args:
           first_step: where a resumed run goes on.
           prepare: pure function of a batch, e.g. decoding and patching of its pictures.
-          threads: how many batches are prepared at one time.
+          threads: how many batches are prepared at one time, or wait prepared.
         """
         if first_step >= len(self):
             return
         dataset = grain.MapDataset.range(len(self)).map(lambda step: prepare(self[int(step)]))
-        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
         iterator = iter(dataset.to_iter_dataset(options))
         grain.experimental.set_next_index(iterator, first_step)
         yield from iterator

@@ -52,7 +52,7 @@ PROMPTS = {
     ),
     "bare": "{question}",
 }
-_TOKEN_MULTIPLE = 8  # prompt lengths are rounded up to this: rows of a matrix unit
+TOKEN_MULTIPLE = 8  # prompt lengths are rounded up to this: rows of a matrix unit
 # Private-use characters are in no chat template and no question; the others show whether a template rewrites its text.
 _USER_TEXT = '\ue000User "text"\n  <&\'{{ }}\\>\ue000'
 
@@ -179,12 +179,8 @@ class Processor:
                 image,
                 min_pixels=self.images.min_pixels,
                 max_pixels=self.images.max_pixels,
-                mean=self.images.mean,
-                std=self.images.std,
-                scale=self.images.scale,
                 patch=vision.patch_size,
                 merge=vision.merge_size,
-                temporal=vision.temporal_patch_size,
             )
             for image in images
         )
@@ -231,7 +227,7 @@ class Processor:
             )
         if complaints:
             raise ConfigError("\n".join(complaints))
-        return PromptSizes(-(-tokens // _TOKEN_MULTIPLE) * _TOKEN_MULTIPLE, windows)
+        return PromptSizes(-(-tokens // TOKEN_MULTIPLE) * TOKEN_MULTIPLE, windows)
 
     def collate(self, prompts: Sequence[EncodedPrompt], *, prompt_tokens: int, windows: int) -> PromptInputs:
         """Pads prompts on the left to one shape; numpy arrays.
@@ -254,13 +250,13 @@ class Processor:
             is_valid[row, prompt_tokens - len(prompt.ids) :] = True
             positions[row] = mrope_positions(tokens[row], is_valid[row], grids, self.config)
             features[row] = feature_index(tokens[row], is_valid[row], grids, self.config)
-        images = [list(prompt.images) for prompt in prompts]
+        images, normalisation = [list(prompt.images) for prompt in prompts], self.images.normalisation
         return PromptInputs(
             tokens=tokens,
             is_valid=is_valid,
             positions=positions,
             feature_index=features,
-            vision=layout_vision(images, self.config.vision, windows) if windows else None,
+            vision=layout_vision(images, self.config.vision, windows, normalisation) if windows else None,
         )
 
 

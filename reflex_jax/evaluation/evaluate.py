@@ -17,7 +17,7 @@ from reflex_jax.run.checkpoint import RunCheckpoints
 from reflex_jax.run.directory import load_run_config
 from reflex_jax.run.identity import check_identity, checkpoint_fingerprint, data_fingerprint, files_fingerprint
 from reflex_jax.run.weights import restore_policy
-from reflex_jax.sharding import check_batch, make_mesh
+from reflex_jax.sharding import make_mesh
 from reflex_jax.step.batch import leave_out_unfit, measure_prompts, refuse_colliding_options
 from reflex_jax.step.models import Models, load_models, load_params, make_host_bridge
 from reflex_jax.step.program import Program, build_program
@@ -38,7 +38,6 @@ def evaluate_run(config: Config, *, blank_image: bool = False, initial: bool = F
     """
     with refused_together():
         mesh = make_mesh(config.mesh)
-        check_batch(mesh, config.grpo.prompts_per_step, "grpo.prompts_per_step")
         with_judge = needs_judge(config)
         models = load_models(config, mesh, with_judge=with_judge)
         examples = load_evaluation(config.data, seed=config.run.seed)

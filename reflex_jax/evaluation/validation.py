@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import jax
@@ -13,7 +14,7 @@ from reflex_jax.data.examples import Example
 from reflex_jax.data.holdout import choose_by_id
 from reflex_jax.data.prompts import PromptSizes
 from reflex_jax.records import Draws, HostScores
-from reflex_jax.sharding import replicated
+from reflex_jax.sharding import AnyMesh, replicated
 from reflex_jax.step.batch import BatchBuilder
 from reflex_jax.step.bridge import HostBridge
 from reflex_jax.step.models import Models
@@ -54,8 +55,11 @@ class Evaluator:
           blank_image: the policy sees a grey picture, the judge the real one.
         """
         self._examples = chosen_questions(config, examples)
-        self._rows = models.shapes.rows(config.grpo.prompts_per_step)
-        self._build = BatchBuilder(models, sizes, self._rows, resize=config.judge.resize, blank_image=blank_image)
+        self._rows = models.shapes.rows(evaluation_batch(config, models.shapes.mesh, len(self._examples)))
+        self._build = BatchBuilder(
+            models, sizes, self._rows, resize=config.judge.resize, rungs=config.memory.prompt_rungs,
+            blank_image=blank_image,
+        )  # fmt: skip
         self._key = jax.random.fold_in(jax.random.key(config.run.seed), _STEP)
         self._bridge = bridge
         self._program = program
@@ -92,6 +96,17 @@ class Evaluator:
 def chosen_questions(config: Config, examples: Sequence[Example]) -> Sequence[Example]:
     """The held-out questions a run looks at: `training.evaluation_questions` of all sources, chosen by their ids; 0: all."""
     return choose_by_id(examples, config.training.evaluation_questions or None)
+
+
+def evaluation_batch(config: Config, mesh: AnyMesh, questions: int) -> int:
+    """How many of so many questions are looked at in one batch.
+
+    As many as there are, at most `training.evaluation_batch`, rounded up to what devices and microbatches divide.
+    Unset it is as many as a step has prompts: those have room, and sampling is compiled for them already.
+    """
+    most = config.training.evaluation_batch or config.grpo.prompts_per_step
+    unit = math.lcm(config.memory.microbatch_prompts or 1, mesh.shape["data"] * mesh.shape["fsdp"])
+    return -(-min(most, questions) // unit) * unit
 
 
 def question_columns(scored: Scored, scores: HostScores) -> dict[str, Array]:

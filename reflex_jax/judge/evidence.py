@@ -46,8 +46,9 @@ from reflex_jax.rewards.visual_fidelity import (
 from reflex_jax.sharding import replicated, to_global
 from reflex_jax.trees import Array, Params
 
-# Lengths to which statements are padded; the longest statement of the batch picks one at run time.
-TOKEN_BUCKETS = (16, 24, 32, 64, 128, 256, 512)
+# Lengths to which statements are padded; the longest statement of the step picks one at run time. Each is compiled, and most
+# statements are short: steps of 8 up to there, wider ones beyond.
+TOKEN_BUCKETS = (*range(16, 64, 8), 64, 96, 128, 192, 256, 384, 512)
 _CHUNK_ROWS = 288  # token rows per text tower call: more waste work on padding, fewer starve the matrix products
 
 

@@ -12,6 +12,9 @@ from jaxtyping import Float
 
 from reflex_jax.trees import Array, Params
 
+# Name of what an attention that holds no scores keeps for its backward pass: its outputs and log-sum-exp.
+SAVED_ATTENTION = "attention"
+
 
 def rms_norm(x: Float[Array, "*rows D"], scale: Float[Array, "D"], *, epsilon: float) -> Float[Array, "*rows D"]:
     """Divides each row by its root mean square and multiplies by `scale`.
@@ -100,7 +103,10 @@ def checkpointed(layer: Callable[..., Any], *, remat: bool) -> Callable[..., Any
     """Says what the backward pass of a layer inside a scan keeps.
 
     Without `remat` the results of matrix products are kept and everything cheap (norms, activations, softmax) is
-    computed again: less memory to write and read than keeping that too. With `remat` only the layer's input is kept.
+    computed again: less memory to write and read than keeping that too. An attention in blocks is no matrix product of
+    the layer: its result is kept, not the scores inside of it. With `remat` only the layer's input is kept.
     """
-    policy = None if remat else jax.checkpoint_policies.dots_saveable
+    policies = jax.checkpoint_policies
+    kept = policies.save_from_both_policies(policies.dots_saveable, policies.save_only_these_names(SAVED_ATTENTION))
+    policy = None if remat else kept
     return jax.checkpoint(layer, prevent_cse=False, policy=policy)

@@ -1,8 +1,8 @@
 """Parameter path -> logical axes of the policy: one table, read by `sharding.parameter_shardings`.
 
-The leading axis of everything under `layers` counts layers. Where the key/value heads do not divide over `tensor` they
-are replicated. The vision tower is cut over `fsdp` only: its heads are few and its work is small. The judge has no table:
-it is replicated.
+The leading axis of everything under `layers` counts layers. What may not divide over `tensor` is whole on all of its devices
+where it does not: the decoder's key/value heads, and the heads and hidden units of the vision tower (16 and 3420 in the
+published models). The judge has no table: it is replicated.
 """
 
 from __future__ import annotations
@@ -25,12 +25,22 @@ def policy_table(config: QwenVLConfig, mesh: AnyMesh) -> Table:
     if heads % tensor:
         raise ConfigError(f"mesh.tensor: expected a divisor of the {heads} attention heads; got {tensor}.")
     keys = "heads" if kv_heads % tensor == 0 else None
+    vision = config.vision
+    own_heads = "heads" if vision.heads % tensor == 0 else None
+    own_hidden = "hidden" if vision.hidden % tensor == 0 else None
+    merged = "hidden" if vision.width * vision.patches_per_feature % tensor == 0 else None
     return [
         (r"vision/patch_embed/kernel", (None, "embed")),
-        (r"vision/layers/(gate|up|q|k|v|qkv)/kernel", ("layers", "embed", None)),
-        (r"vision/layers/(down|o)/kernel", ("layers", None, "embed")),
-        (r"vision/merger/fc\d/kernel", ("embed", None)),
+        (r"vision/layers/(q|k|v)/kernel", ("layers", "embed", own_heads)),
+        (r"vision/layers/(q|k|v)/bias", ("layers", own_heads)),
+        (r"vision/layers/o/kernel", ("layers", own_heads, "embed")),
+        (r"vision/layers/(gate|up)/kernel", ("layers", "embed", own_hidden)),
+        (r"vision/layers/(gate|up)/bias", ("layers", own_hidden)),
+        (r"vision/layers/down/kernel", ("layers", own_hidden, "embed")),
         (r"vision/layers/.*/bias", ("layers", None)),
+        (r"vision/merger/fc1/kernel", ("embed", merged)),
+        (r"vision/merger/fc1/bias", (merged,)),
+        (r"vision/merger/fc2/kernel", (merged, "embed")),
         (r"vision/.*", ()),
         (r"embed/embedding", ("vocab", "embed")),
         (r"head/kernel", ("embed", "vocab")),

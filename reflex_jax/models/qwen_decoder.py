@@ -16,8 +16,9 @@ from flax import linen as nn
 from jaxtyping import Bool, Float, Int
 
 from reflex_jax.models import attention
+from reflex_jax.models.attention_choice import AttentionChoice
 from reflex_jax.models.layers import RMSNorm, apply, checkpointed, dense, gated_feed_forward
-from reflex_jax.models.rope import Rotation, multimodal_rotation, rotate
+from reflex_jax.models.rope import Rotation, multimodal_rotation, rotate, rotate_exactly
 from reflex_jax.records import PackedRows
 from reflex_jax.sharding import constrain_batch
 from reflex_jax.trees import Array, Params
@@ -60,7 +61,7 @@ class DecoderLayer(nn.Module):
         Args:
           x: hidden states.
           rotation: of each row.
-          attend: maps rotated queries [*rows, N, H], rotated keys and values [*rows, K, H] to the mixed values
+          attend: maps rotated queries [*rows, N, H] in float32, rotated keys and values [*rows, K, H] to the mixed values
             [*rows, N, H] and whatever the caller wants to keep (a cache).
 
         Returns:
@@ -73,7 +74,7 @@ class DecoderLayer(nn.Module):
             dense(heads * config.head_width, name, use_bias=True)(normed).reshape(*rows, heads, config.head_width)
             for name, heads in sizes.items()
         )
-        mixed, kept = attend(rotate(queries, rotation), rotate(keys, rotation), values)
+        mixed, kept = attend(rotate_exactly(queries, rotation), rotate(keys, rotation), values)
         x = x + dense(config.width, "o", use_bias=False)(mixed.reshape(*rows, config.heads * config.head_width))
         normed = RMSNorm(config.epsilon, name="post_norm")(x)
         return x + gated_feed_forward(normed, hidden=config.hidden, use_bias=False), kept
@@ -87,20 +88,21 @@ def text_rotation(positions: Int[Array, "*rows 3"], config: QwenTextConfig) -> R
 
 
 def prompt_stack(
-    layers: Params,
+    layers: Params | list[Params],
     x: Float[Array, "P Lp D"],
     positions: Int[Array, "P 3 Lp"],
     is_valid: Bool[Array, "P Lp"],
     config: QwenTextConfig,
     *,
-    implementation: str,
+    implementation: AttentionChoice,
     remat: bool,
     keep_cache: bool,
 ) -> tuple[Float[Array, "P Lp D"], Any]:
-    """Runs all layers over prompts.
+    """Runs all layers over prompts: stacked ones as a scan, a list of layers one after the other.
 
     Returns:
-      The last hidden states (not normed) and, if `keep_cache`, keys [L, P, K, H, Lp] and values [L, P, K, Lp, H].
+      The last hidden states (not normed) and, if `keep_cache`, keys [P, K, H, Lp] and values [P, K, Lp, H] of each layer:
+      stacked [L, ...] or a list, as the layers are.
     """
     rotation = text_rotation(positions.swapaxes(1, 2), config)
 
@@ -108,7 +110,7 @@ def prompt_stack(
         mixed = attention.prompt_attention(queries, keys, values, is_valid, implementation=implementation)
         return mixed, (keys.transpose(0, 2, 3, 1), values.swapaxes(1, 2)) if keep_cache else None
 
-    return _scan_layers(layers, x, rotation, attend, config, remat)
+    return _run_layers(layers, x, rotation, attend, config, remat)
 
 
 def row_stack(
@@ -117,7 +119,7 @@ def row_stack(
     rows: PackedRows,
     config: QwenTextConfig,
     *,
-    implementation: str,
+    implementation: AttentionChoice,
     remat: bool,
 ) -> Float[Array, "B T D"]:
     """Runs all layers over rows in which prompts and their completions lie end to end."""
@@ -128,7 +130,7 @@ def row_stack(
         )  # fmt: skip
         return mixed, None
 
-    return _scan_layers(layers, x, text_rotation(rows.positions, config), attend, config, remat)[0]
+    return _run_layers(layers, x, text_rotation(rows.positions, config), attend, config, remat)[0]
 
 
 def init_decoder_layers(config: QwenTextConfig, key: jax.Array) -> Params:
@@ -142,10 +144,16 @@ def init_decoder_layers(config: QwenTextConfig, key: jax.Array) -> Params:
     return jax.vmap(init_layer)(jax.random.split(key, config.layers))
 
 
-def _scan_layers(
-    layers: Params, x: Array, rotation: Rotation, attend: Attend, config: QwenTextConfig, remat: bool
+def _run_layers(
+    layers: Params | list[Params], x: Array, rotation: Rotation, attend: Attend, config: QwenTextConfig, remat: bool
 ) -> tuple[Array, Any]:
     def step(x: Array, layer_params: Params) -> tuple[Array, Any]:
         return apply(DecoderLayer(config), layer_params, constrain_batch(x), rotation, attend)
 
-    return jax.lax.scan(checkpointed(step, remat=remat), x, layers)
+    if isinstance(layers, dict):
+        return jax.lax.scan(checkpointed(step, remat=remat), x, layers)
+    kept = []
+    for layer_params in layers:  # nothing is learnt this way, so nothing is recomputed
+        x, of_layer = step(x, layer_params)
+        kept.append(of_layer)
+    return x, kept

@@ -18,8 +18,10 @@ from flax import linen as nn
 from jaxtyping import Float, Int
 
 from reflex_jax.models import attention
+from reflex_jax.models.attention_choice import XLA, AttentionChoice
 from reflex_jax.models.layers import RMSNorm, apply, checkpointed, dense, gated_feed_forward, product_precision
-from reflex_jax.models.rope import Rotation, image_rotation, rotate
+from reflex_jax.models.patches import normalised_patches
+from reflex_jax.models.rope import Rotation, image_rotation, rotate, rotate_exactly
 from reflex_jax.records import VisionInputs
 from reflex_jax.sharding import constrain_batch
 from reflex_jax.trees import Array, Params
@@ -50,6 +52,11 @@ class QwenVisionConfig:
         return self.channels * self.temporal_patch_size * self.patch_size**2
 
     @property
+    def still_width(self) -> int:
+        """Numbers in one flattened patch of a still picture, whose frames are equal."""
+        return self.channels * self.patch_size**2
+
+    @property
     def patches_per_window(self) -> int:
         """U, the slots of one attention window."""
         return (self.window_size // self.patch_size) ** 2
@@ -75,7 +82,7 @@ class VisionLayer(nn.Module):
         queries, keys, values = (
             dense(width, name, use_bias=True)(normed).reshape(*x.shape[:-1], heads, width // heads) for name in "qkv"
         )
-        mixed = attend(rotate(queries, rotation), rotate(keys, rotation), values, image_ids)
+        mixed = attend(rotate_exactly(queries, rotation), rotate(keys, rotation), values, image_ids)
         x = x + dense(width, "o", use_bias=True)(mixed.reshape(x.shape))
         normed = RMSNorm(EPSILON, name="norm2")(x)
         return x + gated_feed_forward(normed, hidden=self.config.hidden, use_bias=True)
@@ -96,7 +103,12 @@ class PatchMerger(nn.Module):
 
 
 def encode_patches(
-    params: Params, vision: VisionInputs, config: QwenVisionConfig, *, remat: bool
+    params: Params,
+    vision: VisionInputs,
+    config: QwenVisionConfig,
+    *,
+    remat: bool,
+    implementation: AttentionChoice = XLA,
 ) -> Float[Array, "P F out"]:
     """Runs the tower.
 
@@ -105,12 +117,14 @@ def encode_patches(
       vision: patches in windows.
       config: sizes.
       remat: recompute each layer in the backward pass.
+      implementation: what computes the layers that read a whole image.
 
     Returns:
       One feature for each four slots, in slot order; features of empty slots hold numbers nobody may read.
     """
     kernel = params["patch_embed"]["kernel"]
-    x = jnp.matmul(vision.patches.astype(kernel.dtype), kernel, precision=product_precision(kernel.dtype))
+    pixels = normalised_patches(vision, frames=config.temporal_patch_size)
+    x = jnp.matmul(pixels.astype(kernel.dtype), kernel, precision=product_precision(kernel.dtype))
     rotation = image_rotation(vision.coordinates, head_width=config.width // config.heads)
     layer = VisionLayer(config)
 
@@ -118,10 +132,11 @@ def encode_patches(
         return apply(layer, layer_params, constrain_batch(x), rotation, vision.image_ids, attend), None
 
     kinds = _period_of_kinds(config)
+    read_image = partial(attention.image_attention, implementation=implementation)
 
     def apply_period(x: Array, layers: Params) -> tuple[Array, None]:
         for is_full, start, stop in _runs_of_equal_layers(kinds):
-            step = partial(apply_layer, attention.image_attention if is_full else attention.window_attention)
+            step = partial(apply_layer, read_image if is_full else attention.window_attention)
             run = jax.tree.map(operator.itemgetter(slice(start, stop)), layers)
             x, _ = jax.lax.scan(checkpointed(step, remat=remat), x, run)
         return x, None

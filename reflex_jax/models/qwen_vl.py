@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 from reflex_jax.models import attention
+from reflex_jax.models.attention_choice import XLA, AttentionChoice
 from reflex_jax.models.layers import apply, product_precision, rms_norm
 from reflex_jax.models.qwen_config import QwenVLConfig
 from reflex_jax.models.qwen_config import read_qwen_config as read_qwen_config  # the front door of the family
@@ -30,14 +31,14 @@ from reflex_jax.models.qwen_decoder import (
 from reflex_jax.models.qwen_vision import encode_patches, init_vision_params
 from reflex_jax.records import PackedRows, PromptInputs, VisionInputs
 from reflex_jax.sharding import constrain_batch, data_ways
-from reflex_jax.trees import Array, Params, pytree_dataclass, tree_of
+from reflex_jax.trees import Array, Params, pytree_dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
 class HowToCompute:
     """What changes the memory that the update takes, and its numbers by rounding alone."""
 
-    attention: str = "xla"  # see `row_attention`
+    attention: AttentionChoice = XLA
     remat: bool = False  # recompute each layer in the backward pass
     log_prob_chunk: int = 512  # completion tokens whose logits exist at one time on a device
 
@@ -47,13 +48,10 @@ class Prefill:
     """What decoding needs of the prompts: a cache without a group axis."""
 
     last_hidden: Float[Array, "P D"]  # at the last valid token, not normed
-    keys: Float[Array, "L P K H Lp"]
-    values: Float[Array, "L P K Lp H"]
+    keys: list[Float[Array, "P K H Lp"]]  # of each layer
+    values: list[Float[Array, "P K Lp H"]]
     is_valid: Bool[Array, "P Lp"]
     next_position: Int[Array, "P"]  # of the first completion token, on all three axes
-
-
-PROMPT_AXES_OF_PREFILL = tree_of(Prefill, last_hidden=0, keys=1, values=1, is_valid=0, next_position=0)
 
 
 def init_policy_params(config: QwenVLConfig, key: jax.Array, dtype: Any = jnp.float32) -> Params:
@@ -72,20 +70,25 @@ def init_policy_params(config: QwenVLConfig, key: jax.Array, dtype: Any = jnp.fl
 
 
 def encode_images(
-    params: Params, vision: VisionInputs, config: QwenVLConfig, *, remat: bool = False
+    params: Params, vision: VisionInputs, config: QwenVLConfig, *, remat: bool = False, attention: AttentionChoice = XLA
 ) -> Float[Array, "P V D"]:
     """V = W * U / 4 merged vision features of every row, in slot order (`PromptInputs.feature_index` points to them)."""
-    return encode_patches(params["vision"], vision, config.vision, remat=remat)
+    return encode_patches(params["vision"], vision, config.vision, remat=remat, implementation=attention)
 
 
 def embed_prompts(
-    params: Params, prompts: PromptInputs, config: QwenVLConfig, *, remat: bool = False
+    params: Params,
+    prompts: PromptInputs,
+    config: QwenVLConfig,
+    *,
+    remat: bool = False,
+    attention: AttentionChoice = XLA,
 ) -> Float[Array, "P Lp D"]:
     """Token embeddings, with the vision features in the place of the image tokens."""
     embedded = params["embed"]["embedding"][prompts.tokens]
     if prompts.vision is None:
         return embedded
-    features = encode_images(params, prompts.vision, config, remat=remat)
+    features = encode_images(params, prompts.vision, config, remat=remat, attention=attention)
     index = prompts.feature_index[..., None]
     return jnp.where(index >= 0, jnp.take_along_axis(features, jnp.maximum(index, 0), axis=1), embedded)
 
@@ -98,7 +101,7 @@ def prompt_logits(params: Params, prompts: PromptInputs, config: QwenVLConfig) -
         prompts.positions,
         prompts.is_valid,
         config.text,
-        implementation="xla",
+        implementation=XLA,
         remat=False,
         keep_cache=False,
     )
@@ -114,11 +117,28 @@ def head_logits(params: Params, hidden: Float[Array, "*rows D"], config: QwenTex
     return jnp.einsum("...d,dv->...v", normed, params["head"]["kernel"], **options)
 
 
-def prefill(params: Params, prompts: PromptInputs, config: QwenVLConfig, *, attention: str = "xla") -> Prefill:
-    """Reads every prompt once and keeps its keys and values."""
-    hidden, (keys, values) = prompt_stack(
+def layers_apart(params: Params) -> Params:
+    """The parameters with a list of layers in the place of stacked ones, as sampling reads them.
+
+    Sampling takes them apart before it begins, where they are made (`Program.gather`): of stacked arguments a compiled
+    rollout holds a second copy, since a slice taken inside its loop would copy every weight at every token. What is apart
+    already stays as it is.
+    """
+    layers = params["layers"]
+    if isinstance(layers, list):
+        return params
+    count = jax.tree.leaves(layers)[0].shape[0]
+    apart = [jax.tree.map(lambda leaf, index=index: leaf[index], layers) for index in range(count)]
+    return {**params, "layers": apart}
+
+
+def prefill(
+    params: Params, prompts: PromptInputs, config: QwenVLConfig, *, attention: AttentionChoice = XLA
+) -> Prefill:
+    """Reads every prompt once and keeps its keys and values; `params` of `layers_apart`."""
+    hidden, caches = prompt_stack(
         params["layers"],
-        embed_prompts(params, prompts, config),
+        embed_prompts(params, prompts, config, attention=attention),
         prompts.positions,
         prompts.is_valid,
         config.text,
@@ -128,8 +148,8 @@ def prefill(params: Params, prompts: PromptInputs, config: QwenVLConfig, *, atte
     )
     return Prefill(
         last_hidden=_at_last_valid(hidden, prompts.is_valid),
-        keys=keys,
-        values=values,
+        keys=[keys for keys, _ in caches],
+        values=[values for _, values in caches],
         is_valid=prompts.is_valid,
         next_position=next_position(prompts),
     )
@@ -221,28 +241,25 @@ def token_log_probs(
     return chosen - peak[..., 0] - log_total, jax.lax.stop_gradient(entropy)
 
 
-def decode_layers(params: Params, prefilled: Prefill) -> list[tuple[Params, Array, Array]]:
-    """Cuts the stacked layers and the prompts' cache apart, once per rollout.
+def empty_caches(prefilled: Prefill, *, group_size: int, slots: int) -> list[tuple[Array, Array]]:
+    """Room for the keys [P, K, G, H, C] and values [P, K, G, C, H] of C tokens of each completion, for each layer."""
+    prompts, key_heads, width, _ = prefilled.keys[0].shape
+    shape, dtype = (prompts, key_heads, group_size), prefilled.keys[0].dtype
+    keys, values = (jnp.zeros((*shape, *tail), dtype) for tail in ((width, slots), (slots, width)))
+    return [(keys, values) for _ in prefilled.keys]
 
-    A slice taken inside the loop would copy every weight at every token.
-    """
+
+def grow_caches(caches: list[tuple[Array, Array]], *, slots: int) -> list[tuple[Array, Array]]:
+    """The same caches with room for `slots` tokens of each completion, at least as many as now."""
+    more = slots - caches[0][1].shape[3]
     return [
-        (jax.tree.map(lambda leaf, index=index: leaf[index], params["layers"]), keys, values)
-        for index, (keys, values) in enumerate(zip(prefilled.keys, prefilled.values, strict=True))
+        (jnp.pad(keys, ((0, 0),) * 4 + ((0, more),)), jnp.pad(values, ((0, 0),) * 3 + ((0, more), (0, 0))))
+        for keys, values in caches
     ]
-
-
-def empty_caches(prefilled: Prefill, *, group_size: int, steps: int) -> list[tuple[Array, Array]]:
-    """Room for the keys [P, K, G, H, Lc] and values [P, K, G, Lc, H] of the completions, for each layer."""
-    layers, prompts, key_heads, width, _ = prefilled.keys.shape
-    shape = (prompts, key_heads, group_size)
-    keys, values = (jnp.zeros((*shape, *tail), prefilled.keys.dtype) for tail in ((width, steps), (steps, width)))
-    return [(keys, values) for _ in range(layers)]
 
 
 def decode_step(
     params: Params,
-    layers: list[tuple[Params, Array, Array]],
     tokens: Int[Array, "P G"],
     step: Int[Array, ""],
     caches: list[tuple[Array, Array]],
@@ -252,11 +269,10 @@ def decode_step(
     """Reads completion token number `step` of every row and returns the logits of the next one.
 
     Args:
-      params: of the policy (embedding, final norm and head are used).
-      layers: of `decode_layers`.
+      params: of the policy, its layers apart.
       tokens: the tokens at `step`.
       step: slot of the cache they go to.
-      caches: of `empty_caches`, or of the step before.
+      caches: of `empty_caches`, `grow_caches` or the step before, with more than `step` slots.
       prefilled: the prompts.
       config: sizes.
     """
@@ -264,13 +280,14 @@ def decode_step(
     positions = jnp.broadcast_to((prefilled.next_position + step)[:, None, None, None], (len(tokens), 1, 1, 3))
     # the barrier keeps XLA from computing sines again in every layer, for every head
     rotation = jax.lax.optimization_barrier(text_rotation(positions, config.text))
-    is_written = (jnp.arange(caches[0][1].shape[3]) <= step)[None]  # [1, Lc]
+    is_written = (jnp.arange(caches[0][1].shape[3]) <= step)[None]  # [1, C]
     written = []
-    for (layer_params, prompt_keys, prompt_values), cache in zip(layers, caches, strict=True):
+    of_prompts = zip(prefilled.keys, prefilled.values, strict=True)
+    for layer_params, prompt, cache in zip(params["layers"], of_prompts, caches, strict=True):
 
         def attend(
             queries: Array, keys: Array, values: Array, *,
-            prompt: tuple[Array, Array] = (prompt_keys, prompt_values), cache: tuple[Array, Array] = cache,
+            prompt: tuple[Array, Array] = prompt, cache: tuple[Array, Array] = cache,
         ) -> tuple[Array, tuple[Array, Array]]:  # fmt: skip
             # [P, G, 1, K, H] -> [P, K, G, H, 1] and [P, K, G, 1, H]
             own_keys = jax.lax.dynamic_update_slice_in_dim(cache[0], keys.transpose(0, 3, 1, 4, 2), step, axis=4)

@@ -98,6 +98,7 @@ def parse_hlo(hlo: str) -> tuple[dict[str, Computation], str, int]:
     computations: dict[str, Computation] = {}
     current, entry = None, ""
     header = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
+    hlo = re.sub(r"kernel_metadata=\{\n.*?\n\}", "kernel_metadata={}", hlo, flags=re.DOTALL)  # of several lines
     for line in hlo.splitlines():
         if line.startswith((" ", "\t")):
             if current is not None and " = " in line:

@@ -2,8 +2,9 @@
 
 XLA's own `cost_analysis()` counts the body of a loop once; here every computation counts as often as it runs. A loop
 runs as often as XLA noted (`known_trip_count`), or as its counter, bound and step say; a loop that may stop early counts
-to its bound. A loop whose length the program does not say counts once and is named: its cost is never guessed. Of the
-branches of a conditional the dearest counts.
+to its bound, and one that then takes its turns over, with fewer rows (`open_rows.SCOPE`), not at all. A loop whose length
+the program does not say counts once and is named: its cost is never guessed. Of the branches of a conditional the dearest
+counts.
 
 FLOPs are those of matrix products and convolutions, two for each multiply-add: they are what a chip's peak is about, and
 elementwise work shows in the bytes. Bytes are reads and writes of device memory by operations that XLA did not fuse
@@ -22,6 +23,8 @@ from functools import lru_cache
 import numpy as np
 
 from reflex_jax.planning.hlo import Computation, Instruction, Shape, parse_hlo
+from reflex_jax.planning.kernel_costs import splash_costs
+from reflex_jax.step.open_rows import SCOPE
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 _FREE = frozenset(
@@ -105,6 +108,8 @@ class _Walk:
     def _of_instruction(self, computation: Computation, instruction: Instruction) -> Costs:
         opcode = instruction.opcode
         if opcode == "while":
+            if f"/{SCOPE}/" in instruction.attributes:
+                return Costs()  # takes turns over from a loop that is counted to its bound
             count, is_sure = self._trip_count(computation, instruction)
             body = self._of(instruction.calls("body")) * (1 if count is None else count)
             found = re.search(r'op_name="([^"]*)"', instruction.attributes)
@@ -126,6 +131,10 @@ class _Walk:
             return replace(inner, bytes=moved)
         kind = opcode.removesuffix("-start")
         sent = {kind: self._bytes_sent(computation, instruction, kind)} if kind in COLLECTIVES else {}
+        if opcode == "custom-call":
+            operands = [shape for name in instruction.operands for shape in computation.instructions[name].shapes]
+            if kernel := splash_costs(instruction.name, operands):
+                return Costs(kernel[0], moved + kernel[1])
         return Costs(_flops(computation, instruction), moved, sent)
 
     # --- loops

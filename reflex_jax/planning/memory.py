@@ -8,13 +8,18 @@ and 77 to 93 % of the update; programs for a CPU of small models, 65 to 98 % of 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 
+from reflex_jax.config import Config
 from reflex_jax.planning.device_memory import GIB
-from reflex_jax.step.abstract_run import AbstractRun, bytes_on_device
+from reflex_jax.step.abstract_run import AbstractRun, bytes_on_device, bytes_on_host, numbers_of_device
+from reflex_jax.step.layerwise import count_layers, is_dict, part_at, parts_of
+from reflex_jax.step.shapes import attention_of
 
 Terms = Mapping[str, float]  # what for -> bytes of one device
 
@@ -25,6 +30,7 @@ class MemoryEstimate:
 
     resident: Terms  # from the first step to the last
     phases: Mapping[str, Terms]  # what comes on top while a phase lasts, by "function: part of it"
+    on_host: float = 0.0  # of the host's memory, for one device; see `memory.offload`
 
     def of(self, function: str = "") -> tuple[str, float]:
         """The phase of a function (default: of the whole step) that needs most, and the bytes in use while it lasts."""
@@ -49,20 +55,25 @@ def estimate_memory(run: AbstractRun) -> MemoryEstimate:
     """Adds up the arrays of a run that exist at the same time."""
     shapes = _Shapes(run)
     resident = {
-        "float32 masters": bytes_on_device(run.state.params),
+        f"{run.config.policy.master_dtype} masters": bytes_on_device(run.state.params),
         "moments": bytes_on_device((run.state.optimizer_state, run.state.step)),
         "fixed parameters": bytes_on_device(run.frozen.fixed),
         "reference": bytes_on_device(run.frozen.reference),
         "judge": bytes_on_device(run.frozen.judge),
     }
-    phases = {f"update: {part}": terms for part, terms in _update(shapes).items()}
+    phases = {f"update: {part}": terms for part, terms in (_update(shapes) | _optimise(shapes)).items()}
     if not run.is_supervised:
         weights = {"weights to sample with": bytes_on_device(run.weights)}
         phases["gather_weights"] = weights
-        phases |= {f"generate: {part}": {**weights, **terms} for part, terms in _generate(shapes).items()}
+        sampled = {"generate": run.config.grpo.prompts_per_step}
+        if (evaluated := _evaluated_at_once(run.config)) > sampled["generate"]:
+            sampled["evaluate"] = evaluated
+        for function, prompts in sampled.items():
+            parts = _generate(shapes, prompts).items()
+            phases |= {f"{function}: {part}": {**weights, **terms} for part, terms in parts}
     if run.shapes.judge is not None and not run.is_supervised:
         phases["score_rollout"] = _score(shapes)
-    return MemoryEstimate(resident, phases)
+    return MemoryEstimate(resident, phases, on_host=bytes_on_host(run.state))
 
 
 class _Shapes:
@@ -71,6 +82,7 @@ class _Shapes:
     def __init__(self, run: AbstractRun):
         self.run, self.config = run, run.config
         self.text, self.vision = run.shapes.policy.text, run.shapes.policy.vision
+        self.attention = attention_of(run.config, run.shapes)
         mesh = run.shapes.mesh.shape
         self.ways, self.tensor = mesh["data"] * mesh["fsdp"], mesh["tensor"]
         self.number = jnp.dtype(self.config.policy.dtype).itemsize  # bytes, in the compute dtype
@@ -88,17 +100,22 @@ class _Shapes:
         """How many of so many prompts have activations at one time."""
         return (self.config.memory.microbatch_prompts or prompts) / self.ways
 
-    def text_scores(self, completions: int) -> float:
-        """Float32 attention scores of one decoder layer, held whole."""
-        of_prompt = 0 if self.config.memory.attention == "cudnn" else self.prompt**2
-        return 4 * self.text.heads / self.tensor * (of_prompt + completions * (self.prompt + self.steps))
+    def text_scores(self, tokens: int) -> float:
+        """Float32 attention scores of one decoder layer over one row of tokens, where they are held whole."""
+        held = tokens**2 if self.attention.holds_scores(tokens) else 0
+        return 4 * self.text.heads / self.tensor * held
 
     def image_scores(self) -> float:
-        """Float32 attention scores of one vision layer that reads the whole image, held whole.
+        """Float32 attention scores of one vision layer that reads the whole image, where they are held whole.
 
         The tower's weights are not cut over `tensor`, but the partitioner may cut its heads.
         """
-        return 4 * self.vision.heads / self.tensor * self.slots**2
+        held = self.slots**2 if self.attention.holds_scores(self.slots) else 0
+        return 4 * self.vision.heads / self.tensor * held
+
+    def features(self) -> float:
+        """What the vision tower makes of one prompt's pictures."""
+        return self.slots / self.vision.patches_per_feature * self.text.width * self.number
 
     def saved_by_text(self) -> float:
         """What the backward pass of the language model reads of the forward pass."""
@@ -107,8 +124,8 @@ class _Shapes:
             return text.layers * tokens * text.width * self.number
         # the results of matrix products; queries, mixed values and the feed-forward block are cut over `tensor`
         rows = 2 * text.width + 2 * self.key_width + (text.width + 2 * text.hidden) / self.tensor
-        mixed = 4 * (self.prompt + 2 * self.completions) * text.width / self.tensor
-        return text.layers * (tokens * rows * self.number + mixed + self.text_scores(self.completions))
+        mixed = 4 * tokens * text.width / self.tensor
+        return text.layers * (tokens * rows * self.number + mixed + self.text_scores(tokens))
 
     def saved_by_vision(self) -> float:
         """What the backward pass of the vision tower reads of the forward pass."""
@@ -128,7 +145,9 @@ class _Shapes:
 
     def text_reading(self) -> Terms:
         """The largest array while one decoder layer reads a prompt."""
-        return _largest({"attention scores": self.text_scores(0), "feed-forward block": self._text_block(self.prompt)})
+        return _largest(
+            {"attention scores": self.text_scores(self.prompt), "feed-forward block": self._text_block(self.prompt)}
+        )
 
     def text_backward(self) -> Terms:
         """The largest arrays in the backward pass of one decoder layer: of the feed-forward block, or of the attention.
@@ -137,7 +156,7 @@ class _Shapes:
         """
         tokens = self.prompt + self.completions
         rows: dict[str, float] = {"rows of one layer": 6 * tokens * self.text.width * self.number}
-        return rows | self._backward(self.text_scores(self.completions), self._text_block(tokens))
+        return rows | self._backward(self.text_scores(tokens), self._text_block(tokens))
 
     def image_backward(self) -> Terms:
         """The same of a vision layer that reads the whole image."""
@@ -149,6 +168,8 @@ class _Shapes:
     def _backward(self, scores: float, block: float) -> dict[str, float]:
         if not self.config.memory.remat:  # probabilities and block are among what was saved
             return {"gradients of the largest array": max(scores, block / 2)}
+        if not scores:
+            return {"feed-forward block": 1.5 * block}
         return _largest(
             {"attention scores": 2 * scores, "attention scores and feed-forward block": scores + 1.5 * block}
         )
@@ -158,22 +179,30 @@ class _Shapes:
         return tokens * 2 * self.text.hidden / self.tensor * self.number
 
 
-def _generate(shapes: _Shapes) -> dict[str, Terms]:
-    config, text = shapes.config, shapes.text
+def _evaluated_at_once(config: Config) -> int:
+    """Questions of an evaluation that are sampled together while the run trains, as far as settings say."""
+    training = config.training
+    return (
+        min(training.evaluation_batch, training.evaluation_questions or sys.maxsize) if training.evaluate_every else 0
+    )
+
+
+def _generate(shapes: _Shapes, count: int) -> dict[str, Terms]:
+    """While `count` prompts are sampled together."""
+    text, prompts = shapes.text, count / shapes.ways
     token = 2 * text.layers * shapes.key_width * shapes.number
     before = {
-        "batch": bytes_on_device(shapes.run.batch.prompts),
-        "keys and values of the prompts": shapes.prompts * shapes.prompt * token,
+        "batch": bytes_on_device(shapes.run.batch.prompts) * prompts / shapes.prompts,
+        "keys and values of the prompts": prompts * shapes.prompt * token,
     }
-    at_once = shapes.at_once(config.grpo.prompts_per_step)
+    at_once = shapes.at_once(count)
     return {
         "pictures": before | {"attention scores of the pictures": at_once * shapes.image_scores()},
         "prompts": before | _times(at_once, shapes.text_reading()),
         "tokens": before
         | {
-            "keys and values of the completions": shapes.prompts * shapes.completions * token,
-            "decoder layers apart": bytes_on_device(shapes.run.weights["layers"]),  # or every token would copy them
-            "logits": shapes.prompts * shapes.group * text.vocabulary * 4 / shapes.tensor,
+            "keys and values of the completions": prompts * shapes.completions * token,
+            "logits": prompts * shapes.group * text.vocabulary * 4 / shapes.tensor,
         },
     }
 
@@ -185,25 +214,34 @@ def _score(shapes: _Shapes) -> Terms:
     vision = judge.vision
     rows = 1 + vision.grid_size**2
     number = jnp.dtype(shapes.config.judge.dtype).itemsize
-    block = shapes.prompts * rows * (vision.width + vision.hidden) * number
-    attention = shapes.prompts * vision.heads * rows * max(rows, batch.statements.shape[1]) * 4
-    return {"batch": bytes_on_device(batch), "image tower of the judge": max(block, attention)}
+    at_once = shapes.at_once(shapes.config.grpo.prompts_per_step)
+    block = at_once * rows * (vision.width + vision.hidden) * number
+    scores = at_once * vision.heads * rows**2 * 4
+    terms = {"batch": bytes_on_device(batch), "image tower of the judge": max(block, scores)}
+    if shapes.config.judge.saliency == "attention_gradient":  # in the last block only [CLS] asks
+        whole = vision.depth - 1 - shapes.config.judge.saliency_block % vision.depth
+        terms["slopes of the judge's attention"] = whole * scores * batch.statements.shape[1]
+    return terms
 
 
 def _update(shapes: _Shapes) -> dict[str, Terms]:
     config, state = shapes.config, shapes.run.state
     prompts = shapes.minibatch
     at_once = shapes.at_once(prompts)
-    masters = {name: bytes_on_device(part) for name, part in state.params.items()}  # float32
+    masters = {name: 4 * numbers_of_device(part) for name, part in state.params.items()}  # as float32
     trained, narrow = sum(masters.values()), shapes.number / 4
     before: dict[str, float] = {"batch": bytes_on_device(shapes.run.batch)}
-    if narrow != 1:
+    if config.policy.dtype != config.policy.master_dtype or config.memory.offload == "optimizer+masters":
         before[f"weights in {config.policy.dtype}"] = trained * narrow
     if config.memory.microbatch_prompts not in (0, prompts):
         before["gradients so far"] = trained
     of_vision = masters.get("vision", 0) * narrow
+    is_one_round = at_once == prompts / shapes.ways
+    # of all rounds, with their gradients where the tower trains
+    before["features of the pictures"] = prompts / shapes.ways * shapes.features() * (2 if of_vision else 1)
     by_vision = {"saved by the vision tower": at_once * shapes.saved_by_vision()} if of_vision else {}
-    saved = by_vision | {"saved by the decoder": at_once * shapes.saved_by_text()}
+    # in one round the tower remembers what it saw while the decoder works; in several it looks again
+    saved = (by_vision if is_one_round else {}) | {"saved by the decoder": at_once * shapes.saved_by_text()}
     gradients = {"gradients": trained * narrow - of_vision}
     phases: dict[str, Terms] = {
         "log-probs": before | saved | {"logits": shapes.logits(at_once)},
@@ -213,6 +251,23 @@ def _update(shapes: _Shapes) -> dict[str, Terms]:
         gradients = {"gradients": trained * narrow}
         phases["pictures"] = before | by_vision | gradients | _times(at_once, shapes.image_backward())
     return phases
+
+
+def _optimise(shapes: _Shapes) -> dict[str, Terms]:
+    """What comes from the host for the update of one part of the parameters, and goes back, beside the gradients."""
+    state = shapes.run.state
+    if shapes.config.memory.offload == "none":
+        return {}
+    arrays = [
+        state.params,
+        *(part for part in jax.tree.leaves(state.optimizer_state, is_leaf=is_dict) if is_dict(part)),
+    ]
+    most = 0.0
+    for path, has_layers in parts_of(state.params):
+        size = sum(bytes_on_host(part_at(tree, path)) for tree in arrays)
+        layers = count_layers(part_at(state.params, path)) if has_layers else 1
+        most = max(most, size / layers)
+    return {"optimiser": {"gradients": 4 * numbers_of_device(state.params), "state on its way": 2 * most}}
 
 
 def _times(factor: float, terms: Terms) -> dict[str, float]:

@@ -15,6 +15,7 @@ import jax
 
 from reflex_jax.config import Config, ConfigError, MeshConfig
 from reflex_jax.planning.chips import GIB, Chip
+from reflex_jax.planning.frugal import ROUNDED, rounded_settings, setting, waiting_settings, with_settings
 from reflex_jax.planning.hlo_costs import Costs, count_costs, largest_arrays
 from reflex_jax.planning.memory import MemoryEstimate, estimate_memory
 from reflex_jax.planning.topology import Topology, find_topology
@@ -28,6 +29,10 @@ UPDATE = "update"
 _COMPILER_OPTIONS = {"exec_time_optimization_effort": -1.0}
 _COMPILERS_SHARE = {"generate": 1.05, "update": 1.15}  # what programs take of the estimate, about
 _MOST_CANDIDATES = 2  # compiled in search of a remedy; each takes minutes
+_TRIED = (
+    "mesh.data", "mesh.fsdp", "mesh.tensor", "memory.remat", "memory.rollout_weights", "memory.microbatch_prompts",
+    "memory.offload", *ROUNDED,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -151,13 +156,14 @@ def find_remedy(config: Config, plan: Plan) -> Remedy | None:
     """Looks for settings with which the run fits: first on this machine, then on the next larger ones of its kind.
 
     What is tried changes how a step is computed, not what: the smallest microbatch, recomputed activations, more devices
-    for one prompt, weights that stay cut while sampling. The estimate picks the candidates, the compiler has the word; it
-    is asked twice at most.
+    for one prompt, weights that stay cut while sampling, a state that waits on the host; and then, before a larger machine,
+    a state in bfloat16 (`frugal.py`). The estimate picks the candidates, the compiler has the word; it is asked twice at
+    most.
     """
     asked = 0
     for topology in itertools.chain([plan.topology], map(find_topology, plan.topology.larger())):
         for candidate in _frugal_settings(config, topology):
-            if not _may_fit(candidate, topology, "update"):
+            if not _may_fit(candidate, topology):
                 continue
             tried = plan_run(candidate, topology)
             if tried.fits:
@@ -187,14 +193,26 @@ def _frugal_settings(config: Config, topology: Topology) -> list[Config]:
     if mesh.fsdp % 2 == 0 and heads % (2 * mesh.tensor) == 0:
         settings.append(replace(config, mesh=replace(mesh, fsdp=mesh.fsdp // 2, tensor=2 * mesh.tensor)))
     settings = [_with_microbatch(c, _microbatches(c, make_mesh(c.mesh, topology.devices))[0]) for c in settings]
-    whole = [c for c in settings if _may_fit(c, topology, "generate")]
-    return whole + [replace(c, memory=replace(c.memory, rollout_weights="sharded")) for c in settings if c not in whole]
+    whole = [c for c in settings if _samples_whole(c, topology)]
+    settings = whole + [with_settings(c, ("memory.rollout_weights", "sharded")) for c in settings if c not in whole]
+    waiting = [(setting,) for setting in waiting_settings(config, topology.devices[0].platform)]
+    rounded = rounded_settings(config)
+    narrow = [tuple(rounded[: count + 1]) for count in range(len(rounded))]
+    narrow += [(*rounded, *wait) for wait in waiting] if rounded else []
+    return settings + [with_settings(c, *further) for further in waiting + narrow for c in settings]
 
 
-def _may_fit(config: Config, topology: Topology, function: str) -> bool:
-    """Whether a function is worth compiling: by the estimate, with what the compiler usually takes beyond it."""
-    run = _run_on(config, topology)
-    return _COMPILERS_SHARE[function] * estimate_memory(run).of(function)[1] <= topology.chip.memory_bytes
+def _samples_whole(config: Config, topology: Topology) -> bool:
+    """Whether weights that are whole over `fsdp` have room, with what the compiler usually takes beyond the estimate."""
+    needed = estimate_memory(_run_on(config, topology)).of("generate")[1]
+    return _COMPILERS_SHARE["generate"] * needed <= topology.chip.memory_bytes
+
+
+def _may_fit(config: Config, topology: Topology) -> bool:
+    """Whether a step is worth compiling: by the estimate, of the update with what the compiler usually takes beyond it."""
+    estimate = estimate_memory(_run_on(config, topology))
+    needed = max(_COMPILERS_SHARE["update"] * estimate.of("update")[1], estimate.of()[1])
+    return needed <= topology.chip.memory_bytes
 
 
 def adapt(config: Config, topology: Topology) -> tuple[Config, tuple[str, ...]]:
@@ -246,15 +264,8 @@ def _with_microbatch(config: Config, size: int) -> Config:
 
 def _differences(before: Config, after: Config) -> tuple[str, ...]:
     """Overrides that make one configuration of the other."""
-    overrides = []
-    for section, keys in (
-        ("mesh", ("data", "fsdp", "tensor")),
-        ("memory", ("remat", "rollout_weights", "microbatch_prompts")),
-    ):
-        for key in keys:
-            old, new = getattr(getattr(before, section), key), getattr(getattr(after, section), key)
-            overrides += [f"{section}.{key}={new}".replace("=True", "=true")] if new != old else []
-    return tuple(overrides)
+    changed = [name for name in _TRIED if setting(before, name) != setting(after, name)]
+    return tuple(f"{name}={setting(after, name)}".replace("=True", "=true") for name in changed)
 
 
 def _compile_all(run: AbstractRun, topology: Topology, resident: int, only: Sequence[str]) -> tuple[FunctionPlan, ...]:

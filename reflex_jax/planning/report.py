@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from reflex_jax.planning.device_memory import GIB
+from reflex_jax.planning.frugal import said_of
 from reflex_jax.planning.hlo_costs import COLLECTIVES
 from reflex_jax.planning.plan import Plan, Remedy
 
@@ -43,7 +44,8 @@ def describe_verdict(plan: Plan, *, microbatch: int = 0, remedy: Remedy | None =
             "rollout.max_new_tokens, or lower data.max_pixels."
         )
     machine = [] if remedy.plan.topology.name == name else [f"--topology {remedy.plan.topology.name}"]
-    return f"{verdict} What would: {' '.join([*machine, *remedy.overrides])}"
+    would = f"{verdict} What would: {' '.join([*machine, *remedy.overrides])}"
+    return would + ("." if (said := said_of(remedy.overrides)) else "") + said
 
 
 def _memory_table(plan: Plan) -> list[str]:
@@ -62,7 +64,10 @@ def _memory_table(plan: Plan) -> list[str]:
             rows.append(f"{'':16s}  {phase}: {plan.estimate.terms(phase)}")
             rows += [f"{'':16s}  {array}" for array in f.largest]
     phase, _ = plan.estimate.of()
-    return [*rows, f"estimated, as a run does before step 0, for {phase}: {plan.estimate.terms(phase)}"]
+    rows.append(f"estimated, as a run does before step 0, for {phase}: {plan.estimate.terms(phase)}")
+    if plan.estimate.on_host:
+        rows.append(f"in the memory of its host each device's part of the state takes {gib(plan.estimate.on_host)} GiB")
+    return rows
 
 
 def gib(size: float) -> str:

@@ -15,17 +15,19 @@ from reflex_jax.checkpoints.qwen_tensors import abstract_policy_params
 from reflex_jax.config import Config
 from reflex_jax.data.prompts import PromptSizes
 from reflex_jax.models.biomedclip import BiomedClipConfig, init_judge_params
+from reflex_jax.models.qwen_vl import layers_apart
 from reflex_jax.records import Draws, HostScores, JudgeInputs, PromptInputs, Rollout, TrainBatch, VisionInputs
 from reflex_jax.rewards.answer_metrics import ANSWER_METRICS
 from reflex_jax.rewards.components import is_of_device
-from reflex_jax.sharding import UPDATE_RULES, AnyMesh, batch_sharding, replicated
+from reflex_jax.sharding import AnyMesh, batch_sharding, replicated
 from reflex_jax.step.bridge import JUDGE_METRICS
 from reflex_jax.step.imitate import SftBatch
+from reflex_jax.step.offload import is_on_host, state_shardings
 from reflex_jax.step.program import Program, build_program
 from reflex_jax.step.rows import abstract_rows, plan_rows
 from reflex_jax.step.shapes import Shapes, largest_prompt, rollout_rules
 from reflex_jax.step.state import FrozenParams, TrainState, init_state, split_trainable
-from reflex_jax.trees import Params
+from reflex_jax.trees import Params, Shardings
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,18 +102,15 @@ def abstract_run(
     trainable, fixed = split_trainable(params, config.policy.trainable)
     compute = jnp.dtype(config.policy.dtype)
 
-    def placed(tree: Any, dtype: Any = None, rules: Any = UPDATE_RULES) -> Any:
-        return jax.tree.map(
-            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, dtype or leaf.dtype, sharding=sharding),
-            tree,
-            shapes.policy_shardings(tree, rules),
-        )
+    def placed(tree: Any, dtype: Any = None, places: Shardings = None) -> Any:
+        return _placed(tree, places or shapes.policy_shardings(tree), dtype)
 
     frozen = FrozenParams(
         fixed=placed(fixed, compute),
-        reference=placed(params, compute) if config.grpo.needs_reference and not supervised else None,
+        reference=placed(trainable, compute) if config.grpo.needs_reference and not supervised else None,
         judge=None if supervised else _judge_params(config, shapes),
     )
+    state = jax.eval_shape(lambda p: init_state(p, program.optimizer, config.policy.master_dtype), trainable)
     sizes = sizes or largest_prompt(config.data, shapes.policy.vision)
     batched = _batched(shapes.mesh, config.grpo.prompts_per_step)
     key = jax.eval_shape(lambda: jax.random.key(0))
@@ -120,14 +119,24 @@ def abstract_run(
         shapes=shapes,
         sizes=sizes,
         program=program,
-        state=placed(jax.eval_shape(lambda p: init_state(p, program.optimizer), trainable)),
+        state=_placed(state, state_shardings(state, shapes, config.memory)),
         frozen=frozen,
-        weights=placed(params, compute, rollout_rules(config.memory)),
+        weights=placed(
+            jax.eval_shape(layers_apart, params),
+            compute,
+            shapes.sampling_shardings(params, rollout_rules(config.memory)),
+        ),
         batch=(_abstract_targets if supervised else _abstract_batch)(config, shapes, sizes),
         draws=Draws(
             key=jax.ShapeDtypeStruct(key.shape, key.dtype),  # wherever the host made it
             prompt_ids=batched((), jnp.int32),
         ),
+    )
+
+
+def _placed(tree: Any, places: Shardings, dtype: Any = None) -> Any:
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, dtype or leaf.dtype, sharding=place), tree, places
     )
 
 
@@ -146,11 +155,22 @@ def _judge_shapes(judge: BiomedClipConfig) -> Any:
 
 
 def bytes_on_device(tree: Any) -> int:
-    """Memory one device needs for its part of placed abstract arrays."""
-    return sum(
-        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-        for leaf in jax.tree.leaves(tree)
-    )  # fmt: skip
+    """Memory one device needs for its part of placed abstract arrays; those that wait on the host need none."""
+    return sum(_bytes_of_part(leaf) for leaf in jax.tree.leaves(tree) if not is_on_host(leaf))
+
+
+def bytes_on_host(tree: Any) -> int:
+    """Memory of its host that one device's part of placed abstract arrays needs."""
+    return sum(_bytes_of_part(leaf) for leaf in jax.tree.leaves(tree) if is_on_host(leaf))
+
+
+def numbers_of_device(tree: Any) -> int:
+    """How many numbers of placed abstract arrays are one device's part, wherever they lie."""
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in jax.tree.leaves(tree))
+
+
+def _bytes_of_part(leaf: Any) -> int:
+    return numbers_of_device(leaf) * leaf.dtype.itemsize
 
 
 def _batched(mesh: AnyMesh, prompts: int) -> Callable[[tuple[int, ...], Any], jax.ShapeDtypeStruct]:
@@ -174,9 +194,10 @@ def _abstract_prompts(shapes: Shapes, sizes: PromptSizes, prompts: int) -> Promp
         positions=batched((3, length), jnp.int32),
         feature_index=batched((length,), jnp.int32),
         vision=VisionInputs(
-            patches=batched((*slots, vision.patch_width), jnp.float32),
+            patches=batched((*slots, vision.still_width), jnp.uint8),
             coordinates=batched((*slots, 2), jnp.int32),
             image_ids=batched(slots, jnp.int32),
+            normalisation=batched((2, 3), jnp.float32),
         ),
     )
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,12 +14,13 @@ from PIL import Image
 
 from reflex_jax.config import Config, ConfigError
 from reflex_jax.data.examples import Example, list_offenders
-from reflex_jax.data.prompts import Processor, PromptSizes
+from reflex_jax.data.prompts import TOKEN_MULTIPLE, EncodedPrompt, Processor, PromptSizes
 from reflex_jax.judge.batch import judge_pixels
 from reflex_jax.judge.evidence import Judge
 from reflex_jax.records import PromptInputs
 from reflex_jax.sharding import BatchRows
 from reflex_jax.statements.collisions import colliding_options
+from reflex_jax.step.ladders import ladder
 from reflex_jax.step.models import Models
 
 _GREY = (127, 127, 127)
@@ -33,31 +36,70 @@ class HostBatch:
 
 
 class BatchBuilder:
-    """Questions -> padded arrays of the run's static sizes.
+    """Questions -> arrays, padded to one of a few static sizes: the smallest that holds every prompt of the batch.
 
     A blank policy image (a mean-grey picture of the same size) leaves the judge's picture as it is: the question is what
     the policy can say without seeing.
     """
 
-    def __init__(self, models: Models, sizes: PromptSizes, rows: BatchRows, *, resize: str, blank_image: bool = False):
-        self._processor, self._judge, self._sizes = models.processor, models.judge, sizes
+    def __init__(
+        self, models: Models, sizes: PromptSizes, rows: BatchRows, *, resize: str, rungs: int = 1,
+        blank_image: bool = False,
+    ):  # fmt: skip
+        """Reads nothing yet.
+
+        Args:
+          models: of the run.
+          sizes: of its prompts, which the largest rung holds.
+          rows: of a batch.
+          resize: of the judge's pictures.
+          rungs: how many sizes there are at most; 1: `sizes` alone.
+          blank_image: see above.
+        """
+        self._processor, self._judge, self._rungs = models.processor, models.judge, prompt_rungs(sizes, rungs)
         self.rows, self._resize, self._blank_image = rows, resize, blank_image
 
+    def sizes_of(self, examples: Sequence[Example]) -> PromptSizes:
+        """The rung of a batch: by all P questions, those of other processes too, so that all run the same program."""
+        if len(self._rungs) == 1:
+            return self._rungs[0]
+        needed = PromptSizes(1, 0)
+        for example in examples:
+            needed = needed.union(PromptSizes(*self._processor.size_of(example)))
+        return next((rung for rung in self._rungs if rung.union(needed) == rung), self._rungs[-1])
+
     def __call__(self, examples: Sequence[Example]) -> HostBatch:
-        """Loads, resizes and tokenises this process's part of P questions."""
+        """Loads, resizes and tokenises this process's part of P questions, one a core at a time."""
+        sizes = self.sizes_of(examples)
         examples = self.rows.take(examples)
-        images = [example.load_images() for example in examples]
-        seen = [[Image.new("RGB", i.size, _GREY) for i in row] if self._blank_image else row for row in images]
+        # decoding, resizing and copying leave the interpreter to the others
+        with ThreadPoolExecutor(max_workers=min(len(examples), os.cpu_count() or 1)) as threads:
+            prepared = list(threads.map(self._prepare, examples))
         prompts = self._processor.collate(
-            [self._processor.encode(row, e.question) for row, e in zip(seen, examples, strict=True)],
-            prompt_tokens=self._sizes.prompt_tokens,
-            windows=self._sizes.windows,
+            [encoded for encoded, _ in prepared],
+            prompt_tokens=sizes.prompt_tokens,
+            windows=sizes.windows,
         )
-        pixels = None
-        if self._judge is not None:
-            # of several pictures the judge looks at the first
-            pixels = np.stack([judge_pixels(row[0], self._judge.config, resize=self._resize) for row in images])
-        return HostBatch(examples, prompts, pixels)
+        pixels = [seen for _, seen in prepared if seen is not None]
+        return HostBatch(examples, prompts, np.stack(pixels) if pixels else None)
+
+    def _prepare(self, example: Example) -> tuple[EncodedPrompt, UInt8[np.ndarray, "H W 3"] | None]:
+        """A question as the policy reads it, and the picture that the judge looks at: of several the first."""
+        images = example.load_images()
+        seen = [Image.new("RGB", i.size, _GREY) for i in images] if self._blank_image else images
+        judged = None if self._judge is None else judge_pixels(images[0], self._judge.config, resize=self._resize)
+        return self._processor.encode(seen, example.question), judged
+
+
+def prompt_rungs(largest: PromptSizes, count: int) -> tuple[PromptSizes, ...]:
+    """At most `count` sizes of prompts, ascending, from a quarter of the largest on.
+
+    Windows grow with the tokens, because most tokens of a long prompt are those of its pictures. A run whose prompts have
+    pictures has room for some on every rung.
+    """
+    tokens, windows = largest.prompt_tokens, largest.windows
+    lengths = ladder(tokens, count=count, multiple=TOKEN_MULTIPLE)
+    return (*(PromptSizes(length, -(-windows * length // tokens)) for length in lengths[:-1]), largest)
 
 
 def measure_prompts(

@@ -1,19 +1,37 @@
-"""Sampling a group of completions for every prompt: one prefill per prompt, then a while_loop on the device."""
+"""Sampling a group of completions for every prompt: one prefill per prompt, then while_loops on the device."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
 from reflex_jax.models import qwen_vl
+from reflex_jax.models.attention_choice import XLA, AttentionChoice
 from reflex_jax.models.qwen_vl import QwenVLConfig
 from reflex_jax.records import Draws, PromptInputs, Rollout
-from reflex_jax.sharding import map_prompts
+from reflex_jax.sharding import data_ways, map_prompts
+from reflex_jax.step.open_rows import (
+    SCOPE,
+    find_open,
+    gathered_sizes,
+    most_open,
+    put_rows,
+    take_prompts,
+    take_rows,
+)
 from reflex_jax.step.sampling import Sampling, Vocabulary, sample_tokens
-from reflex_jax.trees import Array, Params
+from reflex_jax.trees import Array, Params, pytree_dataclass
+
+State: TypeAlias = dict[str, Array]  # of the completions: tokens, log_probs, mask [P, G, Lc] and is_done [P, G]
+Caches: TypeAlias = list[tuple[Array, Array]]
+_MOST_STAGES = 3  # each is a loop of its own, which compiles the decoder again
+_LEAST_SHARE = 0.08  # of the bytes of the weights; with less a rollout is bound by those, and both would save 2 %
 
 
 def generate(
@@ -24,7 +42,7 @@ def generate(
     vocabulary: Vocabulary,
     sampling: Sampling,
     *,
-    attention: str = "xla",
+    attention: AttentionChoice = XLA,
     prefill_prompts: int = 0,
 ) -> Rollout:
     """Samples a group of completions of every prompt; stops early when all have ended.
@@ -33,65 +51,161 @@ def generate(
     it was sampled in. Pure and jittable: all but the first three arguments are static.
 
     Args:
-      params: of the policy.
+      params: of the policy; with `layers_apart` they exist once while it samples.
       prompts: P prompts.
       draws: the key of this step and the numbers of the prompts.
       config: of the model.
       vocabulary: what may be sampled, what ends a completion and what stands behind its end.
       sampling: G, Lc and the distribution.
-      attention: of the prompts, see `prompt_attention`.
+      attention: what computes that of prompts and pictures.
       prefill_prompts: how many prompts are read at one time, which bounds the memory that takes; 0: all.
     """
-    group_size, max_new_tokens = sampling.group_size, sampling.max_new_tokens
-    pad_id = vocabulary.pad_id
-    uniforms = _uniforms(draws, group_size, max_new_tokens)
+    group_size, longest = sampling.group_size, sampling.max_new_tokens
+    params = qwen_vl.layers_apart(params)
+    uniforms = _uniforms(draws, group_size, longest)
     prefilled = map_prompts(
         lambda part: qwen_vl.prefill(params, part, config, attention=attention),
-        prompts, prefill_prompts, qwen_vl.PROMPT_AXES_OF_PREFILL,
+        prompts, prefill_prompts,
     )  # fmt: skip
-    layers = qwen_vl.decode_layers(params, prefilled)
-    is_eos = jnp.zeros(config.text.vocabulary, bool).at[jnp.asarray(vocabulary.eos_ids)].set(True)
+    sample = partial(_sample, vocabulary=vocabulary, sampling=sampling)
+    logits = qwen_vl.head_logits(params, prefilled.last_hidden, config.text)
+    shape = (draws.prompt_ids.shape[0], group_size)
+    logits = jnp.broadcast_to(logits[:, None], (*shape, logits.shape[-1]))
+    state = sample(logits, jnp.int32(0), _nothing(shape, longest, vocabulary.pad_id), uniforms)
 
-    def sample(logits: Array, step: Array, state: dict[str, Array]) -> dict[str, Array]:
-        draw = jax.lax.dynamic_index_in_dim(uniforms, step, axis=2, keepdims=False)
-        tokens, log_probs = sample_tokens(
-            logits,
-            draw,
-            allowed=jnp.asarray(vocabulary.allowed),
-            temperature=sampling.temperature,
-            top_k=sampling.top_k,
-            top_p=sampling.top_p,
-        )
-        is_open = ~state["is_done"]
-        return {
-            "tokens": state["tokens"].at[:, :, step].set(jnp.where(is_open, tokens, pad_id)),
-            "log_probs": state["log_probs"].at[:, :, step].set(jnp.where(is_open, log_probs, 0.0)),
-            "mask": state["mask"].at[:, :, step].set(is_open),
-            "is_done": state["is_done"] | is_eos[tokens],
-        }
+    def advance(rows: _Rows, step: Array) -> _Rows:
+        previous = jax.lax.dynamic_index_in_dim(rows.state["tokens"], step - 1, axis=2, keepdims=False)
+        logits, caches = qwen_vl.decode_step(params, previous, step - 1, rows.caches, rows.prefilled, config)
+        return replace(rows, caches=caches, state=sample(logits, step, rows.state, rows.uniforms))
 
-    def proceeds(carry: tuple[Any, ...]) -> Array:
-        step, state, _ = carry
-        return (step < max_new_tokens) & ~state["is_done"].all()
+    ways = data_ways(prefilled.last_hidden) if shape[0] % data_ways(prefilled.last_hidden) == 0 else 1
+    stages: tuple[int, ...] = (longest,)
+    sizes: tuple[int, ...] = ()
+    if _caches_matter(params, prefilled, shape[0] // ways * group_size, sampling):
+        stages, sizes = cache_stages(sampling), gathered_sizes(*shape, ways)
+    caches = qwen_vl.empty_caches(prefilled, group_size=group_size, slots=stages[0])
+    rows, step = _Rows(prefilled, uniforms, state, caches), jnp.int32(1)
+    for index, slots in enumerate(stages):
+        rows = replace(rows, caches=qwen_vl.grow_caches(rows.caches, slots=slots))
+        start = stages[index - 1] + 1 if index else 1
+        stop = min(slots + 1, longest)  # token number `slots` is drawn from what stands in the last slot
+        rows, step = _sample_while(_more_open(ways, *sizes[:1]), advance, rows, step, stop=stop, turns=stop - start)
+    state = _sample_few(advance, rows, step, sizes, ways, longest)
+    return Rollout(tokens=state["tokens"], log_probs=state["log_probs"], mask=state["mask"])
 
-    def advance(carry: tuple[Any, ...]) -> tuple[Any, ...]:
-        step, state, caches = carry
-        previous = jax.lax.dynamic_index_in_dim(state["tokens"], step - 1, axis=2, keepdims=False)
-        logits, caches = qwen_vl.decode_step(params, layers, previous, step - 1, caches, prefilled, config)
-        return step + 1, sample(logits, step, state), caches
 
-    shape = (draws.prompt_ids.shape[0], group_size, max_new_tokens)
-    empty = {
+def cache_stages(sampling: Sampling) -> tuple[int, ...]:
+    """Slots of the completions' caches as they grow, in even steps: at most `_MOST_STAGES` sizes.
+
+    Every token reads the whole cache, so one for the longest completion would be read by the first token already. Even
+    steps, because the longest of hundreds of completions comes near to the limit, whatever their mean.
+    """
+    longest, unit = sampling.max_new_tokens, sampling.cache_step
+    step = -(-longest // (_MOST_STAGES * unit)) * unit
+    # the last stage is no shorter than half a step: it would compile the decoder for a few tokens
+    return (*range(step, longest - step // 2 + 1, step), longest)
+
+
+def _caches_matter(params: Params, prefilled: qwen_vl.Prefill, rows: int, sampling: Sampling) -> bool:
+    """Whether a token reads enough of the completions' caches, beside the weights, to compile the decoder several times."""
+    key_heads, width = prefilled.keys[0].shape[1:3]
+    cache = rows * sampling.max_new_tokens * 2 * key_heads * width
+    weights = sum(leaf.size for leaf in jax.tree.leaves(params["layers"][0]))
+    return sampling.max_new_tokens >= sampling.cache_step and cache >= _LEAST_SHARE * weights
+
+
+@pytree_dataclass
+class _Rows:
+    """Completions and what the next token of them is computed from."""
+
+    prefilled: qwen_vl.Prefill
+    uniforms: Float[Array, "P G Lc"]
+    state: State
+    caches: Caches
+
+
+def _more_open(ways: int, size: int = 0) -> Callable[[State], Array]:
+    """Says whether a device has more open completions than so many."""
+    return lambda state: most_open(state["is_done"], ways) > size
+
+
+def _sample_while(
+    goes_on: Callable[[State], Array], advance: Callable[[_Rows, Array], _Rows], rows: _Rows, step: Array, *,
+    stop: int, turns: int,
+) -> tuple[_Rows, Array]:  # fmt: skip
+    """Draws tokens from number `step` on to `stop` - 1, as long as the state of the completions says so.
+
+    `turns` of them at most, counted from 0 whatever `step` is: so the compiled program says how often a loop may run.
+    """
+
+    def proceeds(carry: tuple[Array, Array, State, Caches]) -> Array:
+        turn, step, state, _ = carry
+        return (turn < turns) & (step < stop) & goes_on(state)
+
+    def next_turn(carry: tuple[Array, Array, State, Caches]) -> tuple[Array, Array, State, Caches]:
+        turn, step, state, caches = carry
+        after = advance(replace(rows, state=state, caches=caches), step)
+        return turn + 1, step + 1, after.state, after.caches
+
+    carry = (jnp.int32(0), step, rows.state, rows.caches)
+    _, step, state, caches = jax.lax.while_loop(proceeds, next_turn, carry)
+    return replace(rows, state=state, caches=caches), step
+
+
+def _sample_few(
+    advance: Callable[[_Rows, Array], _Rows], rows: _Rows, step: Array, sizes: Sequence[int], ways: int, longest: int
+) -> State:
+    """The rest of the tokens, once no more than `sizes[0]` rows of a device are open: those alone are computed.
+
+    Once no more than `sizes[1]` are open they are gathered again. At the limit of tokens more may be; then no loop runs.
+    """
+    if not sizes:
+        return rows.state
+    places = find_open(rows.state["is_done"], sizes[0], ways)
+    few = _Rows(
+        prefilled=take_prompts(rows.prefilled, places),
+        uniforms=take_rows(rows.uniforms, places),
+        state=take_rows(rows.state, places),
+        caches=take_rows(rows.caches, places, axis=2),
+    )
+    with jax.named_scope(SCOPE):
+        few, step = _sample_while(_more_open(ways, *sizes[1:2]), advance, few, step, stop=longest, turns=longest)
+    return put_rows(rows.state, _sample_few(advance, few, step, sizes[1:], ways, longest), places)
+
+
+def _nothing(rows: tuple[int, int], steps: int, pad_id: int) -> State:
+    """The state before the first token; what nobody samples stays padding."""
+    shape = (*rows, steps)
+    return {
         "tokens": jnp.full(shape, pad_id, jnp.int32),
         "log_probs": jnp.zeros(shape, jnp.float32),
         "mask": jnp.zeros(shape, bool),
-        "is_done": jnp.zeros(shape[:2], bool),
+        "is_done": jnp.zeros(rows, bool),
     }
-    logits = qwen_vl.head_logits(params, prefilled.last_hidden, config.text)
-    state = sample(jnp.broadcast_to(logits[:, None], (*shape[:2], logits.shape[-1])), jnp.int32(0), empty)
-    caches = qwen_vl.empty_caches(prefilled, group_size=group_size, steps=max_new_tokens)
-    _, state, _ = jax.lax.while_loop(proceeds, advance, (jnp.int32(1), state, caches))
-    return Rollout(tokens=state["tokens"], log_probs=state["log_probs"], mask=state["mask"])
+
+
+def _sample(
+    logits: Float[Array, "P G V"], step: Array, state: State, uniforms: Float[Array, "P G Lc"], *,
+    vocabulary: Vocabulary, sampling: Sampling,
+) -> State:  # fmt: skip
+    """Draws token number `step` of every open completion."""
+    draw = jax.lax.dynamic_index_in_dim(uniforms, step, axis=2, keepdims=False)
+    tokens, log_probs = sample_tokens(
+        logits,
+        draw,
+        allowed=jnp.asarray(vocabulary.allowed),
+        temperature=sampling.temperature,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
+    )
+    is_open = ~state["is_done"]
+    is_eos = jnp.zeros(logits.shape[-1], bool).at[jnp.asarray(vocabulary.eos_ids)].set(True)
+    return {
+        "tokens": state["tokens"].at[:, :, step].set(jnp.where(is_open, tokens, vocabulary.pad_id)),
+        "log_probs": state["log_probs"].at[:, :, step].set(jnp.where(is_open, log_probs, 0.0)),
+        "mask": state["mask"].at[:, :, step].set(is_open),
+        "is_done": state["is_done"] | is_eos[tokens],
+    }
 
 
 def _uniforms(draws: Draws, group_size: int, steps: int) -> Float[Array, "P G Lc"]:

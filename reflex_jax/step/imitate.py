@@ -108,7 +108,7 @@ def imitation_update(
     *,
     config: Config,
     reader: RowReader,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformationExtraArgs,
 ) -> tuple[TrainState, dict[str, Array]]:
     """One supervised step: the weighted mean of -log p over the target tokens of the whole batch goes down.
 

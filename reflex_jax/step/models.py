@@ -62,16 +62,17 @@ def load_models(config: Config, mesh: Mesh, *, with_judge: bool = True) -> Model
     return Models(shapes, directory, processor, judge)
 
 
-def load_params(models: Models) -> Any:
-    """The policy's parameters: float32, cut over the mesh as the update wants them.
+def load_params(models: Models, dtype: str = "float32") -> Any:
+    """The policy's parameters, cut over the mesh as the update wants them.
 
+    Args:
+      models: of `load_models`.
+      dtype: `policy.widest_dtype` of the run.
     Raises:
       ConfigError: tensors are missing, extra, misshaped or no floats, all of them listed; or the mesh does not fit.
     """
     shapes = models.shapes
-    return load_policy_params(
-        models.directory, shapes.policy, "float32", policy_shardings(shapes.policy, shapes.mesh)
-    )  # fmt: skip
+    return load_policy_params(models.directory, shapes.policy, dtype, policy_shardings(shapes.policy, shapes.mesh))
 
 
 def make_host_bridge(config: Config, models: Models) -> HostBridge:

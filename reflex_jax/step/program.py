@@ -17,14 +17,16 @@ import optax
 
 from reflex_jax.checkpoints.qwen_tensors import abstract_policy_params
 from reflex_jax.config import Config
+from reflex_jax.models.qwen_vl import layers_apart
 from reflex_jax.records import Draws, HostScores, JudgeInputs, PromptInputs, Rollout, TokenCounts, TrainBatch
-from reflex_jax.sharding import batch_sharding, replicated
+from reflex_jax.sharding import UPDATE_RULES, batch_sharding, replicated
 from reflex_jax.step.generate import generate
 from reflex_jax.step.imitate import SftBatch, imitation_update
+from reflex_jax.step.offload import state_shardings
 from reflex_jax.step.rows import count_tokens
 from reflex_jax.step.sampling import Sampling
 from reflex_jax.step.score import Scored, score_rollout
-from reflex_jax.step.shapes import Shapes, rollout_rules
+from reflex_jax.step.shapes import Shapes, attention_of, rollout_rules
 from reflex_jax.step.state import (
     FrozenParams,
     TrainState,
@@ -44,7 +46,7 @@ class Program:
     """The jitted functions of a run. P prompts, G completions each, Lc tokens."""
 
     shapes: Shapes
-    optimizer: optax.GradientTransformation
+    optimizer: optax.GradientTransformationExtraArgs
     start: Callable[..., tuple[TrainState, FrozenParams]]  # see `_start`; the state takes the parameters over
     gather: Callable[[Any, Any], Any]  # (params, fixed) -> weights to sample with
     sample: Callable[[Any, PromptInputs, Draws], Rollout]  # (weights, prompts, draws) -> [P, G, Lc]
@@ -67,9 +69,10 @@ def build_program(config: Config, shapes: Shapes, *, updates: int = 1, every_rou
     Raises:
       ConfigError: the mesh does not fit the model.
     """
-    optimizer = make_optimizer(config.optimizer, updates)
+    master_dtype = config.policy.master_dtype
+    optimizer = make_optimizer(config.optimizer, updates, master_dtype=master_dtype, seed=config.run.seed)
     everywhere, batched = replicated(shapes.mesh), batch_sharding(shapes.mesh)
-    of_state = shapes.policy_shardings(_abstract_state(config, shapes, optimizer))
+    of_state = state_shardings(_abstract_state(config, shapes, optimizer), shapes, config.memory)
     reader_at = partial(row_reader, config, shapes, every_round=every_round)
     score = partial(score_rollout, config=config, judge_config=shapes.judge)
     update = partial(
@@ -104,14 +107,14 @@ def build_program(config: Config, shapes: Shapes, *, updates: int = 1, every_rou
     )
 
 
-def _abstract_state(config: Config, shapes: Shapes, optimizer: optax.GradientTransformation) -> TrainState:
+def _abstract_state(config: Config, shapes: Shapes, optimizer: optax.GradientTransformationExtraArgs) -> TrainState:
     trainable, _ = split_trainable(abstract_policy_params(shapes.policy), config.policy.trainable)
-    return jax.eval_shape(lambda params: init_state(params, optimizer), trainable)
+    return jax.eval_shape(lambda params: init_state(params, optimizer, config.policy.master_dtype), trainable)
 
 
 def _start(
     config: Config,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformationExtraArgs,
     places: Shardings,
     params: Params,
     judge_params: Params | None = None,
@@ -131,26 +134,37 @@ def _start(
     trainable, fixed = split_trainable(params, config.policy.trainable)
     # copies, also where the dtype is the masters': these arrays outlive the ones the first step gives away
     cast = jax.jit(lambda tree: jax.tree.map(lambda x: jnp.copy(x.astype(config.policy.dtype)), tree))
-    reference = cast(params) if with_reference else None
+    reference = cast(trainable) if with_reference else None
     frozen = FrozenParams(fixed=cast(fixed), reference=reference, judge=judge_params)
+    masters = jnp.dtype(config.policy.master_dtype)
+    is_taken_over = config.memory.offload != "optimizer+masters" and all(
+        leaf.dtype == masters for leaf in jax.tree.leaves(trainable)
+    )
     # where the compiled step will put them: else the second step would compile again
-    init = jax.jit(lambda tree: init_state(tree, optimizer), out_shardings=places, donate_argnums=0)
+    init = jax.jit(
+        lambda tree: init_state(tree, optimizer, masters),
+        out_shardings=places,
+        donate_argnums=[0] if is_taken_over else [],
+    )
     return init(trainable), frozen
 
 
 def _gatherer(config: Config, shapes: Shapes) -> Callable[[Any, Any], Any]:
     """The one reshard between update and rollout.
 
-    The weights are in the compute dtype and, with `memory.rollout_weights=gathered`, no longer cut over `fsdp`, because
-    sampling reads all of them for every token.
+    The weights are in the compute dtype, the decoder's layers apart (`layers_apart`) and, with
+    `memory.rollout_weights=gathered`, no longer cut over `fsdp`, because sampling reads all of them for every token.
     """
-    rules, dtype = rollout_rules(config.memory), jnp.dtype(config.policy.dtype)
+    dtype = jnp.dtype(config.policy.dtype)
 
     def gather(params: Params, fixed: Params) -> Params:
         weights = compute_params(params, fixed, dtype)
+        cut, whole = (
+            shapes.sampling_shardings(weights, rules) for rules in (UPDATE_RULES, rollout_rules(config.memory))
+        )
         # cast where they lie, then gather: half the bytes of gathering the float32 masters
-        weights = jax.lax.with_sharding_constraint(weights, shapes.policy_shardings(weights))
-        return jax.lax.with_sharding_constraint(weights, shapes.policy_shardings(weights, rules))
+        weights = jax.lax.with_sharding_constraint(layers_apart(weights), cut)
+        return jax.lax.with_sharding_constraint(weights, whole)
 
     return jax.jit(gather)
 
@@ -167,7 +181,7 @@ def _sampler(
     def sample(weights: Params, prompts: PromptInputs, draws: Draws) -> Rollout:
         return generate(
             weights, prompts, draws, shapes.policy, shapes.vocabulary, sampling,
-            attention=memory.attention, prefill_prompts=memory.microbatch_prompts,
+            attention=attention_of(config, shapes), prefill_prompts=memory.microbatch_prompts,
         )  # fmt: skip
 
     return jax.jit(sample, out_shardings=batch_sharding(shapes.mesh))

@@ -102,12 +102,12 @@ class RowReader:
         if vision is None or layout.window_source is None or layout.window_rounds is None:
             return None
         if len(layout.window_source) == 1:
-            return encode_images(params, vision, self.config, remat=self.how.remat)
+            return encode_images(params, vision, self.config, remat=self.how.remat, attention=self.how.attention)
 
         def look(n: Array, whole: Array) -> Array:
             return self._put_windows(whole, sequences, n, self._look(params, sequences, n))
 
-        shape = jax.eval_shape(lambda: encode_images(params, vision, self.config))
+        shape = jax.eval_shape(lambda: encode_images(params, vision, self.config, attention=self.how.attention))
         return self._in_rounds(
             layout.window_rounds, len(layout.window_source), look, constrain_batch(jnp.zeros(shape.shape, shape.dtype))
         )
@@ -171,7 +171,7 @@ class RowReader:
         rounds, most = layout.window_rounds, len(layout.window_source)
         if most == 1:
             features, pull_back = jax.vjp(
-                lambda tower: encode_images(tower, vision, self.config, remat=self.how.remat), tower
+                lambda tower: encode_images(tower, vision, self.config, remat=self.how.remat, attention=self.how.attention), tower
             )  # fmt: skip
             return features, lambda of_features: _float32(pull_back(of_features)[0])
 
@@ -243,13 +243,15 @@ class RowReader:
         ids = self._take(vision.image_ids, source)
         # a picture has a window at least, so no two pictures of a device get the same number
         ids = jnp.where(ids > 0, ids + (source // windows * (windows + 1))[..., None], 0)
+        scale = vision.normalisation  # of all pictures of a run the same
         part = dataclasses.replace(
             vision,
+            normalisation=None if scale is None else self._take(scale[:, None], source[:, :1] // windows)[:, 0],
             patches=self._take(vision.patches, source),
             coordinates=self._take(vision.coordinates, source),
             image_ids=jnp.where(source[..., None] >= 0, ids, 0),
         )
-        return encode_images(params, part, self.config, remat=self.how.remat)
+        return encode_images(params, part, self.config, remat=self.how.remat, attention=self.how.attention)
 
     def _take_windows(self, features: Array, sequences: Sequences, n: Array) -> Float[Array, "B V D"]:
         """The features of a round's windows."""

@@ -7,11 +7,13 @@ so few programs are compiled. Where everything lies is a function of the lengths
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Int
@@ -53,6 +55,11 @@ class RowPlan:
     def most_rows(self) -> int:
         """Rows that a device computes at one time, at most."""
         return self.rows // self.ways
+
+    def of(self, prompts: PromptInputs) -> RowPlan:
+        """The plan for a batch whose prompts are padded to another size."""
+        windows = 0 if prompts.vision is None else prompts.vision.image_ids.shape[1]
+        return replace(self, prompt_tokens=prompts.tokens.shape[1], windows=windows)
 
     def shape(self, rows: int) -> tuple[int, int, int]:
         """(M, N, B) where each device computes so many rows at one time; each has one prompt at least."""
@@ -110,6 +117,34 @@ def count_tokens(prompts: PromptInputs, is_completion: Array) -> TokenCounts:
     )
 
 
+def widen_prompts(prompts: PromptInputs, plan: RowPlan) -> PromptInputs:
+    """Prompts that were padded to a smaller size, padded to that of the plan: one program updates with batches of any."""
+    more = plan.prompt_tokens - prompts.tokens.shape[1]
+
+    def on_the_left(x: Array, filler: int = 0) -> Array:
+        return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(more, 0)], constant_values=filler)
+
+    vision = prompts.vision
+    if vision is not None:
+        behind = plan.windows - vision.image_ids.shape[1]
+        widened = {
+            name: jnp.pad(x, [(0, 0), (0, behind)] + [(0, 0)] * (x.ndim - 2))
+            for name, x in (
+                ("patches", vision.patches),
+                ("coordinates", vision.coordinates),
+                ("image_ids", vision.image_ids),
+            )
+        }
+        vision = dataclasses.replace(vision, **widened)
+    return PromptInputs(
+        tokens=on_the_left(prompts.tokens),
+        is_valid=on_the_left(prompts.is_valid),
+        positions=on_the_left(prompts.positions),
+        feature_index=on_the_left(prompts.feature_index, -1),
+        vision=vision,
+    )
+
+
 def abstract_rows(plan: RowPlan, mesh: AnyMesh) -> RowLayout:
     """The layout of a step whose completions are at their longest, as shapes and places."""
     whole, cut = replicated(mesh), NamedSharding(mesh, PartitionSpec(None, None, BATCH_AXES))
@@ -162,7 +197,10 @@ def lay_out_rows(counts: TokenCounts, plan: RowPlan) -> RowLayout:
 def describe_rows(layout: RowLayout) -> dict[str, float]:
     """Row length, and slots computed for each token that exists, as metrics of a step."""
     slots = np.prod(layout.source.shape[2:]) * layout.rounds.sum()
-    return {"row_length": float(layout.source.shape[-1]), "slots_per_token": float(slots / (layout.source >= 0).sum())}
+    return {
+        "rows/length": float(layout.source.shape[-1]),
+        "rows/slots_per_token": float(slots / (layout.source >= 0).sum()),
+    }
 
 
 def place_rows(layout: RowLayout, mesh: AnyMesh) -> RowLayout:

@@ -17,6 +17,7 @@ from reflex_jax.records import Evidence, HostScores, JudgeInputs, Rollout
 from reflex_jax.rewards.combine import combine_rewards
 from reflex_jax.rewards.components import REWARDS, is_of_device
 from reflex_jax.rewards.provenance import loop_tightness
+from reflex_jax.sharding import map_prompts
 from reflex_jax.trees import Array, Leaf, Params, pytree_dataclass, tree_of
 
 
@@ -77,13 +78,17 @@ def score_rollout(
       judge_params: the frozen judge; None, as are its inputs and its shape, where no component asks it.
       judge_inputs: pixels and the distinct statements of each prompt.
       scores: the rewards computed from strings, and which rows count.
-      config: sections `judge`, `rewards` and `grpo` are read.
+      config: sections `judge`, `rewards` and `grpo` are read, and how many prompts the judge reads at one time.
       judge_config: shape of the judge.
     """
     components, applies = dict(scores.components), dict(scores.applies)
     is_valid, evidence, tightness = scores.is_valid, None, None
     if judge_params is not None and judge_inputs is not None and judge_config is not None:
-        evidence = gather_evidence(judge_params, judge_inputs, judge_config, make_evidence_settings(config.judge))
+        settings = make_evidence_settings(config.judge)
+        evidence = map_prompts(
+            lambda inputs: gather_evidence(judge_params, inputs, judge_config, settings),
+            judge_inputs, config.memory.microbatch_prompts,
+        )  # fmt: skip
     for name, component in config.rewards.components.items():
         if not is_of_device(name):
             continue

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from reflex_jax.checkpoints.paths import resolve_checkpoint
 from reflex_jax.config import Config, DataConfig, MemoryConfig
 from reflex_jax.data.images import count_windows, smart_resize
 from reflex_jax.data.prompts import PromptSizes
+from reflex_jax.models.attention_choice import AttentionChoice
 from reflex_jax.models.biomedclip import BiomedClipConfig, read_judge_config
 from reflex_jax.models.partitioning import policy_table
 from reflex_jax.models.published import published_judge, published_policy
@@ -27,9 +30,10 @@ from reflex_jax.sharding import (
     batch_rows,
     check_attention,
     parameter_shardings,
+    platform_of,
 )
 from reflex_jax.step.sampling import Vocabulary
-from reflex_jax.trees import Shardings
+from reflex_jax.trees import Params, Shardings
 
 _ASPECT_RATIOS = (1.0, 1.1, 1.25, 1.33, 1.5, 1.78, 2.0)  # of medical pictures
 
@@ -46,6 +50,14 @@ class Shapes:
     def policy_shardings(self, tree: Any, rules: Rules = UPDATE_RULES) -> Shardings:
         """Where parameters of the policy, a part of them or a training state of them lie."""
         return parameter_shardings(tree, policy_table(self.policy, self.mesh), self.mesh, rules)
+
+    def sampling_shardings(self, params: Params, rules: Rules) -> Shardings:
+        """Where the weights to sample with lie: for `layers_apart` of these stacked parameters."""
+        places = self.policy_shardings(params, rules)
+        of_layer = jax.tree.map(
+            lambda place: NamedSharding(place.mesh, PartitionSpec(*place.spec[1:])), places["layers"]
+        )
+        return {**places, "layers": [of_layer] * self.policy.text.layers}
 
     def rows(self, count: int) -> BatchRows:
         """Which of `count` prompts this process works on."""
@@ -82,6 +94,11 @@ def judge_sizes(config: Config) -> BiomedClipConfig:
     """Sizes of the judge: of its directory where there is one, else of the published model of that name."""
     published = None if Path(config.judge.path).is_dir() else published_judge(config.judge.path)
     return published or read_judge_config(resolve_checkpoint(config.judge.path, "judge"))
+
+
+def attention_of(config: Config, shapes: Shapes) -> AttentionChoice:
+    """What computes the attention of a run on the devices of its mesh."""
+    return AttentionChoice(config.memory.attention, platform_of(shapes.mesh))
 
 
 def rollout_rules(memory: MemoryConfig) -> Rules:

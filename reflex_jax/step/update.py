@@ -30,10 +30,11 @@ from reflex_jax.grpo.objective import (
 from reflex_jax.models.qwen_vl import HowToCompute
 from reflex_jax.records import PromptInputs, Rollout, RowLayout, TrainBatch
 from reflex_jax.sharding import constrain_batch
+from reflex_jax.step.layerwise import update_layerwise
 from reflex_jax.step.rounds import LossOf, RowReader, Sequences
 from reflex_jax.step.score import Scored, most_failed_rows, rollout_metrics
-from reflex_jax.step.shapes import Shapes
-from reflex_jax.step.state import FrozenParams, TrainState, cast_params, compute_params
+from reflex_jax.step.shapes import Shapes, attention_of
+from reflex_jax.step.state import FrozenParams, TrainState, cast_params, compute_params, reference_policy
 from reflex_jax.trees import Array, Leaf, Params, pytree_dataclass
 
 State = TypeVar("State")  # what is carried from update to update
@@ -72,7 +73,7 @@ def policy_update(
     *,
     config: Config,
     reader: RowReader,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformationExtraArgs,
 ) -> tuple[TrainState, dict[str, Array]]:
     """`epochs` passes over the batch in `minibatches` optimiser updates of whole groups (paper Eq. 10).
 
@@ -102,9 +103,10 @@ def policy_update(
     whole = compute_params(state.params, frozen.fixed, dtype)
     features = _each(partial(look, whole), *parts) if is_tower_fixed else None
     reference = old = None
-    if frozen.reference is not None:
-        seen = features if is_tower_fixed else _each(partial(look, frozen.reference), *parts)
-        reference = _each(partial(read, frozen.reference), *parts, seen)
+    initial = reference_policy(frozen)
+    if initial is not None:
+        seen = features if is_tower_fixed else _each(partial(look, initial), *parts)
+        reference = _each(partial(read, initial), *parts, seen)
     if grpo.minibatches == grpo.epochs == 1:
         return update(state, first_minibatch((*parts, features, reference, old)))
     seen = features if is_tower_fixed else _each(partial(look, whole), *parts)
@@ -171,7 +173,7 @@ def apply_update(
     state: TrainState,
     gradients: Any,
     loss: Array,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformationExtraArgs,
     *,
     is_wanted: Bool[Array, ""],
 ) -> tuple[TrainState, dict[str, Array]]:
@@ -183,12 +185,8 @@ def apply_update(
       The state, and loss, grad_norm and skipped (0 or 1).
     """
     grad_norm = optax.global_norm(gradients)
-    updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
-    after = dataclasses.replace(
-        state, params=optax.apply_updates(state.params, updates), optimizer_state=optimizer_state
-    )
     is_applied = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & is_wanted
-    state = jax.tree.map(lambda new, old: jnp.where(is_applied, new, old), after, state)
+    state = update_layerwise(state, gradients, optimizer, grad_norm=grad_norm, is_applied=is_applied)
     return state, {"loss": loss, "grad_norm": grad_norm, "skipped": 1.0 - is_applied.astype(jnp.float32)}
 
 
@@ -200,7 +198,7 @@ def scored_update(
     *,
     config: Config,
     reader: RowReader,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformationExtraArgs,
     eos_ids: tuple[int, ...],
 ) -> tuple[TrainState, dict[str, Array]]:
     """The second half of a training step: a scored rollout becomes new parameters.
@@ -243,7 +241,9 @@ def row_reader(config: Config, shapes: Shapes, temperature: float, *, every_roun
         config=shapes.policy,
         allowed=shapes.vocabulary.allowed,
         temperature=temperature,
-        how=HowToCompute(attention=memory.attention, remat=memory.remat, log_prob_chunk=memory.log_prob_chunk),
+        how=HowToCompute(
+            attention=attention_of(config, shapes), remat=memory.remat, log_prob_chunk=memory.log_prob_chunk
+        ),
         ways=mesh.shape["data"] * mesh.shape["fsdp"],
         every_round=every_round,
     )

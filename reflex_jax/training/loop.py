@@ -17,6 +17,7 @@ from reflex_jax.data.examples import Example
 from reflex_jax.data.pipeline import Batches
 from reflex_jax.data.sources import load_validation
 from reflex_jax.evaluation.validation import Evaluator, chosen_questions
+from reflex_jax.models.attention_choice import tell_choices
 from reflex_jax.processes import host_name, is_first, refused_together
 from reflex_jax.run.checkpoint import RunCheckpoints
 from reflex_jax.run.directory import open_run_directory, update_run_config
@@ -149,7 +150,7 @@ def _open_run(objective: Objective, mesh: Mesh, held: ExitStack) -> tuple[_Run, 
         check_memory(objective, mesh, sizes)
         batches = objective.lay_out(examples)
         check_best_metric(objective, models.shapes, sizes, held_out)
-        params = load_params(models)
+        params = load_params(models, config.policy.widest_dtype)
         identity = _identify(objective, examples, held_out)
         is_resumed = is_first() and held.enter_context(open_run_directory(config))
     check_processes_alike(identity)
@@ -294,6 +295,7 @@ def _run_steps(
     )  # fmt: skip
     for step, batch in enumerate(bar, run.start + 1):
         state, result = run.trainer.run_step(state, batch, step)
+        tell_choices()
         is_last = step == total
         metrics = {"phase": run.batches.phase_name(step - 1), **result.metrics}
         is_evaluated = run.evaluator is not None and (is_last or step % training.evaluate_every == 0)

@@ -19,7 +19,7 @@ from reflex_jax.training.objectives import Objective
 
 
 def metric_names(objective: Objective, shapes: Shapes, sizes: PromptSizes, held_out: Sequence[Example]) -> list[str]:
-    """What a run writes of its policy at some step, timings aside; its functions are traced, nothing is computed.
+    """What a run writes of its policy at some step, timings and `rows/` aside; its functions are traced, nothing is computed.
 
     Args:
       objective: of the run.

@@ -17,7 +17,7 @@ from reflex_jax.data.pipeline import Batches, SupervisedBatches, training_batche
 from reflex_jax.data.prompts import PromptSizes
 from reflex_jax.data.sources import load_training
 from reflex_jax.processes import any_process, is_first
-from reflex_jax.sharding import check_batch, check_batches
+from reflex_jax.sharding import check_batches
 from reflex_jax.step.batch import BatchBuilder
 from reflex_jax.step.bridge import HostBridge
 from reflex_jax.step.imitate import TargetBuilder
@@ -147,7 +147,9 @@ class Grpo:
         """Takes the parts of a run together."""
         config, models = self.config, parts.models
         rows = models.shapes.rows(config.grpo.prompts_per_step)
-        build = BatchBuilder(models, parts.sizes, rows, resize=config.judge.resize)
+        build = BatchBuilder(
+            models, parts.sizes, rows, resize=config.judge.resize, rungs=config.memory.prompt_rungs
+        )  # fmt: skip
         plan = plan_rows(config, models.shapes.mesh, parts.sizes)
         return GrpoTrainer(config, parts.program, parts.frozen, build, parts.bridge, plan)
 
@@ -180,8 +182,6 @@ class Supervised:
     def check_mesh(self, mesh: Mesh) -> None:
         """Refuses batches that do not divide."""
         check_batches(mesh, self.update_prompts, self.config.memory, "sft.batch_size")
-        if self.config.training.evaluate_every:
-            check_batch(mesh, self.config.grpo.prompts_per_step, "grpo.prompts_per_step")
 
     def load_questions(self) -> list[Example]:
         """The training split.

@@ -18,7 +18,8 @@ import reflex_jax
 from reflex_jax.checkpoints.paths import resolve_checkpoint
 from reflex_jax.config import Config, ConfigError, config_to_dict
 from reflex_jax.data.prompts import PromptSizes
-from reflex_jax.planning.device_memory import GIB, device_memory, free_memory
+from reflex_jax.planning.device_memory import GIB, device_memory, free_memory, host_memory
+from reflex_jax.planning.frugal import rounded_settings, said_of, waiting_settings, with_settings
 from reflex_jax.planning.memory import MemoryEstimate, estimate_memory
 from reflex_jax.processes import gather, host_name
 from reflex_jax.sharding import batch_sharding, replicated
@@ -79,6 +80,7 @@ def check_memory(objective: Objective, mesh: Mesh, sizes: PromptSizes | None = N
     estimate = _estimate(objective, mesh, sizes)
     phase, needed = estimate.of()
     devices = jax.local_devices()
+    _check_host_memory(objective.config, estimate.on_host * len(devices))
     limits = [limit for device in devices if (limit := device_memory(device))]
     if len(limits) < len(devices) or needed <= min(limits):
         return
@@ -86,6 +88,16 @@ def check_memory(objective: Objective, mesh: Mesh, sizes: PromptSizes | None = N
         f"{host_name()}: a step needs at least {needed / GIB:.2f} GiB of each device, and JAX may take {min(limits) / GIB:.2f}. "
         f"In {phase} (GiB): {estimate.terms(phase)}. {_advice(objective, mesh, sizes, min(limits))}"
     )
+
+
+def _check_host_memory(config: Config, needed: float) -> None:
+    """Refuses a state that waits on a host which has no room for it."""
+    host = host_memory()
+    if host is not None and needed > host.free:
+        raise ConfigError(
+            f"memory.offload={config.memory.offload}: {host_name()} has {host.free / GIB:.2f} GiB of memory free, and the state "
+            f"that waits there for its devices takes {needed / GIB:.2f}. Set memory.offload to less of it."
+        )
 
 
 def _estimate(objective: Objective, mesh: Mesh, sizes: PromptSizes | None) -> MemoryEstimate:
@@ -96,20 +108,18 @@ def _estimate(objective: Objective, mesh: Mesh, sizes: PromptSizes | None) -> Me
 
 
 def _advice(objective: Objective, mesh: Mesh, sizes: PromptSizes | None, room: float) -> str:
-    """Settings that change how a step is computed, not what: as few as make it fit, each with the GiB it leads to."""
+    """Settings that change how a step is computed before one that rounds it: as few as fit, each with the GiB it leads to."""
     said = []
-    for key, values in _frugal_values(objective, mesh):
+    for name, values in _frugal_values(objective, mesh):
         for value in values:
-            config = objective.config
-            objective = replace(
-                cast(Any, objective), config=replace(config, memory=replace(config.memory, **{key: value}))
-            )
+            config = with_settings(objective.config, (name, value))
+            objective = replace(cast(Any, objective), config=config)
             _, needed = _estimate(objective, mesh, sizes).of()
             if needed <= room:
                 break
-        said.append(f"memory.{key}={str(value).lower()} ({needed / GIB:.2f})")
+        said.append(f"{name}={str(value).lower()} ({needed / GIB:.2f})")
         if needed <= room:
-            return f"Set {' and '.join(said)}."
+            return f"Set {' and '.join(said)}.{said_of(said)}"
     tried = f"Not enough: {', '.join(said)}. " if said else ""
     return tried + (
         "Cut the weights over more devices (mesh.fsdp, mesh.tensor), or train and sample less: policy.trainable=language, "
@@ -118,17 +128,20 @@ def _advice(objective: Objective, mesh: Mesh, sizes: PromptSizes | None, room: f
 
 
 def _frugal_values(objective: Objective, mesh: Mesh) -> list[tuple[str, list[Any]]]:
-    """(key of section `memory`, values that need less and less memory), without what is set already."""
+    """("section.key", values that need less and less memory), without what is set already."""
+    config = objective.config
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
-    memory, prompts = objective.config.memory, objective.update_prompts
+    memory, prompts = config.memory, objective.update_prompts
     below = memory.microbatch_prompts or prompts
     microbatches = [size for size in range(below - 1, 0, -1) if prompts % size == 0 and size % ways == 0]
-    frugal: list[tuple[str, list[Any]]] = [("microbatch_prompts", microbatches)] if microbatches else []
+    frugal: list[tuple[str, list[Any]]] = [("memory.microbatch_prompts", microbatches)] if microbatches else []
     if not memory.remat:
-        frugal.append(("remat", [True]))
+        frugal.append(("memory.remat", [True]))
     if not objective.is_supervised and memory.rollout_weights == "gathered" and mesh.shape["fsdp"] > 1:
-        frugal.append(("rollout_weights", ["sharded"]))
-    return frugal
+        frugal.append(("memory.rollout_weights", ["sharded"]))
+    if waiting := waiting_settings(config, mesh.devices.flat[0].platform):
+        frugal.append((waiting[0][0], [value for _, value in waiting]))
+    return frugal + [(name, [value]) for name, value in rounded_settings(config)]
 
 
 def _facts(config: Config) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -23,7 +24,7 @@ from reflex_jax.step.batch import HostBatch
 from reflex_jax.step.bridge import HostBridge
 from reflex_jax.step.imitate import SftBatch
 from reflex_jax.step.program import Program
-from reflex_jax.step.rows import RowPlan, describe_rows, lay_out_rows, place_rows
+from reflex_jax.step.rows import RowPlan, describe_rows, lay_out_rows, place_rows, widen_prompts
 from reflex_jax.step.score import without_maps
 from reflex_jax.step.state import FrozenParams, TrainState
 
@@ -62,6 +63,7 @@ class GrpoTrainer:
         self.frozen, self.build = frozen, build
         self.rows = program.shapes.rows(config.grpo.prompts_per_step)
         self._program, self._bridge, self._row_plan = program, bridge, row_plan
+        self._widen = jax.jit(partial(widen_prompts, plan=row_plan), out_shardings=self.rows.sharding)
         self._key = jax.random.key(config.run.seed)
         self._compilations = CompilationCounter()
 
@@ -75,12 +77,13 @@ class GrpoTrainer:
             prompts = self.rows.place(batch.prompts)
             ids = self.rows.place(self.rows.local.astype(np.int32))
             rollout = program.sample(weights, prompts, Draws(jax.random.fold_in(self._key, step), ids))
+            prompts = self._widen(prompts)
             counts = program.count(prompts, rollout.mask)
             tokens, mask = self.rows.fetch((rollout.tokens, rollout.mask))
             del weights
         with _timed(seconds, "time/bridge"):
             bridged = self._bridge(batch.examples, tokens, mask, batch.judge_pixels)
-            layout = lay_out_rows(jax.device_get(counts), self._row_plan)
+            layout = lay_out_rows(jax.device_get(counts), self._row_plan.of(batch.prompts))
         with _timed(seconds, "time/train_step"):
             judge, scores = self.rows.place((bridged.judge, bridged.scores))
             state, scored, metrics = program.train_step(

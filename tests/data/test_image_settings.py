@@ -11,9 +11,11 @@ from reflex_jax.config import ConfigError
 from reflex_jax.data.image_settings import read_image_settings
 from reflex_jax.data.images import patchify
 from reflex_jax.models.qwen_vision import QwenVisionConfig
+from tests.levels import normalise_levels
 
 LIMITS = {"min_pixels": 3136, "max_pixels": 20000}
 WRITTEN = {"image_mean": [0.3, 0.4, 0.5], "image_std": [0.2, 0.25, 0.3]}
+
 VISION = QwenVisionConfig(
     width=96, depth=1, heads=4, hidden=64, output_width=32, full_attention_layers=(0,), window_size=112, patch_size=14,
     merge_size=2, temporal_patch_size=2, channels=3,
@@ -50,10 +52,8 @@ def test_pictures_equal_those_of_transformers(tmp_path, values, nested):
     write(tmp_path, nested=nested, **values)
     settings = read(tmp_path)
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 130, 3), dtype=np.uint8))
-    ours, grid = patchify(
-        image, mean=settings.mean, std=settings.std, scale=settings.scale,
-        min_pixels=settings.min_pixels, max_pixels=settings.max_pixels,
-    )  # fmt: skip
+    levels, grid = patchify(image, min_pixels=settings.min_pixels, max_pixels=settings.max_pixels)
+    ours = normalise_levels(levels, settings.normalisation)
     oracle = transformers.Qwen2VLImageProcessorPil.from_pretrained(tmp_path, local_files_only=True)
     oracle.size = {"shortest_edge": LIMITS["min_pixels"], "longest_edge": LIMITS["max_pixels"]}
     theirs = oracle(image, return_tensors="np")

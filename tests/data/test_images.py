@@ -2,12 +2,14 @@
 
 import math
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from reflex_jax.data.image_settings import ImageSettings
 from reflex_jax.data.images import (
     count_windows,
     feature_index,
@@ -18,6 +20,8 @@ from reflex_jax.data.images import (
     prompt_inputs_from_huggingface,
     smart_resize,
 )
+from reflex_jax.models.qwen_vision import encode_patches, init_vision_params
+from tests.levels import normalise_levels
 from tests.tiny_policy import CONFIG, IMAGE, PAD
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -55,16 +59,41 @@ def test_patches_are_those_of_transformers_to_the_bit(size):
     pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     image = Image.fromarray(pixels)
     processor = reference.Qwen2VLImageProcessorPil(min_pixels=3136, max_pixels=200 * 200)
-    expected = processor(image, return_tensors="np")
-    patches, grid = patchify(image, min_pixels=3136, max_pixels=200 * 200, mean=MEAN, std=STD)
+    expected = processor(image, do_rescale=False, do_normalize=False, return_tensors="np")
+    levels, grid = patchify(image, min_pixels=3136, max_pixels=200 * 200)
     assert grid == tuple(expected["image_grid_thw"][0])
-    assert patches.dtype == np.float32
-    np.testing.assert_array_equal(patches, expected["pixel_values"])
+    assert levels.dtype == np.uint8
+    as_they_are = np.stack([np.ones(3), np.zeros(3)]).astype(np.float32)
+    np.testing.assert_array_equal(normalise_levels(levels, as_they_are), expected["pixel_values"])
+    # one product and one sum in place of a product, a difference and a quotient: the last bit of numbers up to 3
+    settings = ImageSettings(MEAN, STD, min_pixels=3136, max_pixels=200 * 200)
+    expected = processor(image, return_tensors="np")["pixel_values"]
+    np.testing.assert_allclose(normalise_levels(levels, settings.normalisation), expected, rtol=0, atol=5e-7)
+
+
+def test_levels_and_normalised_pixels_make_the_same_features():
+    config = CONFIG.vision
+    random = np.random.default_rng(0)
+    settings = ImageSettings(MEAN, STD, min_pixels=3136, max_pixels=200 * 200)
+    images = [Image.fromarray(random.integers(0, 256, (side, 84, 3), dtype=np.uint8)) for side in (56, 113)]
+    patched = [patchify(image, min_pixels=3136, max_pixels=200 * 200) for image in images]
+    as_pixels = [(normalise_levels(levels, settings.normalisation), grid) for levels, grid in patched]
+    rows, windows = [[patched[0]], [], [patched[1], patched[0]]], 7
+    levels = layout_vision(rows, config, windows, settings.normalisation)
+    pixels = layout_vision([[as_pixels[0]], [], [as_pixels[1], as_pixels[0]]], config, windows)
+    assert 7.9 < pixels.patches.nbytes / levels.patches.nbytes < 8.1
+    params = init_vision_params(config, jax.random.key(0))
+    features = [np.asarray(encode_patches(params, vision, config, remat=False)) for vision in (levels, pixels)]
+    is_read = levels.image_ids.reshape(3, -1, config.patches_per_feature).any(
+        -1
+    )  # the others hold numbers nobody reads
+    assert is_read.sum() == 2 * 6 + 12 + 2 * 0
+    np.testing.assert_allclose(features[0][is_read], features[1][is_read], rtol=1e-5, atol=1e-6)
 
 
 def test_an_image_that_is_not_rgb_is_refused():
     with pytest.raises(ValueError, match="expected an RGB image; got mode 'L'"):
-        patchify(Image.new("L", (30, 30)), min_pixels=3136, max_pixels=10**6, mean=MEAN, std=STD)
+        patchify(Image.new("L", (30, 30)), min_pixels=3136, max_pixels=10**6)
 
 
 @given(row=st.lists(grids, min_size=0, max_size=3))
@@ -74,7 +103,7 @@ def test_every_patch_has_one_slot_beside_its_neighbours(row):
     images, start = [], 1
     for grid in row:
         count = math.prod(grid)
-        images.append((np.repeat(np.arange(start, start + count)[:, None], 1176, axis=1), grid))
+        images.append((np.repeat(np.arange(start, start + count, dtype=np.float32)[:, None], 1176, axis=1), grid))
         start += count
     windows = sum(count_windows(grid, config) for grid in row) + 1
     vision = layout_vision([images], config, windows)
@@ -117,7 +146,7 @@ def test_text_counts_on_behind_the_longer_side_of_an_image():
 def test_image_tokens_that_do_not_match_the_images_are_refused(count):
     tokens = np.array([[1, *[IMAGE] * count, 2]])
     with pytest.raises(ValueError, match=f"expected 6 image tokens .* got {count}"):
-        prompt_inputs_from_huggingface(tokens, None, np.zeros((24, 1176)), np.array([[1, 4, 6]]), CONFIG)
+        prompt_inputs_from_huggingface(tokens, None, np.zeros((24, 1176), np.float32), np.array([[1, 4, 6]]), CONFIG)
 
 
 def test_images_without_tokens_patches_without_grids_and_videos_are_refused():

@@ -1,5 +1,6 @@
 """Order of the data: phases, shares of the steps, resuming by step."""
 
+import time
 from collections import Counter
 
 import pytest
@@ -190,6 +191,15 @@ def test_iterating_from_any_step_gives_the_same_batches(start, threads):
     batches = training_batches(make_examples(), CLOSED_THEN_OPEN, prompts_per_step=4, steps=8, seed=0)
     prepared = list(batches.iterate(start, lambda examples: [e.id for e in examples], threads=threads))
     assert prepared == ids_of(batches, range(start, 8))
+
+
+def test_no_more_batches_wait_than_there_are_threads():
+    batches = training_batches(make_examples(), CLOSED_THEN_OPEN, prompts_per_step=4, steps=8, seed=0)
+    prepared = []
+    iterator = batches.iterate(0, lambda examples: prepared.append(examples) or examples, threads=2)
+    next(iterator)
+    time.sleep(0.3)
+    assert len(prepared) <= 3  # the one in use, and one of each thread
 
 
 def test_an_error_of_the_preparation_reaches_the_loop():

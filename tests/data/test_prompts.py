@@ -13,6 +13,7 @@ from reflex_jax.data.examples import Example, Picture
 from reflex_jax.data.images import prompt_inputs_from_huggingface
 from reflex_jax.data.prompts import PROMPTS, Processor, PromptSizes, load_processor
 from reflex_jax.step.batch import leave_out_unfit, measure_prompts
+from tests.levels import normalise_levels
 
 PHANTOM = Path(__file__).resolve().parents[2] / "reflex_jax" / "assets" / "phantom" / "policy"
 LIMITS = {"min_pixels": 3136, "max_pixels": 64 * 28 * 28}
@@ -82,7 +83,8 @@ def test_pixels_and_grid_equal_those_of_hugging_face(processor, directory):
     for size in ((300, 200), (57, 401)):
         image = make_image(*size)
         expected = oracle(image, return_tensors="np")
-        ((patches, grid),) = processor.encode([image], "Is it?").images
+        ((levels, grid),) = processor.encode([image], "Is it?").images
+        patches = normalise_levels(levels, processor.images.normalisation)
         assert grid == tuple(expected["image_grid_thw"][0]) == processor.image_grid(size)
         np.testing.assert_allclose(patches, expected["pixel_values"], atol=1e-6)
 
@@ -133,7 +135,8 @@ def test_collated_prompts_equal_those_of_hugging_face(processor):
     assert [len(p.images) for p in prompts] == [1, 0, 2]
     sizes = PromptSizes(prompt_tokens=max(len(p.ids) for p in prompts) + 3, windows=6)
     ours = processor.collate(prompts, prompt_tokens=sizes.prompt_tokens, windows=sizes.windows)
-    pixel_values = np.concatenate([patches for p in prompts for patches, _ in p.images])
+    normalisation = processor.images.normalisation
+    pixel_values = np.concatenate([normalise_levels(levels, normalisation) for p in prompts for levels, _ in p.images])
     grids = np.array([grid for p in prompts for _, grid in p.images])
     theirs = prompt_inputs_from_huggingface(
         ours.tokens, ours.is_valid.astype(int), pixel_values, grids, processor.config

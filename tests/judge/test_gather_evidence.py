@@ -10,7 +10,7 @@ import pytest
 
 from reflex_jax.config import ConfigError
 from reflex_jax.judge.batch import StatementTokenizer, prepare_judge_batch
-from reflex_jax.judge.evidence import EvidenceSettings, encode_statements, gather_evidence
+from reflex_jax.judge.evidence import TOKEN_BUCKETS, EvidenceSettings, encode_statements, gather_evidence
 from reflex_jax.judge.saliency import image_evidence
 from reflex_jax.models.biomedclip import encode_text, init_judge_params, read_judge_config
 from reflex_jax.rewards.visual_fidelity import quantile_mask
@@ -131,7 +131,7 @@ def test_nothing_is_differentiated_through_the_judge(judge):
     assert all(not np.asarray(leaf).any() for leaf in jax.tree.leaves(gradients))
 
 
-@pytest.mark.parametrize("tokens", [16, 17, 100])
+@pytest.mark.parametrize("tokens", [16, 17])
 def test_the_bucket_and_the_padding_change_nothing(judge, tokens):
     params, config, _ = judge
     inputs = prepare(judge, tokens=tokens)
@@ -140,6 +140,25 @@ def test_the_bucket_and_the_padding_change_nothing(judge, tokens):
         theirs = jax.jit(encode_text, static_argnums=2)(params, inputs.statements[p], config)[:count]
         theirs = theirs / jnp.linalg.norm(theirs, axis=-1, keepdims=True)
         np.testing.assert_allclose(ours[p, :count], theirs, atol=1e-5)
+
+
+def test_a_statement_reads_the_same_whatever_the_longest_beside_it(judge):
+    """One compiled function, each of its buckets in steps of 8, and one token over the edge of each."""
+    params, config, tokenizer = judge
+    words = ("there is a nodule seen on the left side of the lung " * 9).split()
+    assert [size for size in TOKEN_BUCKETS if size <= 64] == [16, 24, 32, 40, 48, 56, 64]
+    alone = jax.jit(encode_text, static_argnums=2)
+    expected = None
+    for length in (8, 16, 17, 24, 25, 33, 41, 49, 57, 64):
+        statements = [["there is a cyst"], [" ".join(words)]]
+        inputs = prepare(judge, statements, ANCHORS, tokens=length)  # cut to so many
+        ids = np.pad(inputs.statements, ((0, 0), (0, 0), (0, 64 - length)))
+        assert (ids[1, 1] != config.text.pad_token_id).sum() == length
+        found = encode_jitted(params, dataclasses.replace(inputs, statements=ids), config)
+        expected = found[0, 0] if expected is None else expected
+        np.testing.assert_allclose(found[0, 0], expected, atol=1e-6)
+        long = alone(params, ids[1, 1:], config)[0]
+        np.testing.assert_allclose(found[1, 1], long / jnp.linalg.norm(long), atol=1e-5)  # another program
 
 
 def test_many_statements_are_encoded_in_chunks_and_only_as_many_as_there_are(judge):

@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from reflex_jax.models.attention import row_attention
 
@@ -50,8 +49,3 @@ def test_padding_gets_finite_gradients_and_gives_none():
 
     for gradient in jax.grad(loss, (0, 1, 2))(*map(jnp.asarray, draw())):
         assert np.isfinite(gradient).all() and not np.asarray(gradient)[SEGMENTS < 0].any()
-
-
-def test_an_unknown_implementation_is_refused_by_name():
-    with pytest.raises(ValueError, match="'xla', got 'flash'"):
-        row_attention(*map(jnp.asarray, draw()), jnp.asarray(SEGMENTS), jnp.asarray(ROOTS), implementation="flash")

@@ -5,15 +5,20 @@ power of two: scaling the queries before the product rounds them once more, and 
 Ours may be as wrong as torch's and a quarter more: the judge's probabilities are rounded after their division, not before.
 """
 
+from functools import partial
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 
 from reflex_jax.models import attention
+from reflex_jax.models.attention_choice import XLA, AttentionChoice
 from reflex_jax.models.clip_attention import attention_probabilities, mix_values
+from reflex_jax.models.splash_attention import splash_attention
 
 WIDTH, STD, SLACK = 128, 8.0, 1.25
+BLOCKED = AttentionChoice("blocked")
 
 
 def draw(seed: int, *shape: int) -> jnp.ndarray:
@@ -28,20 +33,20 @@ def exact(q, k, v, is_allowed) -> np.ndarray:
     return weights / weights.sum(-1, keepdims=True) @ v
 
 
-def of_torch(q, k, v, is_allowed) -> np.ndarray:
+def of_torch(q, k, v, is_allowed, scale=None) -> np.ndarray:
     q, k, v = (torch.tensor(np.asarray(x.astype(jnp.float32))).to(torch.bfloat16) for x in (q, k, v))
     mask = torch.tensor(np.broadcast_to(is_allowed, (*q.shape[:3], k.shape[2])).copy())
-    return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).float().numpy()
+    return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale).float().numpy()
 
 
 def heads_first(x):
     return jnp.moveaxis(x, -2, 1)
 
 
-def prompt_case():
+def prompt_case(chosen=XLA):
     q, k, v = draw(0, 2, 96, 4, WIDTH), draw(1, 2, 96, 2, WIDTH), draw(2, 2, 96, 2, WIDTH)
     is_valid = np.arange(96) >= np.array([[0], [7]])
-    ours = attention.prompt_attention(q, k, v, jnp.asarray(is_valid))
+    ours = attention.prompt_attention(q, k, v, jnp.asarray(is_valid), implementation=chosen)
     is_allowed = (is_valid[:, None] & np.tri(96, dtype=bool))[:, None]
     rows = np.broadcast_to(is_valid[:, None, :, None], (2, 4, 96, WIDTH))  # a padded query reads nothing
     k, v = (jnp.repeat(x, 2, axis=2) for x in (k, v))
@@ -94,6 +99,8 @@ CASES = {
     "group": group_case,
     "window": lambda: vision_case(attention.window_attention, (2, 3, 64)),
     "image": lambda: vision_case(attention.image_attention, (2, 3, 32)),
+    "prompt in blocks": lambda: prompt_case(BLOCKED),
+    "image in blocks": lambda: vision_case(partial(attention.image_attention, implementation=BLOCKED), (2, 5, 32)),
     "judge": judge_case,
 }
 
@@ -108,3 +115,16 @@ def test_bfloat16_attention_is_as_exact_as_torch(name):
         for who, out in (("ours", ours.astype(jnp.float32)), ("torch", of_torch(q, k, v, is_allowed)))
     }
     assert errors["ours"] <= SLACK * errors["torch"], errors
+
+
+def test_the_kernel_that_scales_its_queries_rounds_them_once():
+    """Queries in float32 that are bfloat16 when they are scaled: torch gets them so, with a scale of 1."""
+    scaled, k, v = (draw(s, 1, 128, 2, WIDTH) for s in (14, 15, 16))
+    queries = scaled.astype(jnp.float32) * WIDTH**0.5
+    ours = splash_attention(queries, k, v, jnp.zeros((1, 128), jnp.int32), None, is_causal=True, interpret=True)
+    queries, scaled, k, v, ours = map(heads_first, (queries, scaled, k, v, ours))
+    is_allowed = np.tri(128, dtype=bool)
+    truth = exact(queries, k, v, is_allowed)
+    outputs = ours.astype(jnp.float32), of_torch(scaled, k, v, is_allowed, scale=1.0)
+    own, theirs = (np.sqrt(np.mean((np.asarray(out, np.float64) - truth) ** 2)) for out in outputs)
+    assert own <= SLACK * theirs, (own, theirs)

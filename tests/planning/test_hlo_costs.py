@@ -10,6 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from reflex_jax.config import MeshConfig
 from reflex_jax.config_reader import load_config
+from reflex_jax.grpo.objective import TokenMetrics
 from reflex_jax.models.biomedclip import BiomedClipConfig, init_judge_params
 from reflex_jax.models.clip_text import TextTowerConfig
 from reflex_jax.models.clip_vision import VisionTowerConfig
@@ -18,6 +19,7 @@ from reflex_jax.planning.hlo_costs import count_costs
 from reflex_jax.records import Draws, HostScores, JudgeInputs, PromptInputs, VisionInputs
 from reflex_jax.sharding import make_mesh
 from reflex_jax.step.generate import generate
+from reflex_jax.step.open_rows import SCOPE
 from reflex_jax.step.rounds import RowReader
 from reflex_jax.step.sampling import Sampling, Vocabulary
 from reflex_jax.step.score import score_rollout
@@ -71,6 +73,22 @@ def test_the_tightest_of_several_bounds_counts():
         jnp.zeros((32, 32)),
     )
     assert costs.flops == 3 * 2 * 32**3  # at 1, 3 and 5
+
+
+def test_a_loop_that_takes_over_from_another_adds_nothing():
+    def more(x, until):
+        def proceeds(carry):
+            return (carry[0] < 12) & (carry[1].sum() < until)
+
+        return jax.lax.while_loop(proceeds, lambda c: (c[0] + 1, c[1] @ c[1]), (jnp.int32(0), x))[1]
+
+    def function(x):
+        x = more(x, 1e9)
+        with jax.named_scope(SCOPE):
+            return more(x, 1e12)
+
+    costs = _costs(function, jnp.zeros((32, 32)))
+    assert costs.flops == 12 * 2 * 32**3 and costs.unknown_loops == () and len(costs.bounded_loops) == 1
 
 
 @pytest.mark.parametrize("kind", ["no counter", "unknown bound", "unknown start"])

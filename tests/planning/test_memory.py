@@ -19,7 +19,8 @@ SHORT = ["data.max_prompt_tokens=512", "rollout.max_new_tokens=256", "data.max_p
 
 
 def _estimate(recipe: str, mesh: tuple[int, int, int], *overrides: str):
-    config = load_config(f"configs/reflex_med_{recipe}.yaml", ["data.root=unread", *overrides])
+    """With all scores of attention held, as the programs below held them, unless told otherwise."""
+    config = load_config(f"configs/reflex_med_{recipe}.yaml", ["data.root=unread", "memory.attention=xla", *overrides])
     abstract_mesh = AbstractMesh(mesh, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
     return estimate_memory(abstract_run(config, named_shapes(config, abstract_mesh)))
 
@@ -63,6 +64,18 @@ def test_the_terms_of_the_3b_recipe_on_one_card_are_those_of_a_hand_count():
     )
 
 
+@pytest.mark.parametrize("attention", ["auto", "blocked"])
+def test_an_attention_without_scores_is_not_charged_for_them(attention):
+    def phases(name: str):
+        return _estimate("3b", (1, 1, 1), "memory.microbatch_prompts=1", f"memory.attention={name}").phases
+
+    held, free = phases("xla"), phases(attention)
+    for phase in ("update: pictures", "generate: pictures"):
+        scores = next(name for name in held[phase] if name.startswith("attention scores"))
+        assert held[phase][scores] > 0 and not free[phase].get(scores)
+    assert not any("attention scores" in name and size for name, size in free["update: language model"].items())
+
+
 def test_every_setting_that_saves_memory_lowers_its_own_phase():
     def needs(function: str, *overrides: str, mesh=(1, 8, 1)) -> float:
         return _estimate("3b", mesh, "memory.microbatch_prompts=16", *overrides).of(function)[1]
@@ -72,6 +85,24 @@ def test_every_setting_that_saves_memory_lowers_its_own_phase():
     assert needs("update", "memory.remat=false") > needs("update") < needs("update", "policy.dtype=float32")
     assert needs("generate", "memory.rollout_weights=sharded") < needs("generate")
     assert needs("generate", mesh=(1, 8, 2)) < needs("generate") < needs("generate", mesh=(1, 4, 1))
+
+
+def test_a_state_is_counted_in_its_dtype_and_where_it_waits():
+    numbers = 3_754_622_976
+    wide = _estimate("3b", (1, 1, 1))
+    narrow = _estimate("3b", (1, 1, 1), "optimizer.moments_dtype=bfloat16", "policy.master_dtype=bfloat16")
+    assert narrow.resident["bfloat16 masters"] == 2 * numbers
+    assert narrow.resident["moments"] == pytest.approx(4 * numbers, rel=1e-6)
+    assert "weights in bfloat16" not in narrow.phases["update: pictures"]  # the masters are just that
+    for offload, on_host in (("optimizer", 8), ("optimizer+masters", 12)):
+        waiting = _estimate("3b", (1, 1, 1), f"memory.offload={offload}")
+        assert waiting.on_host == pytest.approx(on_host * numbers, rel=2e-3)  # vectors stay on the device
+        assert waiting.on_host + waiting.resident_bytes == wide.resident_bytes
+        table = 4 * 151_936 * 2048  # bytes of the largest array that is no stack of layers
+        assert waiting.phases["update: optimiser"]["state on its way"] == 2 * on_host / 4 * table
+    shared = _estimate("3b", (1, 1, 1), "policy.trainable=language")
+    assert shared.resident["reference"] == shared.resident["float32 masters"] / 2
+    assert shared.resident["fixed parameters"] == 2 * numbers - shared.resident["reference"]
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from reflex_jax.config_reader import load_config
 from reflex_jax.models.biomedclip import read_judge_config
 from reflex_jax.models.published import published_judge, published_policy
 from reflex_jax.models.qwen_vl import read_qwen_config
+from reflex_jax.planning.frugal import rounded_settings, said_of, waiting_settings, with_settings
 from reflex_jax.planning.plan import _frugal_settings, adapt, find_remedy, largest_microbatch, plan_run
 from reflex_jax.planning.report import describe_plan, describe_verdict
 from reflex_jax.planning.topology import Topology, find_topology
@@ -117,8 +118,23 @@ def test_the_largest_microbatch_that_fits_is_found(plan):
 
 def test_a_remedy_keeps_one_copy_of_the_weights(config):
     copies = dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, data=8, fsdp=1, tensor=1))
-    meshes = [(c.mesh.data, c.mesh.fsdp, c.mesh.tensor) for c in _frugal_settings(copies, machine())]
-    assert meshes == [(1, 8, 1), (1, 4, 2)]
+    settings = _frugal_settings(copies, machine())
+    meshes = [(c.mesh.data, c.mesh.fsdp, c.mesh.tensor) for c in settings]
+    assert meshes == 3 * [(1, 8, 1), (1, 4, 2)]
+    stored = [(c.optimizer.moments_dtype, c.policy.master_dtype) for c in settings]
+    narrow = [("float32", "float32"), ("bfloat16", "float32"), ("bfloat16", "bfloat16")]
+    assert stored == [pair for pair in narrow for _ in range(2)]  # other numbers last
+
+
+def test_a_state_waits_on_the_host_before_it_is_rounded_and_the_rounding_is_said(config):
+    assert waiting_settings(config, "cpu") == []  # its host has the same memory
+    waiting = waiting_settings(config, "tpu")
+    assert waiting == [("memory.offload", "optimizer"), ("memory.offload", "optimizer+masters")]
+    half = with_settings(config, waiting[0])
+    assert waiting_settings(half, "gpu") == waiting[1:]
+    assert rounded_settings(with_settings(config, ("optimizer.name", "sgd"))) == [("policy.master_dtype", "bfloat16")]
+    assert said_of(["memory.offload=optimizer"]) == ""
+    assert said_of(["policy.master_dtype=bfloat16"]) == " policy.master_dtype makes other numbers, the same on average."
 
 
 def test_a_mesh_that_the_machine_cannot_have_is_replaced_and_said(config):

@@ -7,7 +7,7 @@ import chex
 import jax
 import numpy as np
 import pytest
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from reflex_jax.config import ConfigError, MeshConfig
 from reflex_jax.models.partitioning import policy_table
@@ -23,7 +23,9 @@ from reflex_jax.sharding import (
     path_name,
 )
 from reflex_jax.step.generate import generate
+from reflex_jax.step.program import build_program
 from reflex_jax.step.sampling import Sampling, Vocabulary
+from reflex_jax.step.shapes import Shapes
 from reflex_jax.step.state import init_state, make_optimizer
 from tests.step.conftest import ALLOWED, POLICY, TinyWorld
 
@@ -70,7 +72,8 @@ def test_every_mesh_samples_the_same_tokens(tiny_world, shape):
 
     def sample(params, prompts, key, ids):
         vocabulary = Vocabulary(ALLOWED, eos_ids=(1, 7, 9), pad_id=0)
-        sampling = Sampling(group_size=4, max_new_tokens=8, temperature=1.0)
+        # rows that few are left of are gathered: each device its own
+        sampling = Sampling(group_size=4, max_new_tokens=8, temperature=1.0, cache_step=8)
         return generate(params, prompts, Draws(key, ids), POLICY, vocabulary, sampling)
 
     alone = jax.jit(sample)(tiny_world.policy_params, prompts, key, ids)
@@ -88,6 +91,25 @@ def test_every_mesh_samples_the_same_tokens(tiny_world, shape):
         )
         np.testing.assert_array_equal(alone.tokens, spread.tokens)
         chex.assert_trees_all_close(jax.device_get(alone), jax.device_get(spread), atol=1e-5)
+
+
+def test_layers_apart_lie_as_they_did_in_the_stack(tiny_world):
+    """What sampling reads is gathered over fsdp and cut over tensor, layer by layer."""
+    mesh = mesh_of((2, 2, 2))
+    shapes = Shapes(mesh, POLICY, None, Vocabulary(ALLOWED, eos_ids=(1,), pad_id=0))
+    stacked = jax.device_put(tiny_world.policy_params, shapes.policy_shardings(tiny_world.policy_params))
+    config = TinyWorld.config("memory.rollout_weights=gathered", "policy.dtype=float32")
+    apart = build_program(config, shapes).gather(stacked, {})
+    places = shapes.policy_shardings(stacked, ROLLOUT_RULES)
+    assert PartitionSpec(None, None, "tensor") == places["layers"]["q"]["kernel"].spec
+    for index, layer in enumerate(apart.pop("layers")):
+        for leaf, whole, place in zip(*map(jax.tree.leaves, (layer, stacked["layers"], places["layers"])), strict=True):
+            np.testing.assert_array_equal(leaf, whole[index])
+            expected = NamedSharding(mesh, PartitionSpec(*place.spec[1:]))
+            assert leaf.sharding.is_equivalent_to(expected, leaf.ndim)
+    places.pop("layers")
+    for leaf, place in zip(jax.tree.leaves(apart), jax.tree.leaves(places), strict=True):
+        assert leaf.sharding.is_equivalent_to(place, leaf.ndim)
 
 
 def test_axes_that_do_not_divide_are_all_refused_with_path_and_numbers():

@@ -1,21 +1,26 @@
 """Every command compiles the same functions: what is planned is what trains, scores and evaluates."""
 
 import dataclasses
+import time
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from reflex_jax.checkpoints.qwen_tensors import abstract_policy_params
 from reflex_jax.config_reader import load_config
+from reflex_jax.data.prompts import PromptSizes
 from reflex_jax.data.sources import load_examples
 from reflex_jax.evaluation import validation
 from reflex_jax.evaluation.validation import Evaluator
+from reflex_jax.judge.batch import judge_pixels
 from reflex_jax.planning import plan as planning
 from reflex_jax.planning.topology import find_topology
 from reflex_jax.sharding import BatchRows, batch_sharding, make_mesh, replicated
 from reflex_jax.step.abstract_run import abstract_run
-from reflex_jax.step.batch import BatchBuilder, measure_prompts
+from reflex_jax.step.batch import BatchBuilder, measure_prompts, prompt_rungs
 from reflex_jax.step.models import load_models, load_params, make_host_bridge
 from reflex_jax.step.program import Program, build_program
 from reflex_jax.step.rows import plan_rows
@@ -49,7 +54,9 @@ def noted(config, program: Program) -> tuple[Program, dict[str, str]]:
     shapes = program.shapes
     batched = lambda _: batch_sharding(shapes.mesh)  # noqa: E731
     places = {
-        "gather": lambda weights: shapes.policy_shardings(weights, rollout_rules(config.memory)),
+        "gather": lambda _: shapes.sampling_shardings(
+            abstract_policy_params(shapes.policy), rollout_rules(config.memory)
+        ),
         "sample": batched, "greedy": batched, "score": batched, "train_step": lambda _: replicated(shapes.mesh),
     }  # fmt: skip
     functions = {n: Noted(getattr(program, n), texts, n, place) for n, place in places.items()}
@@ -96,6 +103,24 @@ def test_training_and_evaluation_run_what_is_planned(run, monkeypatch):
         assert texts[name] == compiled.lower(*arguments).as_text(), name
 
 
+def test_a_batch_is_padded_to_the_smallest_size_that_holds_all_of_its_prompts(run):
+    """Also those of other processes: all have to run the same program."""
+    _, models, sizes, examples = run
+    largest = PromptSizes(4 * sizes.prompt_tokens, 4 * sizes.windows)
+    rungs = prompt_rungs(largest, 3)
+    assert rungs == (sizes, PromptSizes(2 * sizes.prompt_tokens, 2 * sizes.windows), largest)
+    assert prompt_rungs(largest, 1) == (largest,)
+    rows = models.shapes.rows(2)
+    rows = dataclasses.replace(rows, local=rows.local[:1])  # of the first of two processes
+    build = BatchBuilder(models, largest, rows, resize="squash", rungs=3)
+    longer = dataclasses.replace(examples[1], question=" ".join(["long"] * sizes.prompt_tokens))
+    short, mixed = build(examples[:2]), build([examples[0], longer])
+    for batch, (length, windows) in ((short, vars(rungs[0]).values()), (mixed, vars(rungs[1]).values())):
+        assert batch.prompts.tokens.shape == (1, length) and batch.prompts.vision.image_ids.shape[1] == windows
+    # the same prompt, further right
+    np.testing.assert_array_equal(short.prompts.tokens[0], mixed.prompts.tokens[0, sizes.prompt_tokens :])
+
+
 def _most_axes(tree) -> int:
     return max(leaf.ndim for leaf in jax.tree.leaves(tree))
 
@@ -115,6 +140,26 @@ def test_a_run_that_asks_no_judge_reads_none(run):
     assert models.judge is None and batch.judge_pixels is None and bridged.judge is None
     assert bridged.scores.components.keys() == {"answer", "format"} and bridged.scores.is_valid.all()
     assert abstract_run(config, models.shapes, sizes).frozen.judge is None
+
+
+def test_a_batch_holds_its_questions_in_order_whichever_is_read_first(run):
+    config, models, sizes, examples = run
+
+    def slow(picture, seconds):
+        return dataclasses.replace(picture, data=lambda: time.sleep(seconds) or picture.read())
+
+    few = examples[:4]
+    late = [  # the first one is ready last
+        dataclasses.replace(example, images=tuple(slow(picture, 0.05 * (3 - number)) for picture in example.images))
+        for number, example in enumerate(few)
+    ]
+    batch = BatchBuilder(models, sizes, models.shapes.rows(4), resize=config.judge.resize)(late)
+    encoded = [models.processor.encode(example.load_images(), example.question) for example in few]
+    expected = models.processor.collate(encoded, prompt_tokens=sizes.prompt_tokens, windows=sizes.windows)
+    assert batch.prompts.vision.patches.dtype == np.uint8
+    chex.assert_trees_all_equal(batch.prompts, expected)
+    for seen, example in zip(batch.judge_pixels, few, strict=True):
+        np.testing.assert_array_equal(seen, judge_pixels(example.load_images()[0], models.judge.config))
 
 
 def test_a_plan_compiles_the_functions_of_the_program(run, monkeypatch):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from reflex_jax.grpo.objective import TokenMetrics
-from reflex_jax.models.qwen_vl import HowToCompute
+from reflex_jax.models.qwen_vl import HowToCompute, encode_images
 from reflex_jax.step.rounds import RowReader, Sequences
 from reflex_jax.step.rows import RowPlan, count_tokens, lay_out_rows
 from tests.models.test_shared_group import repeated_log_probs
@@ -95,6 +95,26 @@ def test_packed_rows_have_values_and_gradients_of_the_padded_path(params, expect
     )  # fmt: skip
     assert max(jax.tree.leaves(errors)) < TOLERANCE, errors
     assert all(float(jnp.abs(leaf).max()) > 0 for leaf in jax.tree.leaves(gradients["vision"]))
+
+
+def test_levels_are_normalised_in_every_round(params):
+    random = np.random.default_rng(7)
+    prompts, (tokens, _) = prompts_twice(), completions()
+    vision = dataclasses.replace(
+        prompts.vision,
+        patches=random.integers(0, 256, (*prompts.vision.image_ids.shape, 588), dtype=np.uint8),
+        normalisation=np.tile(random.normal(size=(2, 3)).astype(np.float32) / 128, (4, 1, 1)),
+    )
+    sequences = Sequences(dataclasses.replace(prompts, vision=vision), tokens, lay_out(1, 50))
+    assert 1 < sequences.layout.window_rounds < len(vision.image_ids)
+    reader = RowReader(CONFIG, ALLOWED, TEMPERATURE, HowToCompute(), ways=1)
+    found, expected = (
+        np.asarray(jax.jit(look)(params))
+        for look in (lambda p: reader.features(p, sequences), lambda p: encode_images(p, vision, CONFIG))
+    )
+    is_read = vision.image_ids.reshape(4, found.shape[1], -1).any(-1)
+    assert is_read.any()
+    np.testing.assert_allclose(found[is_read], expected[is_read], atol=1e-5)
 
 
 def test_a_tower_that_does_not_train_is_looked_through_once(params, expected):

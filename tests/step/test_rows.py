@@ -1,5 +1,8 @@
 """Where tokens lie in rows: each that exists once, on the device of its prompt, in few slots, the same for everybody."""
 
+import dataclasses
+
+import jax
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,7 +12,16 @@ from reflex_jax.config import MeshConfig
 from reflex_jax.data.prompts import PromptSizes
 from reflex_jax.records import TokenCounts
 from reflex_jax.sharding import make_mesh
-from reflex_jax.step.rows import RowPlan, abstract_rows, describe_rows, lay_out_rows, place_rows, plan_rows
+from reflex_jax.step.rows import (
+    RowPlan,
+    abstract_rows,
+    count_tokens,
+    describe_rows,
+    lay_out_rows,
+    place_rows,
+    plan_rows,
+    widen_prompts,
+)
 from tests.step.conftest import TinyWorld
 
 PROMPT, STEPS, GROUP, WINDOWS = 40, 24, 3, 9
@@ -78,7 +90,7 @@ def test_rows_take_the_length_that_leaves_fewest_slots_empty():
     counts = TokenCounts(first=none, prompt=np.full(4, 30), completions=np.full((4, 3), 8), windows=None)
     layout = lay_out_rows(counts, plan)  # 54 tokens each: 4 x 64, 4 x 80 or 2 x 112
     assert layout.source.shape[-1] == 112 and layout.rounds == [2] and layout.window_source is None
-    assert describe_rows(layout) == {"row_length": 112.0, "slots_per_token": 224 / 216}
+    assert describe_rows(layout) == {"rows/length": 112.0, "rows/slots_per_token": 224 / 216}
 
 
 def test_prompts_are_dealt_out_so_that_no_device_waits_long():
@@ -90,6 +102,14 @@ def test_prompts_are_dealt_out_so_that_no_device_waits_long():
     layout = lay_out_rows(counts, plan)  # 64, 64, 34, 34 tokens: a long and a short one for each
     assert [set(own) for own in layout.order.reshape(2, 2) // 2] == [{0, 1}, {0, 1}]
     assert layout.rounds == [1] and layout.source.shape[-1] == 112
+
+
+def test_prompts_that_are_padded_to_less_are_laid_out_by_their_own_places(tiny_world):
+    prompts = tiny_world.batch().prompts  # 10 places, one window
+    plan = plan_rows(TinyWorld.config(), make_mesh(MeshConfig(data=1), jax.devices()[:1]), PromptSizes(64, 3))
+    own = plan.of(prompts)
+    assert (own.prompt_tokens, own.windows, own.slots) == (10, 1, plan.slots - 54) and own.lengths == plan.lengths
+    assert plan.of(dataclasses.replace(prompts, vision=None)).windows == 0
 
 
 @pytest.mark.parametrize("supervised", [False, True])
@@ -109,3 +129,17 @@ def test_a_plan_has_few_lengths_and_its_layouts_the_shapes_that_are_planned(supe
     for name in ("order", "rounds", "source", "predicted", "predicting", "most_predicted", "window_source"):
         made, wanted = getattr(placed, name), getattr(planned, name)
         assert (made.shape, made.dtype, made.sharding) == (wanted.shape, wanted.dtype, wanted.sharding), name
+
+
+def test_prompts_of_any_rung_are_the_same_in_the_update(tiny_world):
+    prompts = tiny_world.batch().prompts
+    plan = plan_rows(TinyWorld.config(), make_mesh(MeshConfig(data=1), jax.devices()[:1]), PromptSizes(16, 3))
+    wide = widen_prompts(prompts, plan)
+    assert wide.tokens.shape == (8, 16) and wide.vision.patches.shape[:2] == (8, 3)
+    np.testing.assert_array_equal(wide.is_valid.sum(1), prompts.is_valid.sum(1))
+    for name in ("tokens", "positions", "feature_index"):
+        np.testing.assert_array_equal(getattr(wide, name)[..., 6:], getattr(prompts, name), err_msg=name)
+    assert (wide.feature_index[:, :6] == -1).all() and not wide.vision.image_ids[:, 1:].any()
+    counts = count_tokens(wide, np.ones((8, 4, 6), bool))
+    np.testing.assert_array_equal(counts.first, 6 + prompts.is_valid.argmax(1))
+    np.testing.assert_array_equal(counts.windows, 1)

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from reflex_jax.config import MeshConfig
+from reflex_jax.models.biomedclip import init_judge_params
 from reflex_jax.records import TrainBatch
 from reflex_jax.sharding import make_mesh, replicated
 from reflex_jax.step import update as step_module
 from reflex_jax.step.program import build_program
 from reflex_jax.step.score import score_rollout
 from tests.laid_out import laid_out
-from tests.step.conftest import JUDGE, TinyWorld, tiny_shapes
+from tests.step.conftest import GROUP, JUDGE, TinyWorld, tiny_shapes
 from tests.unchecked import types_unchecked
 
 SMALL_STEP = ("policy.dtype=bfloat16", "optimizer.name=adamw", "optimizer.learning_rate=1e-6")
@@ -36,8 +37,13 @@ def start(world, *overrides: str, shape: tuple[int, int, int] | None = None):
     place = shapes.policy_shardings(world.policy_params)
     params = jax.device_put(jax.tree.map(jnp.copy, world.policy_params), place)
     state, frozen = program.start(params, jax.device_put(world.judge_params, whole), with_reference=False)
-    moved = jax.tree.map(lambda x: x * 1.02, world.policy_params)
-    return program, state, dataclasses.replace(frozen, reference=jax.device_put(moved, place))
+    moved = jax.tree.map(lambda x: x * 1.02, state.params)
+    return program, state, dataclasses.replace(frozen, reference=moved)
+
+
+def packed(world, program) -> TrainBatch:
+    """The batch of the tests, laid out in rows for one device."""
+    return laid_out(world.batch(), world.config(), program.shapes.mesh)
 
 
 def run(world, batch: TrainBatch, *overrides: str, shape: tuple[int, int, int] | None = None):
@@ -59,6 +65,24 @@ def test_microbatches_remat_and_chunks_change_nothing(tiny_world):
     frugal = run(tiny_world, batch, "memory.microbatch_prompts=2", "memory.remat=true", "memory.log_prob_chunk=40")
     chex.assert_trees_all_close(whole[0].params, frugal[0].params, rtol=1e-5, atol=1e-6)
     chex.assert_trees_all_close(whole[2], frugal[2], rtol=1e-4, atol=1e-5)
+    chex.assert_trees_all_equal(whole[1].components, frugal[1].components)
+
+
+@pytest.mark.slow  # compiles two judges
+def test_a_microbatch_bounds_what_the_judge_needs():
+    """Maps rolled out from the first block: slopes of every attention, for every statement."""
+    world = abstract_world()
+    needs = {}
+    for size in (0, 1):
+        program = program_of("judge.saliency_block=0", f"memory.microbatch_prompts={size}")
+        compiled = program.score.lower(world.judge_params, world.batch().judge, world.batch().scores).compile()
+        needs[size] = compiled.memory_analysis().temp_size_in_bytes
+    assert needs[1] < 0.4 * needs[0]  # of eight prompts
+
+
+def abstract_world() -> TinyWorld:
+    """Shapes are enough to compile."""
+    return TinyWorld({}, jax.eval_shape(lambda: init_judge_params(JUDGE, jax.random.key(0))))
 
 
 def test_rewards_are_the_same_jitted_and_eager(tiny_world):
@@ -158,8 +182,11 @@ def test_the_judge_and_the_reference_get_no_gradient(tiny_world):
 
 
 def test_a_frozen_vision_tower_does_not_move(tiny_world):
-    state, _, _ = run(tiny_world, tiny_world.batch(), "policy.trainable=language")
+    program, before, frozen = start(tiny_world, "policy.trainable=language")
+    frozen = dataclasses.replace(frozen, reference=jax.tree.map(jnp.copy, before.params))
+    state, _, metrics = program.train_step(before, frozen, packed(tiny_world, program))
     assert "vision" not in state.params
+    assert metrics["kl_max"] < 1e-10 < metrics["grad_norm"]  # the reference looks through the tower of the policy
     everything, _, _ = run(tiny_world, tiny_world.batch())
     moved = jax.tree.map(
         lambda a, b: float(jnp.abs(a - b).max()), everything.params["vision"], tiny_world.policy_params["vision"]
@@ -194,6 +221,29 @@ def test_float32_masters_move_under_bfloat16_compute(tiny_world):
     after = state.params["layers"]["q"]["kernel"]
     assert float((after != before).mean()) > 0.9  # a bfloat16 parameter would not move by 1e-6
     np.testing.assert_allclose(metrics["loss"], run(tiny_world, tiny_world.batch())[2]["loss"], atol=0.05)
+
+
+def test_bfloat16_masters_and_moments_see_the_same_gradient_and_move(tiny_world):
+    program, before, frozen = start(tiny_world, *SMALL_STEP)
+    batch = packed(tiny_world, program)
+    _, _, wide = program.train_step(before, frozen, batch)
+    program, before, _ = start(
+        tiny_world, *SMALL_STEP, "policy.master_dtype=bfloat16", "optimizer.moments_dtype=bfloat16"
+    )
+    arrays = [leaf for leaf in jax.tree.leaves((before.params, before.optimizer_state)) if leaf.size > 2]
+    assert all(leaf.dtype == jnp.bfloat16 for leaf in arrays)
+    initial = jax.tree.map(lambda x: np.asarray(x).astype(np.float32), before.params)
+    state, _, metrics = program.train_step(before, frozen, batch)
+    for name in ("loss", "grad_norm", "skipped"):  # weights are rounded to the nearest as the products read them anyhow
+        np.testing.assert_allclose(metrics[name], wide[name], rtol=1e-6, err_msg=name)
+    changed = jax.tree.map(lambda new, old: np.mean(np.asarray(new).astype(np.float32) != old), state.params, initial)
+    assert 0 < changed["layers"]["up"]["kernel"] < 0.05  # a thousandth of a place: few move, by a whole one
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, before)
+    invalid = dataclasses.replace(batch.scores, is_valid=np.zeros((8, GROUP), bool))
+    kept = jax.tree.map(np.asarray, state)
+    state, _, metrics = program.train_step(state, frozen, dataclasses.replace(batch, scores=invalid))
+    assert metrics["skipped"] == 1
+    chex.assert_trees_all_equal((state.params, state.optimizer_state), (kept.params, kept.optimizer_state))
 
 
 # each axis alone is slow; the last two hold what the first two do, and the cut heads

@@ -47,7 +47,7 @@ def _lower_step(world: TinyWorld, dtype: str):
     program = build_program(config, tiny_shapes())
     params = _abstract(world.policy_params)
     trainable, fixed = split_trainable(params, config.policy.trainable)
-    cast = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype)), params)
+    cast = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype)), trainable)
     frozen = FrozenParams(fixed=fixed, reference=cast, judge=_abstract(world.judge_params))
     state = jax.eval_shape(lambda p: init_state(p, program.optimizer), trainable)
     return program.train_step.lower(state, frozen, _abstract(world.batch()))

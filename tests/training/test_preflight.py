@@ -13,7 +13,7 @@ from reflex_jax.config_reader import load_config
 from reflex_jax.data.images import count_windows, smart_resize
 from reflex_jax.data.prompts import PromptSizes
 from reflex_jax.models.published import published_policy
-from reflex_jax.planning.device_memory import GIB
+from reflex_jax.planning.device_memory import GIB, HostMemory
 from reflex_jax.sharding import make_mesh
 from reflex_jax.step.shapes import smallest_prompt
 from reflex_jax.training import preflight
@@ -72,6 +72,17 @@ def test_a_step_that_has_no_room_is_refused_before_loading_with_terms_and_settin
     preflight.check_memory(Grpo(config), mesh)  # nothing is known, nothing is refused
 
 
+def test_a_state_that_waits_on_the_host_needs_room_there(monkeypatch):
+    config = load_config(None, ["memory.offload=optimizer+masters"])
+    mesh = make_mesh(MESH)
+    monkeypatch.setattr(preflight, "device_memory", lambda device: None)
+    preflight.check_memory(Grpo(config), mesh)
+    needed = preflight._estimate(Grpo(config), mesh, None).on_host * len(jax.devices())
+    monkeypatch.setattr(preflight, "host_memory", lambda: HostMemory(total=2 * needed, free=needed - 1))
+    with pytest.raises(ConfigError, match=r"memory.offload=optimizer\+masters: .* GiB of memory free, and the state"):
+        preflight.check_memory(Grpo(config), mesh)
+
+
 def test_a_3b_policy_does_not_start_on_one_card_of_80_gigabytes(monkeypatch):
     """Weights, moments and the reference are 49 GiB; the update takes 98.8, and sampling 87.6 (TPU compiler)."""
     config = load_config(
@@ -80,7 +91,9 @@ def test_a_3b_policy_does_not_start_on_one_card_of_80_gigabytes(monkeypatch):
     mesh = make_mesh(config.mesh, jax.devices()[:1])
     monkeypatch.setattr(preflight, "device_memory", lambda device: 79.6 * 0.92 * GIB)
     monkeypatch.setattr(preflight, "resolve_checkpoint", lambda path, name: path)
-    with pytest.raises(ConfigError, match=r"moments 27\.97.*Cut the weights over more devices"):
+    with pytest.raises(
+        ConfigError, match=r"moments 27\.97.*Set optimizer\.moments_dtype=bfloat16 \(.*other numbers, the same"
+    ):
         preflight.check_memory(Grpo(config), mesh)  # the prompts are not known yet
     monkeypatch.setattr(preflight, "device_memory", lambda device: 90 * GIB)
     preflight.check_memory(

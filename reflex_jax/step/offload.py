@@ -1,0 +1,71 @@
+"""Where the training state lies: on the devices, or (`memory.offload`) parts of it in the memory of their host.
+
+What is offloaded comes to the device inside the compiled step, a layer at a time (`layerwise.py`), in the same numbers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+from jax.sharding import AbstractMesh
+
+from reflex_jax.config import ConfigError, MemoryConfig
+from reflex_jax.sharding import AnyMesh, path_name
+from reflex_jax.step.shapes import Shapes
+from reflex_jax.step.state import TrainState
+from reflex_jax.trees import Shardings, tree_of
+
+HOST = "pinned_host"  # JAX's name for host memory that devices read and write
+_MATRICES = ("/kernel", "/embedding")
+
+
+def state_shardings(state: TrainState, shapes: Shapes, memory: MemoryConfig) -> Shardings:
+    """The place of every array of a training state.
+
+    Args:
+      state: the state, or its shapes.
+      shapes: of the run.
+      memory: says what waits on the host.
+    Raises:
+      ConfigError: the mesh does not fit the model, or its devices have no host memory that programs reach.
+    """
+    places = shapes.policy_shardings(state)
+    if memory.offload == "none":
+        return places
+    _check_host_memory(shapes.mesh, memory.offload)
+
+    with_masters = memory.offload == "optimizer+masters"
+    return tree_of(
+        TrainState,
+        step=places.step,
+        params=_on_host(places.params) if with_masters else places.params,
+        optimizer_state=_on_host(places.optimizer_state),
+    )
+
+
+def _on_host(places: Shardings) -> Shardings:
+    """Places of the matrices on the host; what lies beside them is few bytes, and a TPU cuts no bfloat16 vectors there."""
+
+    def place(path: Any, place: Any) -> Any:
+        return place.with_memory_kind(HOST) if path_name(path).endswith(_MATRICES) else place
+
+    return jax.tree_util.tree_map_with_path(place, places)
+
+
+def is_on_host(leaf: Any) -> bool:
+    """Whether an array, or the shape of one, lies in the host's memory."""
+    return leaf.sharding.memory_kind == HOST
+
+
+def _check_host_memory(mesh: AnyMesh, offload: str) -> None:
+    if isinstance(mesh, AbstractMesh):  # of devices that are not here
+        return
+    without = sorted(
+        {d.device_kind for d in mesh.devices.flat if HOST not in {m.kind for m in d.addressable_memories()}}
+    )
+    if without:
+        raise ConfigError(
+            f"memory.offload={offload}: expected devices whose programs reach the host's memory (JAX's {HOST}); "
+            f"{', '.join(without)} do not. Set memory.offload=none."
+        )

@@ -1,0 +1,91 @@
+"""What a run holds from its first step to its last: which parts, how often, and in which dtype."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import pytest
+
+from reflex_jax.config import Config, ConfigError
+from reflex_jax.data.prompts import PromptSizes
+from reflex_jax.sharding import path_name
+from reflex_jax.step import offload as offload_module
+from reflex_jax.step.abstract_run import abstract_run
+from reflex_jax.step.offload import is_on_host
+from reflex_jax.step.program import build_program
+from reflex_jax.step.state import reference_policy
+from tests.laid_out import laid_out
+from tests.step.conftest import TinyWorld, tiny_shapes
+
+
+def program_config(offload: str) -> Config:
+    """Of a run with Adam whose state waits where `memory.offload` says."""
+    return TinyWorld.config("optimizer.name=adamw", "optimizer.learning_rate=1e-3", f"memory.offload={offload}")
+
+
+@functools.cache
+def program_of(offload: str):
+    """One program for each place, shared by the tests."""
+    return build_program(program_config(offload), tiny_shapes())
+
+
+def start(world: TinyWorld, *overrides: str, with_reference: bool = False):
+    """State and frozen parameters as a run of these settings begins."""
+    program = build_program(world.config(*overrides), tiny_shapes())
+    return program.start(jax.tree.map(jnp.copy, world.policy_params), with_reference=with_reference)
+
+
+@pytest.mark.parametrize("trainable", ["all", "language"])
+def test_a_reference_shares_what_never_trains(tiny_world, trainable):
+    state, frozen = start(tiny_world, f"policy.trainable={trainable}", with_reference=True)
+    assert frozen.reference.keys() == state.params.keys()
+    assert ("vision" in frozen.reference) == (trainable == "all")
+    whole = reference_policy(frozen)
+    chex.assert_trees_all_equal(whole, tiny_world.policy_params)
+    for name, part in frozen.fixed.items():
+        assert whole[name] is part
+
+
+def test_without_a_reference_nothing_is_copied(tiny_world):
+    _, frozen = start(tiny_world)
+    assert frozen.reference is None and reference_policy(frozen) is None
+    assert frozen.fixed == {}
+
+
+@pytest.mark.parametrize("offload", ["none", "optimizer", "optimizer+masters"])
+def test_what_is_offloaded_waits_on_the_host_and_is_sampled_with_from_there(tiny_world, offload):
+    program = program_of(offload)
+    state, frozen = program.start(jax.tree.map(jnp.copy, tiny_world.policy_params), with_reference=True)
+    for part, is_there in ((state.optimizer_state, offload != "none"), (state.params, offload == "optimizer+masters")):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(part):
+            is_matrix = path_name(path).rpartition("/")[2] in ("kernel", "embedding")
+            assert is_on_host(leaf) == (is_there and is_matrix), path_name(path)
+    weights = program.gather(state.params, frozen.fixed)
+    assert not any(is_on_host(leaf) for leaf in jax.tree.leaves((weights, frozen)))
+    chex.assert_trees_all_equal(weights, tiny_world.policy_params)
+    planned = abstract_run(program_config(offload), program.shapes, PromptSizes(10, 1)).state
+    assert jax.tree.map(is_on_host, planned) == jax.tree.map(is_on_host, state)
+
+
+@pytest.mark.slow  # compiles three steps
+def test_a_step_with_an_offloaded_state_ends_in_the_same_bits(tiny_world):
+    ends = []
+    for offload in ("none", "optimizer", "optimizer+masters"):
+        program = program_of(offload)
+        state, frozen = program.start(
+            jax.tree.map(jnp.copy, tiny_world.policy_params), tiny_world.judge_params, with_reference=True
+        )
+        for seed in (0, 1):
+            batch = laid_out(tiny_world.batch(seed=seed), program_config(offload), program.shapes.mesh)
+            state, _, metrics = program.train_step(state, frozen, batch)
+        assert program.train_step._cache_size() == 1
+        ends.append(jax.device_get((state, metrics)))
+    chex.assert_trees_all_equal(ends[0], ends[1])
+    chex.assert_trees_all_equal(ends[0], ends[2])
+
+
+def test_offloading_is_refused_by_name_where_no_program_reaches_the_host(monkeypatch):
+    monkeypatch.setattr(offload_module, "HOST", "a memory nobody has")
+    with pytest.raises(ConfigError, match=r"memory.offload=optimizer: .* cpu do not. Set memory.offload=none"):
+        build_program(program_config("optimizer"), tiny_shapes())
