@@ -23,6 +23,9 @@ import jax
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
+# as the variables say, also where a plugin of pytest imported JAX before they were set
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_numpy_dtype_promotion", "strict")  # two dtypes never meet without a cast that says so
 
 import absl.flags
