@@ -210,17 +210,17 @@ def _chunk_by_chunk(
     hidden = jnp.pad(hidden, ((0, 0), (0, padding), (0, 0)))
     hidden = jnp.moveaxis(hidden.reshape(count, -1, width, hidden.shape[-1]), 1, 0)
     targets = jnp.moveaxis(jnp.pad(rows.targets, ((0, 0), (0, padding))).reshape(count, -1, width), 1, 0)
-    compute = jax.checkpoint(log_probs_of, prevent_cse=False)
 
     def skip(hidden: Array, targets: Array) -> tuple[Array, Array]:
         return jnp.zeros(targets.shape, jnp.float32), jnp.zeros(targets.shape, jnp.float32)
 
     def step(inputs: tuple[Array, Array, Array]) -> tuple[Array, Array]:
         start, hidden, targets = inputs
-        return jax.lax.cond(start < rows.most_predicted, compute, skip, hidden, targets)
+        return jax.lax.cond(start < rows.most_predicted, log_probs_of, skip, hidden, targets)
 
     starts = width * jnp.arange(len(targets))
-    log_probs, entropies = jax.lax.map(step, (starts, hidden, targets))
+    # around the choice: what a branch remembers, the head's weights among it, would be kept for every chunk
+    log_probs, entropies = jax.lax.map(jax.checkpoint(step, prevent_cse=False), (starts, hidden, targets))
     return tuple(jnp.moveaxis(x, 0, 1).reshape(count, -1)[:, :length] for x in (log_probs, entropies))  # type: ignore[return-value]
 
 
