@@ -145,7 +145,9 @@ class _Shapes:
 
     def text_reading(self) -> Terms:
         """The largest array while one decoder layer reads a prompt."""
-        return _largest({"attention scores": self.text_scores(self.prompt), "feed-forward block": self._text_block(self.prompt)})
+        return _largest(
+            {"attention scores": self.text_scores(self.prompt), "feed-forward block": self._text_block(self.prompt)}
+        )
 
     def text_backward(self) -> Terms:
         """The largest arrays in the backward pass of one decoder layer: of the feed-forward block, or of the attention.
