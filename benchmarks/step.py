@@ -30,7 +30,9 @@ import numpy as np
 import workload
 
 HERE = Path(__file__).resolve().parent
-LOOKAHEAD = 8  # batches beyond the measured ones, so that the prefetching threads work to the end
+LOOKAHEAD = (
+    24  # batches beyond the measured ones: for steps that compile, and so that the prefetching threads work to the end
+)
 PARTS = {
     "ours": ("step", "data", "generate", "bridge", "train_step", "logging"),
     "peer": ("step", "generate", "reward", "score", "update"),

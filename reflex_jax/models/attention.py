@@ -2,6 +2,7 @@
 
 Scores are scaled after the product, not the queries before it: in bfloat16 a factor that is no power of two (128**-0.5)
 would round every query once more, and the output would be ten times as wrong (`tests/parity/test_attention_bfloat16.py`).
+Queries may come in float32, as their rotation leaves them; they are rounded to the dtype of the keys, once.
 
 Axis letters: P prompts, G completions of a prompt, T query tokens, S prompt tokens, K key heads, R query heads per key
 head, H head width, W windows, U patches of a window, B packed rows. A query head n reads key head n // R.
@@ -50,13 +51,13 @@ def prompt_attention(
     """Causal self-attention of the prompts; padding on either side is never read.
 
     Args:
-      queries: rotated, not yet scaled.
+      queries: rotated, not yet scaled; in float32 or the dtype of the keys.
       keys: rotated.
       values: of the same tokens.
       is_valid: False for padding; what padding reads has no meaning.
       implementation: what computes it.
     """
-    if kernel := implementation.kernel_for("prompts", queries):
+    if kernel := implementation.kernel_for("prompts", keys):
         return kernel(queries, keys, values, jnp.where(is_valid, 0, -1), None, is_causal=True)
     return _attention(queries, keys, values, is_valid[:, None, :] & jnp.tri(queries.shape[1], dtype=bool))
 
@@ -77,14 +78,14 @@ def row_attention(
     completion or another prompt of the row. The tokens of a segment lie together, a prompt before its completions.
 
     Args:
-      queries: rotated, not yet scaled.
+      queries: rotated, not yet scaled; in float32 or the dtype of the keys.
       keys: rotated.
       values: of the same tokens.
       segments: one number per prompt and per completion of a row; -1 for padding, which reads nothing but padding.
       roots: the segment of the token's prompt; a prompt's tokens are their own root; -1 for padding.
       implementation: what computes it.
     """
-    if kernel := implementation.kernel_for("rows", queries):
+    if kernel := implementation.kernel_for("rows", keys):
         return kernel(queries, keys, values, segments, roots, is_causal=True)
     return _attention(queries, keys, values, reads_in_row(segments, roots))
 
@@ -108,7 +109,7 @@ def group_attention(
     all parts are normalised by one common sum, so that nothing is concatenated.
 
     Args:
-      queries: rotated, not yet scaled.
+      queries: rotated, not yet scaled; in float32 or the dtype of the keys.
       prompt_keys: heads first, tokens last: as the matrix product wants them, or decoding would transpose the whole
         cache at every token.
       prompt_values: heads first.
@@ -117,6 +118,7 @@ def group_attention(
       is_valid: False for padding of the prompt.
     """
     prompts, group, length, heads, width = queries.shape
+    queries = queries.astype(own_keys.dtype)
     key_heads, repeats = prompt_keys.shape[1], heads // prompt_keys.shape[1]
     rows = queries.reshape(prompts, group, length, key_heads, repeats, width)
     rows = rows.transpose(0, 3, 1, 4, 2, 5)  # [P, K, G, R, T, H]
@@ -147,7 +149,7 @@ def window_attention(
 ) -> Float[Array, "P W U N H"]:
     """Each patch reads the filled slots of its own window."""
     is_filled = (image_ids > 0)[:, :, None, None, :]
-    queries, keys, values = (part.swapaxes(2, 3) for part in (queries, keys, values))
+    queries, keys, values = (part.swapaxes(2, 3) for part in (queries.astype(keys.dtype), keys, values))
     scores = _scores(queries, keys.swapaxes(-1, -2))  # [P, W, N, U, U]
     return masked_softmax_product(scores, is_filled, values).swapaxes(2, 3)
 
@@ -165,10 +167,10 @@ def image_attention(
     prompts, patches, heads, width = shape[0], shape[1] * shape[2], shape[3], shape[4]
     ids = image_ids.reshape(prompts, patches)
     queries, keys, values = (part.reshape(prompts, patches, heads, width) for part in (queries, keys, values))
-    if kernel := implementation.kernel_for("pictures", queries):
+    if kernel := implementation.kernel_for("pictures", keys):
         return kernel(queries, keys, values, ids - 1, None, is_causal=False).reshape(shape)
     is_same = (ids[:, None, :] == ids[:, :, None]) & (ids[:, None, :] > 0)
-    queries, keys, values = (part.swapaxes(1, 2) for part in (queries, keys, values))
+    queries, keys, values = (part.swapaxes(1, 2) for part in (queries.astype(keys.dtype), keys, values))
     scores = _scores(queries, keys.swapaxes(-1, -2))  # [P, N, W*U, W*U]
     return masked_softmax_product(scores, is_same[:, None], values).swapaxes(1, 2).reshape(shape)
 
@@ -181,7 +183,7 @@ def _attention(
 ) -> Float[Array, "B T N H"]:
     """Grouped-query attention with all scores in memory; the repeats of a key head are rows of one product."""
     batch, length, _, width = queries.shape
-    key_heads = keys.shape[2]
+    queries, key_heads = queries.astype(keys.dtype), keys.shape[2]
     rows = _heads_first(queries, key_heads)  # [B, K, R, T, H]
     repeats = rows.shape[2]
     rows = rows.reshape(batch, key_heads, repeats * length, width)

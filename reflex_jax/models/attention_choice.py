@@ -43,6 +43,7 @@ def cudnn_attention(
 ) -> Float[Array, "B T N H"]:
     """`blocked_attention` by cuDNN, which takes any mask: [B, T, T] in two bytes, once for all heads."""
     length = segments.shape[1]
+    queries = queries.astype(keys.dtype)
     odd = length % 2  # the backward pass with a mask takes even lengths
     queries, keys, values = (jnp.pad(x, ((0, 0), (0, odd), (0, 0), (0, 0))) for x in (queries, keys, values))
     segments, roots = (
@@ -62,17 +63,17 @@ class AttentionChoice:
     wanted: str = "xla"  # auto | xla | blocked | fused
     platform: str = "cpu"  # of the devices the program is for: cpu | gpu | tpu
 
-    def kernel_for(self, use: str, queries: Float[Array, "B T N H"]) -> Kernel | None:
-        """What computes an attention of these queries; None: xla, which the caller has.
+    def kernel_for(self, use: str, keys: Float[Array, "B T K H"]) -> Kernel | None:
+        """What computes an attention to these keys; None: xla, which the caller has.
 
         Args:
           use: what is read, for the line that says the choice.
-          queries: their shape and dtype.
+          keys: their length, width and dtype.
         """
         if self.wanted in ("xla", "blocked"):
             return None if self.wanted == "xla" else self._sharded(self._blocked())
-        refusal = self.refusal(queries)
-        if self.holds_scores(queries.shape[1]):
+        refusal = self.refusal(keys)
+        if self.holds_scores(keys.shape[1]):
             self._say(use, "xla", f"up to {SHORT} tokens")
             return None
         if refusal:
@@ -91,13 +92,13 @@ class AttentionChoice:
         """Whether the scores of an attention of so many tokens are held whole."""
         return self.wanted == "xla" or (self.wanted == "auto" and length <= SHORT)
 
-    def refusal(self, queries: Float[Array, "B T N H"]) -> str:
+    def refusal(self, keys: Float[Array, "B T K H"]) -> str:
         """Why no library's kernel computes this; "" where one does."""
-        length, width = queries.shape[1], queries.shape[3]
+        length, width = keys.shape[1], keys.shape[3]
         if self.platform not in ("tpu", "gpu"):
             return f"no kernel for a {self.platform}"
-        if queries.dtype != jnp.bfloat16:
-            return f"the kernels compute in bfloat16, this is {queries.dtype}"
+        if keys.dtype != jnp.bfloat16:
+            return f"the kernels compute in bfloat16, this is {keys.dtype}"
         if self.platform == "tpu" and length > _LONGEST_ROW_OF_SPLASH:
             return f"the kernel's rows end at {_LONGEST_ROW_OF_SPLASH} tokens, this has {length}"
         if self.platform == "gpu" and (width % 8 or width > 128):

@@ -39,7 +39,7 @@ def blocked_attention(
     """softmax(q k / sqrt(H)) v over the keys whose segment is the query's segment or its root.
 
     Args:
-      queries: not yet scaled.
+      queries: not yet scaled; in float32 or the dtype of the keys.
       keys: of the same tokens.
       values: of the same tokens.
       segments: below 0: filler, which no other token reads and whose result has no meaning (it is finite).
@@ -47,7 +47,8 @@ def blocked_attention(
       is_causal: whether a token reads only the tokens before it, and itself.
       block: queries, and keys, whose scores exist at one time; a length it does not divide is filled up.
     """
-    return _attention(is_causal, block, queries, keys, values, segments, segments if roots is None else roots)
+    roots = segments if roots is None else roots
+    return _attention(is_causal, block, queries.astype(keys.dtype), keys, values, segments, roots)
 
 
 def blocks_that_meet(

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 from reflex_jax.models import attention
 from reflex_jax.models.attention_choice import AttentionChoice
 from reflex_jax.models.layers import RMSNorm, apply, checkpointed, dense, gated_feed_forward
-from reflex_jax.models.rope import Rotation, multimodal_rotation, rotate
+from reflex_jax.models.rope import Rotation, multimodal_rotation, rotate, rotate_exactly
 from reflex_jax.records import PackedRows
 from reflex_jax.sharding import constrain_batch
 from reflex_jax.trees import Array, Params
@@ -61,7 +61,7 @@ class DecoderLayer(nn.Module):
         Args:
           x: hidden states.
           rotation: of each row.
-          attend: maps rotated queries [*rows, N, H], rotated keys and values [*rows, K, H] to the mixed values
+          attend: maps rotated queries [*rows, N, H] in float32, rotated keys and values [*rows, K, H] to the mixed values
             [*rows, N, H] and whatever the caller wants to keep (a cache).
 
         Returns:
@@ -74,7 +74,7 @@ class DecoderLayer(nn.Module):
             dense(heads * config.head_width, name, use_bias=True)(normed).reshape(*rows, heads, config.head_width)
             for name, heads in sizes.items()
         )
-        mixed, kept = attend(rotate(queries, rotation), rotate(keys, rotation), values)
+        mixed, kept = attend(rotate_exactly(queries, rotation), rotate(keys, rotation), values)
         x = x + dense(config.width, "o", use_bias=False)(mixed.reshape(*rows, config.heads * config.head_width))
         normed = RMSNorm(config.epsilon, name="post_norm")(x)
         return x + gated_feed_forward(normed, hidden=config.hidden, use_bias=False), kept

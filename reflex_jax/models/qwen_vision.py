@@ -21,7 +21,7 @@ from reflex_jax.models import attention
 from reflex_jax.models.attention_choice import XLA, AttentionChoice
 from reflex_jax.models.layers import RMSNorm, apply, checkpointed, dense, gated_feed_forward, product_precision
 from reflex_jax.models.patches import normalised_patches
-from reflex_jax.models.rope import Rotation, image_rotation, rotate
+from reflex_jax.models.rope import Rotation, image_rotation, rotate, rotate_exactly
 from reflex_jax.records import VisionInputs
 from reflex_jax.sharding import constrain_batch
 from reflex_jax.trees import Array, Params
@@ -82,7 +82,7 @@ class VisionLayer(nn.Module):
         queries, keys, values = (
             dense(width, name, use_bias=True)(normed).reshape(*x.shape[:-1], heads, width // heads) for name in "qkv"
         )
-        mixed = attend(rotate(queries, rotation), rotate(keys, rotation), values, image_ids)
+        mixed = attend(rotate_exactly(queries, rotation), rotate(keys, rotation), values, image_ids)
         x = x + dense(width, "o", use_bias=True)(mixed.reshape(x.shape))
         normed = RMSNorm(EPSILON, name="norm2")(x)
         return x + gated_feed_forward(normed, hidden=self.config.hidden, use_bias=True)

@@ -44,10 +44,14 @@ def image_rotation(coordinates: Int[Array, "*rows 2"], *, head_width: int, theta
 
 def rotate(x: Float[Array, "*rows N H"], rotation: Rotation) -> Float[Array, "*rows N H"]:
     """Turns every head of a row by the row's rotation; computed in float32, returned in the dtype of `x`."""
+    return rotate_exactly(x, rotation).astype(x.dtype)
+
+
+def rotate_exactly(x: Float[Array, "*rows N H"], rotation: Rotation) -> Float[Array, "*rows N H"]:
+    """`rotate` in float32: for queries, which a kernel may have to scale before they are rounded."""
     cosines, sines = (part[..., None, :] for part in rotation)
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    turned = jnp.concatenate([first * cosines - second * sines, second * cosines + first * sines], axis=-1)
-    return turned.astype(x.dtype)
+    return jnp.concatenate([first * cosines - second * sines, second * cosines + first * sines], axis=-1)
 
 
 def _inverse_frequencies(width: int, theta: float) -> np.ndarray:

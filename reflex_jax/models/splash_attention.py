@@ -43,7 +43,7 @@ def splash_attention(
     """`blocked_attention` by the kernel. With `roots` a segment's tokens lie together, behind its prompt's.
 
     Args:
-      queries: not yet scaled.
+      queries: not yet scaled; better in float32, or they are rounded twice.
       keys: of the same tokens.
       values: of the same tokens.
       segments: below 0: filler.
@@ -123,8 +123,8 @@ def _attend(block: int, is_causal: bool, interpret: bool, *arrays: Array) -> Arr
         is_mqa=False, save_residuals=False, mask_value=MASKED, attn_logits_soft_cap=None,
         residual_checkpoint_name=SAVED_ATTENTION, mask_function=function, interpret=interpret,
     )  # fmt: skip
-    # the kernel does not scale; in bfloat16 XLA joins this with the rotation before it, and they are rounded once
-    scaled = (queries.astype(jnp.float32) * queries.shape[-1] ** -0.5).astype(queries.dtype)
+    # the kernel does not scale; queries in float32, as their rotation leaves them, are rounded once all the same
+    scaled = (queries.astype(jnp.float32) * queries.shape[-1] ** -0.5).astype(keys.dtype)
     parts = (_in_sequence(x) for x in (scaled, keys, values))
     outputs = cast(Array, kernel(*parts, SegmentIds(of_queries, of_keys)))
     return outputs.reshape(-1, rows, length, queries.shape[-1]).transpose(1, 2, 0, 3)

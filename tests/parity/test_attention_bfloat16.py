@@ -15,6 +15,7 @@ import torch
 from reflex_jax.models import attention
 from reflex_jax.models.attention_choice import XLA, AttentionChoice
 from reflex_jax.models.clip_attention import attention_probabilities, mix_values
+from reflex_jax.models.splash_attention import splash_attention
 
 WIDTH, STD, SLACK = 128, 8.0, 1.25
 BLOCKED = AttentionChoice("blocked")
@@ -32,10 +33,10 @@ def exact(q, k, v, is_allowed) -> np.ndarray:
     return weights / weights.sum(-1, keepdims=True) @ v
 
 
-def of_torch(q, k, v, is_allowed) -> np.ndarray:
+def of_torch(q, k, v, is_allowed, scale=None) -> np.ndarray:
     q, k, v = (torch.tensor(np.asarray(x.astype(jnp.float32))).to(torch.bfloat16) for x in (q, k, v))
     mask = torch.tensor(np.broadcast_to(is_allowed, (*q.shape[:3], k.shape[2])).copy())
-    return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).float().numpy()
+    return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale).float().numpy()
 
 
 def heads_first(x):
@@ -115,3 +116,16 @@ def test_bfloat16_attention_is_as_exact_as_torch(name):
         for who, out in (("ours", ours.astype(jnp.float32)), ("torch", of_torch(q, k, v, is_allowed)))
     }
     assert errors["ours"] <= SLACK * errors["torch"], errors
+
+
+def test_the_kernel_that_scales_its_queries_rounds_them_once():
+    """Queries in float32 that are bfloat16 when they are scaled: torch gets them so, with a scale of 1."""
+    scaled, k, v = (draw(s, 1, 128, 2, WIDTH) for s in (14, 15, 16))
+    queries = scaled.astype(jnp.float32) * WIDTH**0.5
+    ours = splash_attention(queries, k, v, jnp.zeros((1, 128), jnp.int32), None, is_causal=True, interpret=True)
+    queries, scaled, k, v, ours = map(heads_first, (queries, scaled, k, v, ours))
+    is_allowed = np.tri(128, dtype=bool)
+    truth = exact(queries, k, v, is_allowed)
+    outputs = ours.astype(jnp.float32), of_torch(scaled, k, v, is_allowed, scale=1.0)
+    own, theirs = (np.sqrt(np.mean((np.asarray(out, np.float64) - truth) ** 2)) for out in outputs)
+    assert own <= SLACK * theirs, (own, theirs)

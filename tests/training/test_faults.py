@@ -106,10 +106,17 @@ def test_an_interrupted_run_ends_bit_for_bit_like_an_undisturbed_one(undisturbed
         np.testing.assert_array_equal(got, expected)
 
 
-@pytest.mark.parametrize("mesh", ["mesh.fsdp=8", pytest.param("mesh.tensor=2", marks=pytest.mark.slow)])
+# the mesh that has all axes is the one of multiprocess/test_two_processes.py, so its programs compile once
+MESHES = [
+    ["mesh.data=2", "mesh.fsdp=2", "mesh.tensor=2"],
+    *(pytest.param([axis], marks=pytest.mark.slow) for axis in ("mesh.fsdp=8", "mesh.tensor=2")),
+]
+
+
+@pytest.mark.parametrize("mesh", MESHES, ids="-".join)
 def test_a_run_continues_on_another_mesh(undisturbed, phantom, tmp_path, mesh):
     directory = cut_back(undisturbed, tmp_path / "run", 2)
-    assert train(phantom, directory, mesh) == 0
+    assert train(phantom, directory, *mesh) == 0
     assert completions(directory) == completions(undisturbed)
     for got, expected in zip(metrics(directory), metrics(undisturbed), strict=True):
         assert got.keys() == expected.keys()
