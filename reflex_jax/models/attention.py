@@ -118,7 +118,7 @@ def group_attention(
       is_valid: False for padding of the prompt.
     """
     prompts, group, length, heads, width = queries.shape
-    queries = queries.astype(own_keys.dtype)
+    queries = queries.astype(prompt_keys.dtype)
     key_heads, repeats = prompt_keys.shape[1], heads // prompt_keys.shape[1]
     rows = queries.reshape(prompts, group, length, key_heads, repeats, width)
     rows = rows.transpose(0, 3, 1, 4, 2, 5)  # [P, K, G, R, T, H]
