@@ -30,9 +30,7 @@ import numpy as np
 import workload
 
 HERE = Path(__file__).resolve().parent
-LOOKAHEAD = (
-    24  # batches beyond the measured ones: for steps that compile, and so that the prefetching threads work to the end
-)
+LOOKAHEAD = 24  # batches beyond the measured ones: steps that compile, and prefetching threads at work to the end
 PARTS = {
     "ours": ("step", "data", "generate", "bridge", "train_step", "logging"),
     "peer": ("step", "generate", "reward", "score", "update"),
