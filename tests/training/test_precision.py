@@ -16,6 +16,7 @@ from reflex_jax.records import Draws
 from reflex_jax.step.program import build_program
 from reflex_jax.step.score import score_rollout
 from reflex_jax.step.state import FrozenParams, init_state, split_trainable
+from tests.laid_out import laid_out
 from tests.step.conftest import JUDGE, POLICY, TinyWorld, tiny_shapes
 
 
@@ -50,7 +51,8 @@ def _lower_step(world: TinyWorld, dtype: str):
     cast = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype)), trainable)
     frozen = FrozenParams(fixed=fixed, reference=cast, judge=_abstract(world.judge_params))
     state = jax.eval_shape(lambda p: init_state(p, program.optimizer), trainable)
-    return program.train_step.lower(state, frozen, _abstract(world.batch()))
+    batch = laid_out(world.batch(), config, program.shapes.mesh)
+    return program.train_step.lower(state, frozen, _abstract(batch))
 
 
 def _lower_generate(world: TinyWorld, dtype: str):
