@@ -81,7 +81,7 @@ def generate(
     ways = data_ways(prefilled.last_hidden) if shape[0] % data_ways(prefilled.last_hidden) == 0 else 1
     stages: tuple[int, ...] = (longest,)
     sizes: tuple[int, ...] = ()
-    if _caches_matter(params, prefilled, shape[0] // ways * group_size, sampling):
+    if sampling.in_stages and _caches_matter(params, prefilled, shape[0] // ways * group_size, sampling):
         stages, sizes = cache_stages(sampling), gathered_sizes(*shape, ways)
     rows, step = _Rows(prefilled, uniforms, state, []), jnp.int32(1)
     for before, slots in itertools.pairwise((0, *stages)):

@@ -181,7 +181,7 @@ def _sampler(
     rollout, memory = config.rollout, config.memory
     sampling = Sampling(
         group_size=group_size, max_new_tokens=rollout.max_new_tokens, temperature=temperature,
-        top_k=rollout.top_k, top_p=rollout.top_p,
+        top_k=rollout.top_k, top_p=rollout.top_p, in_stages=memory.rollout_stages,
     )  # fmt: skip
 
     def sample(weights: Params, prompts: PromptInputs, draws: Draws) -> Rollout:
