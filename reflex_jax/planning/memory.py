@@ -2,8 +2,8 @@
 
 A term is counted where the arithmetic cannot do without it: each array in its dtype, cut as the mesh cuts it, once where
 a compiler may hold it twice. So the estimate lies below what a compiled program takes and refuses only what cannot run.
-Measured (`tests/planning/test_memory.py`): programs for TPUs of the 3B and 7B recipes, 87 to 100 % of what sampling takes
-and 77 to 93 % of the update; programs for a CPU of small models, 65 to 98 % of the largest function. Not on a GPU.
+Measured (`tests/planning/test_memory.py`): programs for TPUs of the 3B and 7B recipes, 86 to 96 % of what sampling takes
+and 81 to 91 % of the update; programs for a CPU of small models, 65 to 98 % of the largest function. Not on a GPU.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ import jax.numpy as jnp
 from reflex_jax.config import Config
 from reflex_jax.planning.device_memory import GIB
 from reflex_jax.step.abstract_run import AbstractRun, bytes_on_device, bytes_on_host, numbers_of_device
+from reflex_jax.step.generate import LEAST_SHARE
 from reflex_jax.step.layerwise import count_layers, is_dict, part_at, parts_of
+from reflex_jax.step.open_rows import gathered_sizes
 from reflex_jax.step.shapes import attention_of
 
 Terms = Mapping[str, float]  # what for -> bytes of one device
@@ -139,9 +141,18 @@ class _Shapes:
 
     def logits(self, prompts: float) -> float:
         """Logits of one chunk of completion tokens of so many prompts, and their gradients."""
-        rows = self.group * max(1, int(prompts))
-        width = min(self.steps, max(1, self.config.memory.log_prob_chunk // rows))
+        rows = max(1, int(prompts))
+        width = min(self.prompt + self.completions, max(1, self.config.memory.log_prob_chunk // rows))
         return 2 * width * rows * self.text.vocabulary / self.tensor * 4
+
+    def head(self, prompts: float) -> dict[str, float]:
+        """Where logits come chunk by chunk: the head whole over `fsdp`, as each reads it, and its gradient so far."""
+        rows = max(1, int(prompts))
+        if self.config.memory.log_prob_chunk // rows >= self.prompt + self.completions:
+            return {}
+        numbers = self.text.vocabulary / self.tensor * self.text.width
+        gathered = self.number * numbers if self.run.shapes.mesh.shape["fsdp"] > 1 else 0.0
+        return {"head": gathered, "gradient of the head": 4 * numbers}
 
     def text_reading(self) -> Terms:
         """The largest array while one decoder layer reads a prompt."""
@@ -196,12 +207,18 @@ def _generate(shapes: _Shapes, count: int) -> dict[str, Terms]:
         "keys and values of the prompts": prompts * shapes.prompt * token,
     }
     at_once = shapes.at_once(count)
+    own = prompts * shapes.completions * token
+    gathered = 0.0
+    if shapes.config.memory.rollout_stages and own >= LEAST_SHARE * bytes_on_device(shapes.run.weights):
+        few = max(gathered_sizes(count, shapes.group, shapes.ways), default=0)
+        gathered = few * (shapes.prompt + shapes.steps) * token  # each with its prompt's cache
     return {
         "pictures": before | {"attention scores of the pictures": at_once * shapes.image_scores()},
         "prompts": before | _times(at_once, shapes.text_reading()),
         "tokens": before
         | {
-            "keys and values of the completions": prompts * shapes.completions * token,
+            "keys and values of the completions": own,
+            "keys and values of the last open completions": gathered,
             "logits": prompts * shapes.group * text.vocabulary * 4 / shapes.tensor,
         },
     }
@@ -244,7 +261,7 @@ def _update(shapes: _Shapes) -> dict[str, Terms]:
     saved = (by_vision if is_one_round else {}) | {"saved by the decoder": at_once * shapes.saved_by_text()}
     gradients = {"gradients": trained * narrow - of_vision}
     phases: dict[str, Terms] = {
-        "log-probs": before | saved | {"logits": shapes.logits(at_once)},
+        "log-probs": before | saved | {"logits": shapes.logits(at_once)} | shapes.head(at_once),
         "language model": before | saved | gradients | _times(at_once, shapes.text_backward()),
     }
     if of_vision:

@@ -31,7 +31,7 @@ from reflex_jax.trees import Array, Params, pytree_dataclass
 
 State: TypeAlias = dict[str, Array]  # of the completions: tokens, log_probs, mask [P, G, Lc] and is_done [P, G]
 _MOST_STAGES = 3  # each is a loop of its own, which compiles the decoder again
-_LEAST_SHARE = 0.08  # of the bytes of the weights; with less a rollout is bound by those, and both would save 2 %
+LEAST_SHARE = 0.08  # of the bytes of the weights; with less a rollout is bound by those, and both would save 2 %
 
 
 def generate(
@@ -111,7 +111,7 @@ def _caches_matter(params: Params, prefilled: qwen_vl.Prefill, rows: int, sampli
     key_heads, width = prefilled.keys[0].shape[1:3]
     cache = rows * sampling.max_new_tokens * 2 * key_heads * width
     weights = sum(leaf.size for leaf in jax.tree.leaves(params["layers"][0]))
-    return sampling.max_new_tokens >= sampling.cache_step and cache >= _LEAST_SHARE * weights
+    return sampling.max_new_tokens >= sampling.cache_step and cache >= LEAST_SHARE * weights
 
 
 @pytree_dataclass

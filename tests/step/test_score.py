@@ -48,7 +48,8 @@ def judged(monkeypatch):
         monkeypatch.setitem(REWARDS, "provenance", Reward("device", provenance))
         config = load_config(None, ["rewards.components={answer: 1}", "rewards.components.provenance=2", *overrides])
         scores = host_scores(answer=CORRECT)
-        return score_rollout({}, tree_of(JudgeInputs), scores, config, JUDGE), scores
+        nothing = {field.name: np.zeros(len(CORRECT)) for field in dataclasses.fields(JudgeInputs)}
+        return score_rollout({}, tree_of(JudgeInputs, **nothing), scores, config, JUDGE), scores
 
     return score
 
