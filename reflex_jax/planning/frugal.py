@@ -1,7 +1,7 @@
 """Settings with which the state of a run needs less of a device, the cheapest first.
 
-What waits on the host comes over a link that is slower than the device's memory by a factor of 50 or so: time, and not a
-bit of another number. What is stored in bfloat16 costs no time and makes other numbers, the same on average; so it is
+What waits on the host comes over a link that is slower than the device's memory by a factor of 50 or so: time, and no other
+number but by rounding. What is stored in bfloat16 costs no time and makes other numbers, the same on average; so it is
 advised last on a machine, and before a larger machine, which costs more than either.
 """
 

@@ -52,7 +52,7 @@ FREE_KEYS = {
     "memory.row_lengths": "rounding",
     "memory.prompt_rungs": "rounding",
     "memory.microbatch_prompts": "rounding",
-    "memory.offload": "where the state waits",
+    "memory.offload": "rounding",
     "mesh.preset": "rounding",
     "mesh.data": "rounding",
     "mesh.fsdp": "rounding",

@@ -1,6 +1,6 @@
 """Where the training state lies: on the devices, or (`memory.offload`) parts of it in the memory of their host.
 
-What is offloaded comes to the device inside the compiled step, a layer at a time (`layerwise.py`), in the same numbers.
+What is offloaded comes to the device inside the compiled step, a layer at a time (`layerwise.py`), as the same numbers.
 """
 
 from __future__ import annotations

