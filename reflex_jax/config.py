@@ -472,6 +472,7 @@ class MemoryConfig:
     row_lengths: int = 12  # lengths that the rows of the update may have, each compiled when it is first needed
     microbatch_prompts: int = 0  # prompts whose activations exist at one time, in prefill, judge and update; 0: all
     prompt_rungs: int = 3  # static sizes that a batch's prompts are padded to, each compiled once; 1: the run's largest
+    rollout_stages: bool = True  # while sampling, caches grow and what is still open is gathered; faster, more memory
     rollout_weights: str = (
         "gathered"  # gathered: whole over fsdp while sampling | sharded: stay cut; slower, less memory
     )

@@ -92,6 +92,7 @@ ELSEWHERE = {
         "tests/launch/test_scripts.py", "def test_the_manifest_follows_the_schema"),
     "python -m reflex_jax.phantom --judge": (
         "tests/phantom/test_phantom_assets.py", "def test_judge_points_at_the_lesion_it_reads_about"),
+    "python benchmarks/lengths.py": ("tests/benchmarks/test_lengths.py", "def test_padded_slots_are_those_of_the_arrays"),
     "python benchmarks/memory_table.py": ("tests/benchmarks/test_memory_table.py", "memory_table.main()"),
     "python benchmarks/phantom_learning.py": (  # its picture, with the numbers of the table
         "benchmarks/phantom_learning.py", "phantom_learning.png"),

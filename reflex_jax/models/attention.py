@@ -10,6 +10,9 @@ head, H head width, W windows, U patches of a window, B packed rows. A query hea
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
@@ -97,28 +100,25 @@ def group_attention(
     queries: Float[Array, "P G T N H"],
     prompt_keys: Float[Array, "P K H S"],
     prompt_values: Float[Array, "P K S H"],
-    own_keys: Float[Array, "P K G H C"],
-    own_values: Float[Array, "P K G C H"],
+    own: Sequence[tuple[Array, Array, Array]],
     is_valid: Bool[Array, "P S"],
-    is_written: Bool[Array, "T C"],
 ) -> Float[Array, "P G T N H"]:
     """Attention of completions to their prompt and to themselves, the prompt's keys shared by the group.
 
     Group, head repeats and time are rows of one matrix product against the prompt's keys, so that nothing is tiled;
-    both parts are normalised by one common sum, so that nothing is concatenated.
+    all parts are normalised by one common sum, so that nothing is concatenated.
 
     Args:
       queries: rotated, not yet scaled; in float32 or the dtype of the keys.
       prompt_keys: heads first, tokens last: as the matrix product wants them, or decoding would transpose the whole
         cache at every token.
       prompt_values: heads first.
-      own_keys: of the completions, tokens last; C = T in training, the cache's slots in decoding.
-      own_values: of the completions.
+      own: of the completions, in parts of C slots: keys, tokens last [P, K, G, H, C], values [P, K, G, C, H], and
+        whether query t may read slot c [T, C].
       is_valid: False for padding of the prompt.
-      is_written: whether query t may read slot c of its own completion.
     """
     prompts, group, length, heads, width = queries.shape
-    queries = queries.astype(own_keys.dtype)
+    queries = queries.astype(prompt_keys.dtype)
     key_heads, repeats = prompt_keys.shape[1], heads // prompt_keys.shape[1]
     rows = queries.reshape(prompts, group, length, key_heads, repeats, width)
     rows = rows.transpose(0, 3, 1, 4, 2, 5)  # [P, K, G, R, T, H]
@@ -126,15 +126,17 @@ def group_attention(
     own_rows = rows.reshape(prompts, key_heads, group, repeats * length, width)
     to_prompt = _scores(all_rows, prompt_keys) + score_bias(is_valid)[:, None, None, :]
     to_prompt = to_prompt.reshape(*own_rows.shape[:-1], -1)  # [P, K, G, R*T, S]
-    to_own = _scores(own_rows, own_keys)  # [P, K, G, R*T, C]
-    to_own = to_own + jnp.tile(score_bias(is_written), (repeats, 1))
-    peak = jnp.maximum(to_prompt.max(-1, keepdims=True), to_own.max(-1, keepdims=True))
-    peak = jax.lax.stop_gradient(peak)
-    to_prompt, to_own = jnp.exp(to_prompt - peak), jnp.exp(to_own - peak)
-    sums = to_prompt.sum(-1, keepdims=True) + to_own.sum(-1, keepdims=True)
-    from_prompt = to_prompt.astype(prompt_values.dtype).reshape(*all_rows.shape[:-1], -1)
-    from_prompt = _product(from_prompt, prompt_values).reshape(own_rows.shape)
-    outputs = (from_prompt + _product(to_own.astype(own_values.dtype), own_values)) / sums
+    scores = [to_prompt]
+    for keys, _, is_written in own:  # [P, K, G, R*T, C]
+        scores.append(_scores(own_rows, keys) + jnp.tile(score_bias(is_written), (repeats, 1)))
+    peak = functools.reduce(jnp.maximum, (part.max(-1, keepdims=True) for part in scores))
+    weights = [jnp.exp(part - jax.lax.stop_gradient(peak)) for part in scores]
+    sums = functools.reduce(jnp.add, (part.sum(-1, keepdims=True) for part in weights))
+    from_prompt = weights[0].astype(prompt_values.dtype).reshape(*all_rows.shape[:-1], -1)
+    outputs = _product(from_prompt, prompt_values).reshape(own_rows.shape)
+    for part, (_, values, _) in zip(weights[1:], own, strict=True):
+        outputs = outputs + _product(part.astype(values.dtype), values)
+    outputs = outputs / sums
     outputs = outputs.astype(queries.dtype).reshape(prompts, key_heads, group, repeats, length, width)
     return outputs.transpose(0, 2, 4, 1, 3, 5).reshape(queries.shape)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +41,10 @@ class HowToCompute:
     attention: AttentionChoice = XLA
     remat: bool = False  # recompute each layer in the backward pass
     log_prob_chunk: int = 512  # completion tokens whose logits exist at one time on a device
+
+
+# keys [P, K, G, H, C] and values [P, K, G, C, H] of the completions: of each layer, in parts of C tokens each
+Caches: TypeAlias = list[list[tuple[Array, Array]]]
 
 
 @pytree_dataclass
@@ -210,17 +214,17 @@ def _chunk_by_chunk(
     hidden = jnp.pad(hidden, ((0, 0), (0, padding), (0, 0)))
     hidden = jnp.moveaxis(hidden.reshape(count, -1, width, hidden.shape[-1]), 1, 0)
     targets = jnp.moveaxis(jnp.pad(rows.targets, ((0, 0), (0, padding))).reshape(count, -1, width), 1, 0)
-    compute = jax.checkpoint(log_probs_of, prevent_cse=False)
 
     def skip(hidden: Array, targets: Array) -> tuple[Array, Array]:
         return jnp.zeros(targets.shape, jnp.float32), jnp.zeros(targets.shape, jnp.float32)
 
     def step(inputs: tuple[Array, Array, Array]) -> tuple[Array, Array]:
         start, hidden, targets = inputs
-        return jax.lax.cond(start < rows.most_predicted, compute, skip, hidden, targets)
+        return jax.lax.cond(start < rows.most_predicted, log_probs_of, skip, hidden, targets)
 
     starts = width * jnp.arange(len(targets))
-    log_probs, entropies = jax.lax.map(step, (starts, hidden, targets))
+    # around the choice: what a branch remembers, the head's weights among it, would be kept for every chunk
+    log_probs, entropies = jax.lax.map(jax.checkpoint(step, prevent_cse=False), (starts, hidden, targets))
     return tuple(jnp.moveaxis(x, 0, 1).reshape(count, -1)[:, :length] for x in (log_probs, entropies))  # type: ignore[return-value]
 
 
@@ -241,38 +245,43 @@ def token_log_probs(
     return chosen - peak[..., 0] - log_total, jax.lax.stop_gradient(entropy)
 
 
-def empty_caches(prefilled: Prefill, *, group_size: int, slots: int) -> list[tuple[Array, Array]]:
-    """Room for the keys [P, K, G, H, C] and values [P, K, G, C, H] of C tokens of each completion, for each layer."""
+def grow_caches(caches: Caches, prefilled: Prefill, *, group_size: int, slots: int) -> Caches:
+    """The same caches with room for `slots` more tokens of each completion, as a part of their own; of [] first ones.
+
+    Nothing is copied: what is full stays where it is.
+    """
     prompts, key_heads, width, _ = prefilled.keys[0].shape
     shape, dtype = (prompts, key_heads, group_size), prefilled.keys[0].dtype
     keys, values = (jnp.zeros((*shape, *tail), dtype) for tail in ((width, slots), (slots, width)))
-    return [(keys, values) for _ in prefilled.keys]
+    return [[*parts, (keys, values)] for parts in caches or [[] for _ in prefilled.keys]]
 
 
-def grow_caches(caches: list[tuple[Array, Array]], *, slots: int) -> list[tuple[Array, Array]]:
-    """The same caches with room for `slots` tokens of each completion, at least as many as now."""
-    more = slots - caches[0][1].shape[3]
+def join_caches(caches: Caches, *, slots: int) -> Caches:
+    """The same caches as one part each, with room for `slots` tokens in all."""
+    keys, values = ([[part[which] for part in parts] for parts in caches] for which in (0, 1))
+    room = slots - sum(part.shape[3] for part in values[0])
     return [
-        (jnp.pad(keys, ((0, 0),) * 4 + ((0, more),)), jnp.pad(values, ((0, 0),) * 3 + ((0, more), (0, 0))))
-        for keys, values in caches
-    ]
+        [(jnp.pad(jnp.concatenate(k, 4), ((0, 0),) * 4 + ((0, room),)),
+          jnp.pad(jnp.concatenate(v, 3), ((0, 0),) * 3 + ((0, room), (0, 0))))]
+        for k, v in zip(keys, values, strict=True)
+    ]  # fmt: skip
 
 
 def decode_step(
     params: Params,
     tokens: Int[Array, "P G"],
     step: Int[Array, ""],
-    caches: list[tuple[Array, Array]],
+    caches: Caches,
     prefilled: Prefill,
     config: QwenVLConfig,
-) -> tuple[Float[Array, "P G V"], list[tuple[Array, Array]]]:
+) -> tuple[Float[Array, "P G V"], Caches]:
     """Reads completion token number `step` of every row and returns the logits of the next one.
 
     Args:
       params: of the policy, its layers apart.
       tokens: the tokens at `step`.
-      step: slot of the cache they go to.
-      caches: of `empty_caches`, `grow_caches` or the step before, with more than `step` slots.
+      step: slot of the cache they go to, in its last part: those before are full.
+      caches: of `grow_caches`, `join_caches` or the step before.
       prefilled: the prompts.
       config: sizes.
     """
@@ -280,20 +289,24 @@ def decode_step(
     positions = jnp.broadcast_to((prefilled.next_position + step)[:, None, None, None], (len(tokens), 1, 1, 3))
     # the barrier keeps XLA from computing sines again in every layer, for every head
     rotation = jax.lax.optimization_barrier(text_rotation(positions, config.text))
-    is_written = (jnp.arange(caches[0][1].shape[3]) <= step)[None]  # [1, C]
+    *full, last = (values.shape[3] for _, values in caches[0])
+    slot = step - sum(full)
+    is_written = [jnp.ones((1, slots), bool) for slots in full] + [(jnp.arange(last) <= slot)[None]]  # [1, C]
     written = []
     of_prompts = zip(prefilled.keys, prefilled.values, strict=True)
-    for layer_params, prompt, cache in zip(params["layers"], of_prompts, caches, strict=True):
+    for layer_params, prompt, parts in zip(params["layers"], of_prompts, caches, strict=True):
 
         def attend(
             queries: Array, keys: Array, values: Array, *,
-            prompt: tuple[Array, Array] = prompt, cache: tuple[Array, Array] = cache,
-        ) -> tuple[Array, tuple[Array, Array]]:  # fmt: skip
+            prompt: tuple[Array, Array] = prompt, parts: list[tuple[Array, Array]] = parts,
+        ) -> tuple[Array, list[tuple[Array, Array]]]:  # fmt: skip
             # [P, G, 1, K, H] -> [P, K, G, H, 1] and [P, K, G, 1, H]
-            own_keys = jax.lax.dynamic_update_slice_in_dim(cache[0], keys.transpose(0, 3, 1, 4, 2), step, axis=4)
-            own_values = jax.lax.dynamic_update_slice_in_dim(cache[1], values.transpose(0, 3, 1, 2, 4), step, axis=3)
-            own = (own_keys, own_values)
-            return attention.group_attention(queries, *prompt, *own, prefilled.is_valid, is_written), own
+            *full, (own_keys, own_values) = parts
+            own_keys = jax.lax.dynamic_update_slice_in_dim(own_keys, keys.transpose(0, 3, 1, 4, 2), slot, axis=4)
+            own_values = jax.lax.dynamic_update_slice_in_dim(own_values, values.transpose(0, 3, 1, 2, 4), slot, axis=3)
+            own = [*full, (own_keys, own_values)]
+            read = [(*part, mask) for part, mask in zip(own, is_written, strict=True)]
+            return attention.group_attention(queries, *prompt, read, prefilled.is_valid), own
 
         x = constrain_batch(x)
         x, own = apply(DecoderLayer(config.text), layer_params, x, rotation, attend)

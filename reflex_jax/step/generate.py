@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -29,7 +30,6 @@ from reflex_jax.step.sampling import Sampling, Vocabulary, sample_tokens
 from reflex_jax.trees import Array, Params, pytree_dataclass
 
 State: TypeAlias = dict[str, Array]  # of the completions: tokens, log_probs, mask [P, G, Lc] and is_done [P, G]
-Caches: TypeAlias = list[tuple[Array, Array]]
 _MOST_STAGES = 3  # each is a loop of its own, which compiles the decoder again
 _LEAST_SHARE = 0.08  # of the bytes of the weights; with less a rollout is bound by those, and both would save 2 %
 
@@ -81,14 +81,14 @@ def generate(
     ways = data_ways(prefilled.last_hidden) if shape[0] % data_ways(prefilled.last_hidden) == 0 else 1
     stages: tuple[int, ...] = (longest,)
     sizes: tuple[int, ...] = ()
-    if _caches_matter(params, prefilled, shape[0] // ways * group_size, sampling):
+    if sampling.in_stages and _caches_matter(params, prefilled, shape[0] // ways * group_size, sampling):
         stages, sizes = cache_stages(sampling), gathered_sizes(*shape, ways)
-    caches = qwen_vl.empty_caches(prefilled, group_size=group_size, slots=stages[0])
-    rows, step = _Rows(prefilled, uniforms, state, caches), jnp.int32(1)
-    for index, slots in enumerate(stages):
-        rows = replace(rows, caches=qwen_vl.grow_caches(rows.caches, slots=slots))
-        start = stages[index - 1] + 1 if index else 1
-        stop = min(slots + 1, longest)  # token number `slots` is drawn from what stands in the last slot
+    rows, step = _Rows(prefilled, uniforms, state, []), jnp.int32(1)
+    for before, slots in itertools.pairwise((0, *stages)):
+        caches = qwen_vl.grow_caches(rows.caches, prefilled, group_size=group_size, slots=slots - before)
+        rows = replace(rows, caches=caches)
+        # token number `slots` is drawn from what stands in the last slot
+        start, stop = before + 1, min(slots + 1, longest)
         rows, step = _sample_while(_more_open(ways, *sizes[:1]), advance, rows, step, stop=stop, turns=stop - start)
     state = _sample_few(advance, rows, step, sizes, ways, longest)
     return Rollout(tokens=state["tokens"], log_probs=state["log_probs"], mask=state["mask"])
@@ -121,7 +121,7 @@ class _Rows:
     prefilled: qwen_vl.Prefill
     uniforms: Float[Array, "P G Lc"]
     state: State
-    caches: Caches
+    caches: qwen_vl.Caches
 
 
 def _more_open(ways: int, size: int = 0) -> Callable[[State], Array]:
@@ -138,11 +138,11 @@ def _sample_while(
     `turns` of them at most, counted from 0 whatever `step` is: so the compiled program says how often a loop may run.
     """
 
-    def proceeds(carry: tuple[Array, Array, State, Caches]) -> Array:
+    def proceeds(carry: tuple[Array, Array, State, qwen_vl.Caches]) -> Array:
         turn, step, state, _ = carry
         return (turn < turns) & (step < stop) & goes_on(state)
 
-    def next_turn(carry: tuple[Array, Array, State, Caches]) -> tuple[Array, Array, State, Caches]:
+    def next_turn(carry: tuple[Array, Array, State, qwen_vl.Caches]) -> tuple[Array, Array, State, qwen_vl.Caches]:
         turn, step, state, caches = carry
         after = advance(replace(rows, state=state, caches=caches), step)
         return turn + 1, step + 1, after.state, after.caches
@@ -166,7 +166,7 @@ def _sample_few(
         prefilled=take_prompts(rows.prefilled, places),
         uniforms=take_rows(rows.uniforms, places),
         state=take_rows(rows.state, places),
-        caches=take_rows(rows.caches, places, axis=2),
+        caches=qwen_vl.join_caches(take_rows(rows.caches, places, axis=2), slots=longest),
     )
     with jax.named_scope(SCOPE):
         few, step = _sample_while(_more_open(ways, *sizes[1:2]), advance, few, step, stop=longest, turns=longest)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -55,11 +55,6 @@ class RowPlan:
     def most_rows(self) -> int:
         """Rows that a device computes at one time, at most."""
         return self.rows // self.ways
-
-    def of(self, prompts: PromptInputs) -> RowPlan:
-        """The plan for a batch whose prompts are padded to another size."""
-        windows = 0 if prompts.vision is None else prompts.vision.image_ids.shape[1]
-        return replace(self, prompt_tokens=prompts.tokens.shape[1], windows=windows)
 
     def shape(self, rows: int) -> tuple[int, int, int]:
         """(M, N, B) where each device computes so many rows at one time; each has one prompt at least."""

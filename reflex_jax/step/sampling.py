@@ -37,6 +37,7 @@ class Sampling:
     temperature: float  # 0 is greedy
     top_k: int = 0  # 0 is off
     top_p: float = 1.0  # 1 is off
+    in_stages: bool = True  # whether caches grow and open completions are gathered, where that is worth it
     cache_step: int = 128  # the caches of the completions grow by a multiple of so many tokens, see `cache_stages`
 
 

@@ -83,24 +83,24 @@ class GrpoTrainer:
             del weights
         with _timed(seconds, "time/bridge"):
             bridged = self._bridge(batch.examples, tokens, mask, batch.judge_pixels)
-            layout = lay_out_rows(jax.device_get(counts), self._row_plan.of(batch.prompts))
+            layout = lay_out_rows(jax.device_get(counts), self._row_plan)
         with _timed(seconds, "time/train_step"):
             judge, scores = self.rows.place((bridged.judge, bridged.scores))
-            state, scored, metrics = program.train_step(
-                state, self.frozen,
-                TrainBatch(
-                    prompts=prompts, rollout=rollout, judge=judge, scores=scores,
-                    rows=place_rows(layout, program.shapes.mesh),
-                ),
-            )  # fmt: skip
+            rows = place_rows(layout, program.shapes.mesh)
+            placed = TrainBatch(prompts=prompts, rollout=rollout, judge=judge, scores=scores, rows=rows)
+            if len(self._row_plan.lengths) == 1:
+                state, scored, metrics = program.train_step(state, self.frozen, placed)
+            else:  # its two halves, or the judge would be compiled anew for each length of rows
+                scored = program.score(self.frozen.judge, judge, scores)
+                state, metrics = program.update(state, self.frozen, placed, scored)
             scored, metrics = self.rows.fetch(without_maps(scored)), jax.device_get(metrics)
         arrays = {
             "tokens": tokens, "mask": mask, "rewards": scored.rewards, "advantages": scored.advantages,
             **{f"reward_{name}": values for name, values in scored.components.items()},
         }  # fmt: skip
-        rows = completion_rows(batch, rollout_tokens=mask, bridged=bridged, scored=scored)
+        samples = completion_rows(batch, rollout_tokens=mask, bridged=bridged, scored=scored)
         metrics |= describe_rows(layout)
-        return state, StepResult(_with_times(metrics, seconds, self._compilations), rows, arrays)
+        return state, StepResult(_with_times(metrics, seconds, self._compilations), samples, arrays)
 
 
 class SupervisedTrainer:

@@ -60,8 +60,9 @@ def group_case():
     )
     k, v = draw(6, prompts, context, key_heads, WIDTH), draw(7, prompts, context, key_heads, WIDTH)
     ours = attention.group_attention(
-        q, k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3), own_k.transpose(0, 3, 1, 4, 2), own_v.transpose(0, 3, 1, 2, 4),
-        jnp.ones((prompts, context), bool), jnp.tri(length, dtype=bool),
+        q, k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3),
+        [(own_k.transpose(0, 3, 1, 4, 2), own_v.transpose(0, 3, 1, 2, 4), jnp.tri(length, dtype=bool))],
+        jnp.ones((prompts, context), bool),
     )  # fmt: skip
 
     def joined(shared, own):

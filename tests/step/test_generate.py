@@ -156,6 +156,18 @@ def test_caches_that_grow_give_the_tokens_of_one_that_does_not(params, sample):
     assert longest == [10, 10, 6] and last == [0, 7, 0]  # at the limit, one of them long alone, early
 
 
+def test_one_stage_is_a_setting(params):
+    """Then the program has one loop that samples: with stages of 4 and rows to gather it has four."""
+
+    def loops(**options):
+        prompts = jax.tree.map(lambda x: x, dataclasses.replace(odd_prompts(), vision=None))
+        chex.clear_trace_counter()
+        lowered = sampler(cache_step=4, **options).lower(params, prompts, jax.random.key(0), jnp.arange(2))
+        return lowered.as_text().count("stablehlo.while")
+
+    assert loops() - loops(in_stages=False) == 3
+
+
 def test_the_decoder_exists_once_while_it_samples():
     """Of stacked layers the compiled rollout makes a second copy, as large as they are; of layers apart it makes none."""
     wide = dataclasses.replace(CONFIG, text=dataclasses.replace(CONFIG.text, hidden=16384))

@@ -18,7 +18,9 @@ from reflex_jax.evaluation.validation import Evaluator
 from reflex_jax.judge.batch import judge_pixels
 from reflex_jax.planning import plan as planning
 from reflex_jax.planning.topology import find_topology
+from reflex_jax.records import Rollout
 from reflex_jax.sharding import BatchRows, batch_sharding, make_mesh, replicated
+from reflex_jax.step import program as program_module
 from reflex_jax.step.abstract_run import abstract_run
 from reflex_jax.step.batch import BatchBuilder, measure_prompts, prompt_rungs
 from reflex_jax.step.models import load_models, load_params, make_host_bridge
@@ -101,6 +103,23 @@ def test_training_and_evaluation_run_what_is_planned(run, monkeypatch):
     for name, function in (("gather", "gather_weights"), ("sample", "generate")):
         compiled, arguments = functions[function]
         assert texts[name] == compiled.lower(*arguments).as_text(), name
+
+
+@pytest.mark.parametrize("in_stages", [True, False])
+def test_stages_of_a_rollout_are_a_setting_of_memory(run, monkeypatch, in_stages):
+    config, models, sizes, _ = run
+    asked = []
+
+    def generate(weights, prompts, draws, shape, vocabulary, sampling, **_) -> Rollout:
+        asked.append(sampling)
+        tokens = jnp.zeros((8, 2, 8), jnp.int32)
+        return Rollout(tokens=tokens, log_probs=tokens.astype(jnp.float32), mask=tokens > 0)
+
+    monkeypatch.setattr(program_module, "generate", generate)
+    config = dataclasses.replace(config, memory=dataclasses.replace(config.memory, rollout_stages=in_stages))
+    planned = abstract_run(config, models.shapes, sizes)
+    planned.program.sample.lower(planned.weights, planned.batch.prompts, planned.draws)
+    assert [sampling.in_stages for sampling in asked] == [in_stages]
 
 
 def test_a_batch_is_padded_to_the_smallest_size_that_holds_all_of_its_prompts(run):

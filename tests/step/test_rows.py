@@ -1,7 +1,5 @@
 """Where tokens lie in rows: each that exists once, on the device of its prompt, in few slots, the same for everybody."""
 
-import dataclasses
-
 import jax
 import numpy as np
 import pytest
@@ -102,14 +100,6 @@ def test_prompts_are_dealt_out_so_that_no_device_waits_long():
     layout = lay_out_rows(counts, plan)  # 64, 64, 34, 34 tokens: a long and a short one for each
     assert [set(own) for own in layout.order.reshape(2, 2) // 2] == [{0, 1}, {0, 1}]
     assert layout.rounds == [1] and layout.source.shape[-1] == 112
-
-
-def test_prompts_that_are_padded_to_less_are_laid_out_by_their_own_places(tiny_world):
-    prompts = tiny_world.batch().prompts  # 10 places, one window
-    plan = plan_rows(TinyWorld.config(), make_mesh(MeshConfig(data=1), jax.devices()[:1]), PromptSizes(64, 3))
-    own = plan.of(prompts)
-    assert (own.prompt_tokens, own.windows, own.slots) == (10, 1, plan.slots - 54) and own.lengths == plan.lengths
-    assert plan.of(dataclasses.replace(prompts, vision=None)).windows == 0
 
 
 @pytest.mark.parametrize("supervised", [False, True])

@@ -1,0 +1,49 @@
+"""Chunks of log-probs: what the backward pass keeps of them does not grow with the head's weights."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from reflex_jax.models.qwen_vl import _chunk_by_chunk
+from reflex_jax.records import PackedRows
+from reflex_jax.trees import tree_of
+
+ROWS, LENGTH, CHUNK, WIDTH, VOCABULARY = 2, 24, 8, 5, 7
+
+
+def shapes_within(jaxpr) -> set[tuple[int, ...]]:
+    """Of every value that a computation, or one inside of it, makes."""
+    found = {variable.aval.shape for equation in jaxpr.eqns for variable in equation.outvars}
+    for inner in _inner(jaxpr):
+        found |= shapes_within(inner)
+    return found
+
+
+def _inner(jaxpr):
+    for equation in jaxpr.eqns:
+        for value in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda node: hasattr(node, "jaxpr")):
+            if hasattr(value, "jaxpr"):
+                yield value.jaxpr
+            elif hasattr(value, "eqns"):
+                yield value
+
+
+def test_the_heads_weights_are_not_kept_for_every_chunk():
+    rows = tree_of(PackedRows, targets=jnp.zeros((ROWS, LENGTH), jnp.int32), most_predicted=jnp.int32(20))
+
+    def loss(head, hidden):
+        def log_probs_of(hidden, tokens):
+            logits = jnp.einsum("btd,dv->btv", hidden, head)
+            log_probs = jax.nn.log_softmax(logits)
+            return jnp.take_along_axis(log_probs, tokens[..., None], -1)[..., 0], log_probs.sum(-1)
+
+        return _chunk_by_chunk(log_probs_of, hidden, rows, CHUNK)[0].sum()
+
+    arguments = jnp.ones((WIDTH, VOCABULARY)), jnp.ones((ROWS, LENGTH, WIDTH))
+    made = shapes_within(jax.make_jaxpr(jax.grad(loss, argnums=(0, 1)))(*arguments).jaxpr)
+    chunks = LENGTH // (CHUNK // ROWS)
+    assert (WIDTH, VOCABULARY) in made and (ROWS, CHUNK // ROWS, VOCABULARY) in made  # it looks inside of the loop
+    assert not made & {(chunks, WIDTH, VOCABULARY), (chunks, ROWS, CHUNK // ROWS, VOCABULARY)}
+    np.testing.assert_allclose(
+        jax.grad(loss)(*arguments)[:, 0].sum(), 20 * ROWS * WIDTH * (1 - 1 / VOCABULARY), rtol=1e-5
+    )
