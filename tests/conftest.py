@@ -48,12 +48,12 @@ settings.load_profile("default")
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
-# What takes longest (a minute and more of one core), which workers must begin with, else one of them ends it alone.
+# What takes longest, with which the workers must begin: else one of them ends the run alone.
 LONGEST = (
-    "training/test_faults", "step/test_step", "multiprocess/test_two_processes", "test_cli", "step/test_imitate",
-    "step/test_meshes", "step/test_rounds", "training/test_supervised", "parity/test_one_update_torch",
-    "judge/test_gather_evidence", "parity/test_judge_evidence", "phantom/test_phantom_assets", "step/test_program",
-    "planning/test_plan", "run/test_export",
+    "training/test_faults", "step/test_step", "multiprocess/test_two_processes", "test_cli", "phantom/test_phantom_assets",
+    "training/test_supervised", "step/test_imitate", "step/test_rounds", "step/test_meshes", "parity/test_one_update_torch",
+    "run/test_export", "judge/test_gather_evidence", "models/test_shared_group", "step/test_program",
+    "parity/test_policy_forward", "parity/test_judge_evidence", "planning/test_hlo_costs", "planning/test_plan",
 )  # fmt: skip
 
 

@@ -116,6 +116,17 @@ def test_a_checkpoint_without_weights_is_named(capsys, phantom, tmp_path):
     assert "safetensors" in refused(capsys, "train", phantom, *QUICK, f"policy.path={bare}")
 
 
+@pytest.fixture(scope="module")
+def trained(repository, cache, tmp_path_factory):
+    """A finished run of two steps under a schedule that ended with them; to be copied, not written into."""
+    directory = tmp_path_factory.mktemp("trained") / "run"
+    settings = [*QUICK, "optimizer.schedule=linear", f"run.dir={directory}"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(cache))
+        assert main(["train", str(repository / "configs" / "phantom.yaml"), *settings]) == 0
+    return directory
+
+
 def vqa_rad_folder(tmp_path, images: dict[str, bytes], answer: str = "Yes") -> str:
     """A folder in VQA-RAD's layout, one closed and one open question for each image file."""
     root = tmp_path / "vqa"
@@ -190,9 +201,9 @@ def test_training_again_continues_and_other_mathematics_is_refused(capsys, phant
     assert "grpo.clip_low" in message and "0.2" in message and "0.3" in message
 
 
-def test_a_schedule_that_ends_cannot_be_continued_past_its_end(capsys, phantom):
+def test_a_schedule_that_ends_cannot_be_continued_past_its_end(capsys, phantom, trained):
+    shutil.copytree(trained, "out")
     quick = [*QUICK, "optimizer.schedule=linear", "run.dir=out"]
-    assert main(["train", phantom, *quick]) == 0
     message = refused(capsys, "train", phantom, *quick, "training.steps=3")
     assert "training.steps" in message and "linear" in message and "2" in message
 
@@ -208,9 +219,9 @@ def test_evaluating_what_is_no_run_is_refused(capsys):
     assert "nowhere" in refused(capsys, "evaluate", "nowhere")
 
 
-def test_evaluate_prints_greedy_and_sampled_scores_also_without_seeing(capsys, phantom, monkeypatch):
+def test_evaluate_prints_greedy_and_sampled_scores_also_without_seeing(capsys, trained, monkeypatch):
     """It reads weights: neither the moments of a checkpoint, nor a second copy for a reference."""
-    assert main(["train", phantom, *QUICK, "run.dir=out"]) == 0
+    shutil.copytree(trained, "out")
     monkeypatch.setattr(RunCheckpoints, "restore", lambda *_: pytest.fail("the whole state was restored"))
     monkeypatch.setattr(program, "_start", lambda *_, **settings: pytest.fail("moments or a reference were made"))
     assert main(["evaluate", "out", "training.evaluation_questions=8"]) == 0

@@ -112,5 +112,10 @@ class TinyWorld:
 @pytest.fixture(scope="session")
 def tiny_world() -> TinyWorld:
     """Random weights wide enough that attention is not flat."""
-    policy = jax.tree.map(lambda x: x * 4 if x.ndim > 1 else x, init_policy_params(POLICY, jax.random.key(0)))
-    return TinyWorld(policy, init_judge_params(JUDGE, jax.random.key(1)))
+
+    @jax.jit  # as one program: op by op, two hundred would be compiled
+    def draw() -> tuple[Any, Any]:
+        policy = jax.tree.map(lambda x: x * 4 if x.ndim > 1 else x, init_policy_params(POLICY, jax.random.key(0)))
+        return policy, init_judge_params(JUDGE, jax.random.key(1))
+
+    return TinyWorld(*draw())

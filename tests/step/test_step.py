@@ -85,6 +85,7 @@ def abstract_world() -> TinyWorld:
     return TinyWorld({}, jax.eval_shape(lambda: init_judge_params(JUDGE, jax.random.key(0))))
 
 
+@pytest.mark.slow  # five hundred ops compiled one by one; each part is held to it by its own tests (judge, grpo, rewards)
 def test_rewards_are_the_same_jitted_and_eager(tiny_world):
     batch = tiny_world.batch(prompts=2)
 

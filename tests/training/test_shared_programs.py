@@ -1,4 +1,4 @@
-"""The tests' own way to share programs mixes none up; what the cache of compiled programs answers computes the same."""
+"""What the tests do to be quick: programs are not mixed up, the cache computes the same, files that come first exist."""
 
 import dataclasses
 
@@ -10,6 +10,7 @@ from reflex_jax.config_reader import load_config
 from reflex_jax.run.logs import CompilationCounter
 from reflex_jax.sharding import make_mesh
 from reflex_jax.step.shapes import named_shapes
+from tests.conftest import LONGEST
 
 
 def test_runs_share_a_program_where_all_but_their_names_is_alike(build_once):
@@ -42,3 +43,8 @@ def test_the_cache_answers_with_the_same_bits_and_counts_as_a_compilation():
     np.testing.assert_array_equal(first, second)
     counter.close()
     jax.monitoring.unregister_event_listener(note)
+
+
+def test_the_longest_files_of_the_tests_are_named_as_they_are(repository):
+    assert not [name for name in LONGEST if not (repository / "tests" / f"{name}.py").is_file()]
+    assert len(set(LONGEST)) == len(LONGEST)
