@@ -24,7 +24,7 @@ from reflex_jax.step.abstract_run import abstract_run
 from reflex_jax.step.shapes import named_shapes, policy_sizes
 
 MODELS = ("3b", "7b")
-SHARES = {"generate": 1.05, "update": 1.25}  # what compiled programs take of the estimate, at most about
+SHARES = {"generate": 1.16, "update": 1.25}  # what compiled programs take of the estimate, at most about
 STATES = {
     "float32": (),
     "float32, moments wait": (("memory.offload", "optimizer"),),

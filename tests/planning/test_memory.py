@@ -19,8 +19,7 @@ SHORT = ["data.max_prompt_tokens=512", "rollout.max_new_tokens=256", "data.max_p
 
 
 def _estimate(recipe: str, mesh: tuple[int, int, int], *overrides: str):
-    """With all scores of attention held, as the programs below held them, unless told otherwise."""
-    config = load_config(f"configs/reflex_med_{recipe}.yaml", ["data.root=unread", "memory.attention=xla", *overrides])
+    config = load_config(f"configs/reflex_med_{recipe}.yaml", ["data.root=unread", *overrides])
     abstract_mesh = AbstractMesh(mesh, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
     return estimate_memory(abstract_run(config, named_shapes(config, abstract_mesh)))
 
@@ -28,24 +27,21 @@ def _estimate(recipe: str, mesh: tuple[int, int, int], *overrides: str):
 @pytest.mark.parametrize(
     ("recipe", "mesh", "overrides", "sampling", "updating"),
     [
-        # GiB in all, by `reflex plan --topology` with libtpu 0.0.42: v5p (the first five), v5e, v6e
-        ("3b", (1, 1, 1), ["memory.microbatch_prompts=1"], 87.63, 98.84),
-        ("3b", (1, 1, 1), [*SHORT, "memory.microbatch_prompts=2", "grpo.kl_coefficient=0"], 62.22, 82.25),
-        ("3b", (1, 4, 1), [*SHORT, "memory.remat=false"], 27.01, 57.72),
-        ("3b", (1, 8, 1), ["policy.trainable=language"], 21.50, 16.87),
-        ("7b", (1, 32, 2), [], 17.64, 18.17),
-        ("3b", (1, 64, 1), ["memory.microbatch_prompts=0"], 14.08, 7.87),
-        ("7b", (1, 8, 2), ["memory.microbatch_prompts=8"], 25.03, 22.87),
+        # GiB in all, by `reflex plan --topology` with libtpu 0.0.42: v5p (the first three) and v5e
+        ("7b", (1, 32, 2), [], 11.28, 8.19),
+        ("3b", (1, 8, 1), ["policy.trainable=language"], 18.72, 14.36),
+        ("3b", (1, 1, 1), ["memory.microbatch_prompts=1"], 99.93, 88.21),
+        ("3b", (1, 64, 1), ["memory.microbatch_prompts=0"], 9.80, 7.12),
     ],
 )
-def test_the_estimate_lies_below_tpu_programs_by_at_most_a_quarter(recipe, mesh, overrides, sampling, updating):
+def test_the_estimate_lies_below_tpu_programs_by_at_most_a_fifth(recipe, mesh, overrides, sampling, updating):
     estimate = _estimate(recipe, mesh, *overrides)
-    assert 0.95 <= estimate.of("generate")[1] / GIB / sampling <= 1.0
-    assert 0.75 <= estimate.of("update")[1] / GIB / updating <= 1.0
+    assert 0.85 <= estimate.of("generate")[1] / GIB / sampling <= 1.0
+    assert 0.8 <= estimate.of("update")[1] / GIB / updating <= 1.0
 
 
 def test_the_terms_of_the_3b_recipe_on_one_card_are_those_of_a_hand_count():
-    estimate = _estimate("3b", (1, 1, 1), "memory.microbatch_prompts=1")
+    estimate = _estimate("3b", (1, 1, 1), "memory.microbatch_prompts=1", "memory.attention=xla")
     numbers = 3_754_622_976  # of Qwen2.5-VL-3B
     assert estimate.resident["float32 masters"] == 4 * numbers
     assert estimate.resident["moments"] == pytest.approx(8 * numbers, rel=1e-6)
