@@ -15,6 +15,7 @@ import argparse
 import json
 import statistics
 import time
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -25,11 +26,14 @@ import numpy as np
 from reflex_jax.config import Config, GrpoConfig
 from reflex_jax.config_reader import load_config
 from reflex_jax.models.attention_choice import XLA, AttentionChoice
-from reflex_jax.models.qwen_vl import completion_log_probs, init_policy_params
+from reflex_jax.models.qwen_vl import HowToCompute, init_policy_params
 from reflex_jax.planning.chips import local_chip
 from reflex_jax.planning.hlo_costs import Costs, count_costs
+from reflex_jax.records import TokenCounts
 from reflex_jax.sharding import make_mesh
 from reflex_jax.step.abstract_run import AbstractRun, abstract_run
+from reflex_jax.step.rounds import RowReader, Sequences
+from reflex_jax.step.rows import RowPlan, lay_out_rows, place_rows, plan_rows
 from reflex_jax.step.shapes import attention_of, named_shapes
 
 POLICIES = {"3b": "Qwen2.5-VL-3B-Instruct", "7b": "Qwen2.5-VL-7B-Instruct", "phantom": "phantom"}
@@ -83,12 +87,16 @@ def positions_in_order(arguments: Any) -> Any:
     return jax.tree_util.tree_map_with_path(fix, arguments)
 
 
-def measure(name: str, function: Any, abstract: Any, repeats: int, chip: Any) -> tuple[dict[str, Any], Costs]:
+def measure(
+    name: str, function: Any, abstract: Any, layout: Any, repeats: int, chip: Any
+) -> tuple[dict[str, Any], Costs]:
     """Compiles, warms up and times one function; what it gives away comes back as its result."""
     compiled = function.lower(*abstract).compile()
     costs = count_costs(compiled.as_text())
     is_donating = name == "update"
     arguments = positions_in_order(materialise(abstract))
+    if is_donating:  # every slot of every row is filled
+        arguments = (*arguments[:2], replace(arguments[2], rows=layout), *arguments[3:])
     seconds = []
     for _ in range(repeats + 1):
         started = time.perf_counter()
@@ -109,23 +117,40 @@ def measure(name: str, function: Any, abstract: Any, repeats: int, chip: Any) ->
     return row, costs
 
 
+def full_rows(run: AbstractRun) -> Any:
+    """The layout of a step whose prompts, pictures and completions are at their longest."""
+    plan = plan_rows(run.config, run.shapes.mesh, run.sizes)
+    plan = replace(plan, lengths=plan.lengths[-1:])
+    counts = TokenCounts(
+        first=np.zeros(plan.prompts, int),
+        prompt=np.full(plan.prompts, plan.prompt_tokens),
+        completions=np.full((plan.prompts, plan.group), plan.completion_tokens),
+        windows=np.full(plan.prompts, plan.windows),
+    )
+    return place_rows(lay_out_rows(counts, plan), run.shapes.mesh)
+
+
 def parity(run: AbstractRun) -> dict[str, float]:
     """Log-probs of one small group on this device and on the CPU, from the same numbers in the compute dtype."""
     config, policy = run.config, run.shapes.policy
     prompts = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), run.batch.prompts)
     params = jax.eval_shape(lambda: init_policy_params(policy, jax.random.key(0), jnp.dtype(config.policy.dtype)))
-    tokens = np.random.default_rng(0).integers(0, 1000, (1, 2, 16))
+    tokens = np.random.default_rng(0).integers(0, 1000, (1, 2, 16)).astype(np.int32)
+    windows = prompts.vision.image_ids.shape[1]
+    plan = RowPlan(
+        prompts=1, minibatches=1, ways=1, rows=1, prompt_tokens=run.sizes.prompt_tokens, completion_tokens=16, group=2,
+        windows=windows, lengths=(run.sizes.prompt_tokens + 32,),
+    )  # fmt: skip
+    counts = TokenCounts(
+        np.zeros(1, int), np.array([run.sizes.prompt_tokens]), np.full((1, 2), 16), np.array([windows])
+    )
+    layout = jax.tree.map(lambda leaf: np.asarray(leaf[0]), lay_out_rows(counts, plan))
 
     def log_probs(params: Any, prompts: Any, chosen: AttentionChoice = XLA) -> Any:
-        return completion_log_probs(
-            params,
-            prompts,
-            tokens,
-            policy,
-            allowed=run.shapes.vocabulary.allowed,
-            temperature=1.0,
-            attention=chosen,
-        )[0]
+        how = HowToCompute(attention=chosen)
+        reader = RowReader(policy, run.shapes.vocabulary.allowed, 1.0, how, ways=1)
+        sequences = Sequences(prompts, jnp.asarray(tokens), layout)
+        return reader.log_probs(params, sequences, reader.features(params, sequences))
 
     cpu = jax.devices("cpu")[0]
     arguments = positions_in_order(materialise((params, prompts)))
@@ -160,9 +185,10 @@ def main() -> None:
     if options.parity:
         print(json.dumps(parity(run)))
         return
+    layout = full_rows(run)
     rows = {}
     for name, (function, abstract) in run.functions().items():
-        rows[name], costs = measure(name, function, abstract, options.repeats, chip)
+        rows[name], costs = measure(name, function, abstract, layout, options.repeats, chip)
         if name == "generate":
             tokens = options.prompts * config.grpo.group_size * options.new_tokens
             rows[name]["tokens_per_second"] = round(tokens / rows[name]["seconds"], 1)
