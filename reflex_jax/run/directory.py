@@ -51,6 +51,7 @@ FREE_KEYS = {
     "memory.rollout_weights": "rounding",
     "memory.row_lengths": "rounding",
     "memory.prompt_rungs": "rounding",
+    "memory.rollout_stages": "rounding",
     "memory.microbatch_prompts": "rounding",
     "memory.offload": "rounding",
     "mesh.preset": "rounding",
