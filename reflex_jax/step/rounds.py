@@ -242,14 +242,15 @@ class RowReader:
         windows = vision.image_ids.shape[1]
         ids = self._take(vision.image_ids, source)
         # a picture has a window at least, so no two pictures of a device get the same number
-        ids = jnp.where(ids > 0, ids + (source // windows * (windows + 1))[..., None], 0)
+        is_filled = (ids > 0) & (source >= 0)[..., None]
+        ids = jnp.where(is_filled, ids + (source // windows * (windows + 1))[..., None], 0)
         scale = vision.normalisation  # of all pictures of a run the same
         part = dataclasses.replace(
             vision,
             normalisation=None if scale is None else self._take(scale[:, None], source[:, :1] // windows)[:, 0],
             patches=self._take(vision.patches, source),
             coordinates=self._take(vision.coordinates, source),
-            image_ids=jnp.where(source[..., None] >= 0, ids, 0),
+            image_ids=ids,
         )
         return encode_images(params, part, self.config, remat=self.how.remat, attention=self.how.attention)
 

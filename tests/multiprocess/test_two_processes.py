@@ -18,7 +18,8 @@ STEPS = 4
 SMALL = [  # in one process the programs of a run in training/test_faults.py, which compile once
     f"training.steps={STEPS}", "training.evaluate_every=0", "grpo.prompts_per_step=8",
     "grpo.group_size=4", "sft.batch_size=8", "rollout.max_new_tokens=24", "data.size=64",
-    "mesh.data=2", "mesh.fsdp=2", "mesh.tensor=2", "logging.progress=false",
+    "mesh.data=2", "mesh.fsdp=2", "mesh.tensor=2", "logging.progress=false", "memory.row_lengths=3", "memory.prompt_rungs=2",
+    "memory.microbatch_prompts=4",
 ]  # fmt: skip
 
 

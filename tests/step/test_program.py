@@ -105,6 +105,28 @@ def test_training_and_evaluation_run_what_is_planned(run, monkeypatch):
         assert texts[name] == compiled.lower(*arguments).as_text(), name
 
 
+def test_a_batch_of_a_smaller_prompt_size_makes_the_step_of_the_largest(run):
+    """As a run is by default: prompts padded to less are sampled so, and rows of one length update with any of them."""
+    config, models, sizes, examples = run
+    larger = PromptSizes(2 * sizes.prompt_tokens, 2 * sizes.windows)
+    plan, program = plan_rows(config, models.shapes.mesh, larger), build_program(config, models.shapes)
+    plan = dataclasses.replace(plan, lengths=(96, *plan.lengths))
+    bridge, steps, lengths = make_host_bridge(config, models), [], []
+    for rungs in (1, 3):
+        state, frozen = program.start(load_params(models), models.judge.params, with_reference=True)
+        build = BatchBuilder(models, larger, models.shapes.rows(8), resize=config.judge.resize, rungs=rungs)
+        batch = build(examples[:8])
+        lengths.append(batch.prompts.tokens.shape[1])
+        steps.append(GrpoTrainer(config, program, frozen, build, bridge, plan).run_step(state, batch, 1))
+    assert lengths[1] < lengths[0] == larger.prompt_tokens
+    (whole, expected), (short, got) = steps
+    np.testing.assert_array_equal(got.arrays["tokens"], expected.arrays["tokens"])
+    chex.assert_trees_all_close(jax.device_get(short.params), jax.device_get(whole.params), rtol=1e-4, atol=2e-6)
+    assert got.metrics["rows/slots_per_token"] == expected.metrics["rows/slots_per_token"]
+    assert program.update._cache_size() == program.score._cache_size() == 1  # neither of them for each prompt size
+    assert program.train_step._cache_size() == 0  # the judge would be compiled for each length of rows
+
+
 @pytest.mark.parametrize("in_stages", [True, False])
 def test_stages_of_a_rollout_are_a_setting_of_memory(run, monkeypatch, in_stages):
     config, models, sizes, _ = run

@@ -7,12 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from reflex_jax.data.images import prompt_inputs_from_huggingface
 from reflex_jax.grpo.objective import TokenMetrics
 from reflex_jax.models.qwen_vl import HowToCompute, encode_images
 from reflex_jax.step.rounds import RowReader, Sequences
 from reflex_jax.step.rows import RowPlan, count_tokens, lay_out_rows
+from tests.laid_out import sequences_in_rows
 from tests.models.test_shared_group import repeated_log_probs
-from tests.tiny_policy import ALLOWED, CONFIG, odd_completions, odd_prompts, tiny_params
+from tests.tiny_policy import ALLOWED, CONFIG, IMAGE, PAD, odd_completions, odd_prompts, tiny_params
 
 GROUP, STEPS, TEMPERATURE = 3, 7, 0.7
 LENGTHS = np.array([[7, 1, 4], [2, 0, 5]])  # one completion of the second prompt has no token
@@ -115,6 +117,44 @@ def test_levels_are_normalised_in_every_round(params):
     is_read = vision.image_ids.reshape(4, found.shape[1], -1).any(-1)
     assert is_read.any()
     np.testing.assert_allclose(found[is_read], expected[is_read], atol=1e-5)
+
+
+def pictures_of_three_sizes():
+    """Three prompts, each with a picture: of four attention windows, of one, and of a part of one."""
+    random = np.random.default_rng(8)
+    grids = np.array([(1, 8, 8), (1, 4, 4), (1, 2, 4)])
+    rows = [[*random.integers(0, 80, 2), *[IMAGE] * (h * w // 4), *random.integers(0, 80, 3)] for _, h, w in grids]
+    length = max(map(len, rows))
+    ids = np.array([[PAD] * (length - len(row)) + row for row in rows])
+    pixels = random.normal(size=(int(grids.prod(1).sum()), 1176)).astype(np.float32)
+    return prompt_inputs_from_huggingface(ids, (ids != PAD).astype(np.int64), pixels, grids, CONFIG)
+
+
+def test_small_pictures_share_the_place_of_a_large_one(params):
+    """Two pictures and empty places in one round see each other neither forward nor backward."""
+    prompts, tokens = pictures_of_three_sizes(), odd_completions()[[0, 1, 0]]
+    weights = WEIGHTS[:3]
+
+    def loss_of(log_probs, entropies, is_here):
+        kept = jnp.where(is_here, log_probs, 0.0)
+        return (weights * kept).sum(), TokenMetrics({}, {}, is_here.sum().astype(jnp.float32))
+
+    found = {}
+    for rows in (1, 3):  # in rounds; each picture by itself, all at once
+        sequences = sequences_in_rows(prompts, tokens, rows=rows)
+        reader = RowReader(CONFIG, ALLOWED, TEMPERATURE, HowToCompute(), ways=1)
+
+        @jax.jit
+        def look(params, sequences=sequences, reader=reader):
+            return reader.features(params, sequences), reader.gradients(params, {}, sequences, loss_of)[2]
+
+        found[rows] = look(params)
+        assert sequences.layout.window_rounds == {1: 2, 3: 1}[rows]
+    is_read = prompts.vision.image_ids.reshape(3, found[1][0].shape[1], -1).any(-1)
+    assert 0 < is_read.sum() < is_read.size
+    np.testing.assert_allclose(found[1][0][is_read], found[3][0][is_read], atol=1e-5)
+    errors = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max() / jnp.abs(b).max()), found[1][1], found[3][1])
+    assert max(jax.tree.leaves(errors)) < TOLERANCE, errors
 
 
 def test_a_tower_that_does_not_train_is_looked_through_once(params, expected):

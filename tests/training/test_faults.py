@@ -39,6 +39,8 @@ QUICK = [
     f"training.steps={STEPS}", "training.save_every=1", "training.keep_checkpoints=9", "training.evaluate_every=0",
     "grpo.prompts_per_step=8", "grpo.group_size=4", "rollout.max_new_tokens=24", "data.size=64", "logging.progress=false",
     "logging.tensorboard=false",
+    # as runs are by default, and the short recipe is not: rows and prompts of several lengths
+    "memory.row_lengths=3", "memory.prompt_rungs=2",
 ]  # fmt: skip
 KINDS = ("policy", "judge")
 TIMES = ("time/", "tokens_per_second", "compilations")
@@ -108,7 +110,7 @@ def test_an_interrupted_run_ends_bit_for_bit_like_an_undisturbed_one(undisturbed
 
 # the mesh that has all axes is the one of multiprocess/test_two_processes.py, so its programs compile once
 MESHES = [
-    ["mesh.data=2", "mesh.fsdp=2", "mesh.tensor=2"],
+    ["mesh.data=2", "mesh.fsdp=2", "mesh.tensor=2", "memory.microbatch_prompts=4"],  # in as many rounds as it takes
     *(pytest.param([axis], marks=pytest.mark.slow) for axis in ("mesh.fsdp=8", "mesh.tensor=2")),
 ]
 
