@@ -20,9 +20,8 @@ from reflex_jax.config import MemoryConfig
 from reflex_jax.data.prompts import PromptSizes
 from reflex_jax.records import TokenCounts
 from reflex_jax.step.batch import prompt_rungs
-from reflex_jax.step.ladders import ladder
 from reflex_jax.step.open_rows import gathered_sizes
-from reflex_jax.step.rows import RowPlan, lay_out_rows
+from reflex_jax.step.rows import RowPlan, lay_out_rows, row_lengths
 
 TRACE = Path(__file__).resolve().parent / "length_trace.json"
 
@@ -86,12 +85,10 @@ def packed(devices: int, at_once: int, lengths: int = MemoryConfig.row_lengths, 
 
     def layout(step: Step, limits: Limits) -> dict[str, int]:
         prompts, group = step.completion_tokens.shape
-        longest = limits.longest_prompt + group * limits.max_new_tokens
-        smallest = limits.longest_prompt + group * limits.max_new_tokens // 8
         plan = RowPlan(
             prompts=prompts, minibatches=1, ways=devices, rows=at_once, prompt_tokens=limits.longest_prompt,
             completion_tokens=limits.max_new_tokens, group=group, windows=limits.most_windows,
-            lengths=ladder(longest, count=lengths, multiple=32, smallest=smallest),
+            lengths=row_lengths(limits.longest_prompt, group * limits.max_new_tokens, count=lengths),
         )  # fmt: skip
         none = np.zeros(prompts, np.int32)
         rows = lay_out_rows(TokenCounts(none, step.prompt_tokens, step.completion_tokens, step.windows), plan)

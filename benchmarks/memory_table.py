@@ -18,13 +18,12 @@ from reflex_jax.config_reader import load_config
 from reflex_jax.planning.chips import TPU_CHIPS
 from reflex_jax.planning.device_memory import GIB, GPU_SHARE
 from reflex_jax.planning.frugal import with_settings
-from reflex_jax.planning.memory import MemoryEstimate, estimate_memory
+from reflex_jax.planning.memory import COMPILERS_SHARE, MemoryEstimate, estimate_memory
 from reflex_jax.sharding import MESH_AXES
 from reflex_jax.step.abstract_run import abstract_run
 from reflex_jax.step.shapes import named_shapes, policy_sizes
 
 MODELS = ("3b", "7b")
-SHARES = {"generate": 1.16, "update": 1.25}  # what compiled programs take of the estimate, at most about
 STATES = {
     "float32": (),
     "float32, moments wait": (("memory.offload", "optimizer"),),
@@ -80,7 +79,7 @@ def _cell(config: Config, machine: Machine) -> str:
 
 def _needed(estimate: MemoryEstimate) -> float:
     """Bytes with what compilers take beyond the estimate."""
-    shared = [share * estimate.of(function)[1] for function, share in SHARES.items()]
+    shared = [share * estimate.of(function)[1] for function, share in COMPILERS_SHARE.items()]
     return max(*shared, estimate.of()[1])
 
 

@@ -225,7 +225,8 @@ def _chunk_by_chunk(
     starts = width * jnp.arange(len(targets))
     # around the choice: what a branch remembers, the head's weights among it, would be kept for every chunk
     log_probs, entropies = jax.lax.map(jax.checkpoint(step, prevent_cse=False), (starts, hidden, targets))
-    return tuple(jnp.moveaxis(x, 0, 1).reshape(count, -1)[:, :length] for x in (log_probs, entropies))  # type: ignore[return-value]
+    log_probs, entropies = (jnp.moveaxis(x, 0, 1).reshape(count, -1)[:, :length] for x in (log_probs, entropies))
+    return log_probs, entropies
 
 
 def token_log_probs(

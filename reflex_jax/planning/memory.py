@@ -18,11 +18,14 @@ import jax.numpy as jnp
 from reflex_jax.config import Config
 from reflex_jax.planning.device_memory import GIB
 from reflex_jax.step.abstract_run import AbstractRun, bytes_on_device, bytes_on_host, numbers_of_device
-from reflex_jax.step.generate import LEAST_SHARE
+from reflex_jax.step.generate import samples_in_stages
 from reflex_jax.step.layerwise import count_layers, is_dict, part_at, parts_of
 from reflex_jax.step.open_rows import gathered_sizes
+from reflex_jax.step.sampling import Sampling
 from reflex_jax.step.shapes import attention_of
 
+# what compiled programs take of the estimate, at most about; measured where `tests/planning/test_memory.py` says
+COMPILERS_SHARE = {"generate": 1.16, "update": 1.25}
 Terms = Mapping[str, float]  # what for -> bytes of one device
 
 
@@ -207,21 +210,32 @@ def _generate(shapes: _Shapes, count: int) -> dict[str, Terms]:
         "keys and values of the prompts": prompts * shapes.prompt * token,
     }
     at_once = shapes.at_once(count)
-    own = prompts * shapes.completions * token
-    gathered = 0.0
-    if shapes.config.memory.rollout_stages and own >= LEAST_SHARE * bytes_on_device(shapes.run.weights):
-        few = max(gathered_sizes(count, shapes.group, shapes.ways), default=0)
-        gathered = few * (shapes.prompt + shapes.steps) * token  # each with its prompt's cache
     return {
         "pictures": before | {"attention scores of the pictures": at_once * shapes.image_scores()},
         "prompts": before | _times(at_once, shapes.text_reading()),
         "tokens": before
         | {
-            "keys and values of the completions": own,
-            "keys and values of the last open completions": gathered,
+            "keys and values of the completions": prompts * shapes.completions * token,
+            # each with its prompt's
+            "keys and values of the last open completions": _gathered(shapes, count)
+            * (shapes.prompt + shapes.steps)
+            * token,
             "logits": prompts * shapes.group * text.vocabulary * 4 / shapes.tensor,
         },
     }
+
+
+def _gathered(shapes: _Shapes, count: int) -> int:
+    """The open completions of a device that are gathered beside all of them, while `count` prompts are sampled together."""
+    memory, text = shapes.config.memory, shapes.text
+    sampling = Sampling(
+        group_size=shapes.group, max_new_tokens=shapes.steps, temperature=1.0, in_stages=memory.rollout_stages
+    )  # fmt: skip
+    in_stages = samples_in_stages(
+        sampling, rows=count // shapes.ways * shapes.group, key_numbers=text.key_heads * text.head_width,
+        layer=shapes.run.weights["layers"][0],
+    )  # fmt: skip
+    return max(gathered_sizes(count, shapes.group, shapes.ways), default=0) if in_stages else 0
 
 
 def _score(shapes: _Shapes) -> Terms:

@@ -17,7 +17,7 @@ from reflex_jax.config import Config, ConfigError, MeshConfig
 from reflex_jax.planning.chips import GIB, Chip
 from reflex_jax.planning.frugal import ROUNDED, rounded_settings, setting, waiting_settings, with_settings
 from reflex_jax.planning.hlo_costs import Costs, count_costs, largest_arrays
-from reflex_jax.planning.memory import MemoryEstimate, estimate_memory
+from reflex_jax.planning.memory import COMPILERS_SHARE, MemoryEstimate, estimate_memory
 from reflex_jax.planning.topology import Topology, find_topology
 from reflex_jax.sharding import check_batch, make_mesh
 from reflex_jax.step.abstract_run import AbstractRun, abstract_run, bytes_on_device
@@ -27,7 +27,6 @@ from reflex_jax.step.shapes import named_shapes, policy_sizes
 UPDATE = "update"
 # a third of the time; on TPU v5p the same FLOPs and collectives, 1 % of the memory and 6 % of the bytes moved apart
 _COMPILER_OPTIONS = {"exec_time_optimization_effort": -1.0}
-_COMPILERS_SHARE = {"generate": 1.16, "update": 1.22}  # what programs take of the estimate, about
 _MOST_CANDIDATES = 2  # compiled in search of a remedy; each takes minutes
 _TRIED = (
     "mesh.data", "mesh.fsdp", "mesh.tensor", "memory.remat", "memory.rollout_weights", "memory.microbatch_prompts",
@@ -205,13 +204,13 @@ def _frugal_settings(config: Config, topology: Topology) -> list[Config]:
 def _samples_whole(config: Config, topology: Topology) -> bool:
     """Whether weights that are whole over `fsdp` have room, with what the compiler usually takes beyond the estimate."""
     needed = estimate_memory(_run_on(config, topology)).of("generate")[1]
-    return _COMPILERS_SHARE["generate"] * needed <= topology.chip.memory_bytes
+    return COMPILERS_SHARE["generate"] * needed <= topology.chip.memory_bytes
 
 
 def _may_fit(config: Config, topology: Topology) -> bool:
     """Whether a step is worth compiling: by the estimate, of the update with what the compiler usually takes beyond it."""
     estimate = estimate_memory(_run_on(config, topology))
-    needed = max(_COMPILERS_SHARE["update"] * estimate.of("update")[1], estimate.of()[1])
+    needed = max(COMPILERS_SHARE["update"] * estimate.of("update")[1], estimate.of()[1])
     return needed <= topology.chip.memory_bytes
 
 

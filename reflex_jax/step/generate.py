@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -31,7 +32,7 @@ from reflex_jax.trees import Array, Params, pytree_dataclass
 
 State: TypeAlias = dict[str, Array]  # of the completions: tokens, log_probs, mask [P, G, Lc] and is_done [P, G]
 _MOST_STAGES = 3  # each is a loop of its own, which compiles the decoder again
-LEAST_SHARE = 0.08  # of the bytes of the weights; with less a rollout is bound by those, and both would save 2 %
+_LEAST_SHARE = 0.08  # of the bytes of the weights; with less a rollout is bound by those, and both would save 2 %
 
 
 def generate(
@@ -81,7 +82,8 @@ def generate(
     ways = data_ways(prefilled.last_hidden) if shape[0] % data_ways(prefilled.last_hidden) == 0 else 1
     stages: tuple[int, ...] = (longest,)
     sizes: tuple[int, ...] = ()
-    if sampling.in_stages and _caches_matter(params, prefilled, shape[0] // ways * group_size, sampling):
+    rows_of_device, key_numbers = shape[0] // ways * group_size, math.prod(prefilled.keys[0].shape[1:3])
+    if samples_in_stages(sampling, rows=rows_of_device, key_numbers=key_numbers, layer=params["layers"][0]):
         stages, sizes = cache_stages(sampling), gathered_sizes(*shape, ways)
     rows, step = _Rows(prefilled, uniforms, state, []), jnp.int32(1)
     for before, slots in itertools.pairwise((0, *stages)):
@@ -106,12 +108,18 @@ def cache_stages(sampling: Sampling) -> tuple[int, ...]:
     return (*range(step, longest - step // 2 + 1, step), longest)
 
 
-def _caches_matter(params: Params, prefilled: qwen_vl.Prefill, rows: int, sampling: Sampling) -> bool:
-    """Whether a token reads enough of the completions' caches, beside the weights, to compile the decoder several times."""
-    key_heads, width = prefilled.keys[0].shape[1:3]
-    cache = rows * sampling.max_new_tokens * 2 * key_heads * width
-    weights = sum(leaf.size for leaf in jax.tree.leaves(params["layers"][0]))
-    return sampling.max_new_tokens >= sampling.cache_step and cache >= LEAST_SHARE * weights
+def samples_in_stages(sampling: Sampling, *, rows: int, key_numbers: int, layer: Params) -> bool:
+    """Whether a token reads enough of the completions' caches, beside the weights, to compile the decoder several times.
+
+    Args:
+      sampling: of the rollout.
+      rows: completions of a device.
+      key_numbers: numbers in the keys of one token in one layer.
+      layer: the parameters of one decoder layer, or their shapes.
+    """
+    cache = rows * sampling.max_new_tokens * 2 * key_numbers
+    weights = sum(leaf.size for leaf in jax.tree.leaves(layer))
+    return sampling.in_stages and sampling.max_new_tokens >= sampling.cache_step and cache >= _LEAST_SHARE * weights
 
 
 @pytree_dataclass

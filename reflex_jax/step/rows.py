@@ -79,21 +79,30 @@ def plan_rows(config: Config, mesh: AnyMesh, sizes: PromptSizes, *, supervised: 
     prompts, minibatches, group = (
         (config.sft.batch_size, 1, 1) if supervised else (grpo.prompts_per_step, grpo.minibatches, grpo.group_size)
     )
-    prompt_tokens = sizes.prompt_tokens
-    longest = prompt_tokens + group * config.rollout.max_new_tokens
-    # fewer than an eighth of the places of the longest prompt's completions are seldom filled
-    smallest = prompt_tokens + group * config.rollout.max_new_tokens // 8
     return RowPlan(
         prompts=prompts,
         minibatches=minibatches,
         ways=mesh.shape["data"] * mesh.shape["fsdp"],
         rows=memory.microbatch_prompts or prompts // minibatches,
-        prompt_tokens=prompt_tokens,
+        prompt_tokens=sizes.prompt_tokens,
         completion_tokens=config.rollout.max_new_tokens,
         group=group,
         windows=sizes.windows,
-        lengths=ladder(longest, count=memory.row_lengths, multiple=_SLOT_MULTIPLE, smallest=smallest),
+        lengths=row_lengths(sizes.prompt_tokens, group * config.rollout.max_new_tokens, count=memory.row_lengths),
     )
+
+
+def row_lengths(prompt_tokens: int, completion_tokens: int, *, count: int) -> tuple[int, ...]:
+    """Lengths that rows may have, ascending; the last holds the longest prompt with all of its completions at their longest.
+
+    Args:
+      prompt_tokens: of the longest prompt.
+      completion_tokens: of a group, at most.
+      count: how many lengths, at most.
+    """
+    # fewer than an eighth of the places of the longest prompt's completions are seldom filled
+    smallest, longest = prompt_tokens + completion_tokens // 8, prompt_tokens + completion_tokens
+    return ladder(longest, count=count, multiple=_SLOT_MULTIPLE, smallest=smallest)
 
 
 def count_tokens(prompts: PromptInputs, is_completion: Array) -> TokenCounts:
