@@ -266,10 +266,38 @@ class RolloutConfig:
         _check(self.max_new_tokens >= 1, f"rollout.max_new_tokens: expected >= 1; got {self.max_new_tokens}.")
 
 
+# Published algorithms as settings of one objective. What they add beside it (DAPO's overlong shaping) is a reward.
+ALGORITHM_PRESETS: dict[str, dict[str, Any]] = {
+    "grpo": {
+        "ratio_level": "token", "aggregation": "sequence", "advantage": "sample_std", "clip_low": 0.2, "clip_high": 0.2,
+    },
+    "dr_grpo": {"ratio_level": "token", "aggregation": "constant", "advantage": "none", "kl_coefficient": 0.0},
+    "dapo": {
+        "ratio_level": "token", "aggregation": "token", "advantage": "sample_std", "clip_low": 0.2, "clip_high": 0.28,
+        "kl_coefficient": 0.0,
+    },
+    "gspo": {
+        "ratio_level": "sequence", "aggregation": "sequence", "advantage": "sample_std", "clip_low": 3e-4,
+        "clip_high": 4e-4, "kl_coefficient": 0.0,
+    },
+    "rloo": {
+        "ratio_level": "token", "aggregation": "constant", "advantage": "leave_one_out", "kl_in": "reward",
+        "kl_estimator": "k1",
+    },
+    "reinforce_pp": {
+        "ratio_level": "token", "aggregation": "token", "advantage": "batch", "kl_in": "reward", "kl_estimator": "k1",
+    },
+    "reinforce_pp_baseline": {
+        "ratio_level": "token", "aggregation": "token", "advantage": "batch_std", "kl_in": "loss", "kl_estimator": "k2",
+    },
+}  # fmt: skip
+
+
 @dataclass(frozen=True, kw_only=True)
 class GrpoConfig:
-    """Group relative policy optimisation (paper Eq. 10)."""
+    """Group relative policy optimisation (paper Eq. 10), and its relatives."""
 
+    preset: str | None = None  # sets what follows as a paper has it; what is written after it wins
     group_size: int = 8  # G
     prompts_per_step: int = 64  # P, over all devices
     minibatches: int = 1  # optimiser updates per pass over the batch
@@ -278,16 +306,28 @@ class GrpoConfig:
     clip_high: float = 0.2
     dual_clip: float = 0.0  # > 1: a ratio counts at most this much where the advantage is negative (3 in verl); 0: off
     kl_coefficient: float = 0.01  # beta
-    kl_estimator: str = "k3"
+    kl_estimator: str = "k3"  # k2 | k3 | k3+; in the reward k1 too
+    kl_in: str = "loss"  # loss | reward: off a completion's total, before advantages; one more forward pass
     kl_clamp: float = 5.0  # log-ratio up to which k3 is exponential, linear beyond (gradient <= e^5 beta); 0: no bound
     ratio: str = "old"  # old | ref (Eq. 10 as printed)
-    aggregation: str = "sequence"  # sequence: mean over tokens, then over completions | token: mean over all tokens
-    advantage: str = "sample_std"  # sample_std (ddof 1) | population_std (ddof 0) | none
+    ratio_level: str = "token"  # token | sequence: the geometric mean of the tokens' ratios (GSPO)
+    # sequence: mean over tokens, then over completions | token: mean over all tokens | constant: sum over tokens, divided by
+    # rollout.max_new_tokens, then mean over completions
+    aggregation: str = "sequence"
+    # of the group: sample_std (ddof 1) | population_std (ddof 0) | none | leave_one_out; of all groups: batch_std | batch
+    # (grpo/advantages.py)
+    advantage: str = "sample_std"
 
     @property
     def minibatch_prompts(self) -> int:
         """Prompts of one optimiser update."""
         return self.prompts_per_step // self.minibatches
+
+    @property
+    def algorithm(self) -> str:
+        """The preset and what its keys are in this run; "" without one."""
+        keys = ALGORITHM_PRESETS.get(self.preset or "", {})
+        return f"{self.preset}: {', '.join(f'{key}={getattr(self, key)}' for key in keys)}" if keys else ""
 
     @property
     def needs_reference(self) -> bool:
@@ -296,6 +336,8 @@ class GrpoConfig:
 
     def __post_init__(self) -> None:
         """Refuses unknown choices and batches that do not divide."""
+        if self.preset is not None:
+            _check_choice("grpo.preset", self.preset, tuple(ALGORITHM_PRESETS))
         _check(
             self.group_size >= 2,
             f"grpo.group_size: expected >= 2, an advantage compares the answers of a group; got {self.group_size}.",
@@ -320,13 +362,20 @@ class GrpoConfig:
         )
         _check(self.kl_coefficient >= 0, f"grpo.kl_coefficient: expected >= 0; got {self.kl_coefficient}.")
         _check(
-            self.kl_estimator != "k1",
-            "grpo.kl_estimator: k1 has no gradient on average, so it cannot be a loss; use k2, k3 or k3+.",
+            self.kl_estimator != "k1" or self.kl_in == "reward",
+            "grpo.kl_estimator: k1 has no gradient on average, so it cannot be a loss; use k2, k3 or k3+, or "
+            "grpo.kl_in=reward.",
         )
-        _check_choice("grpo.kl_estimator", self.kl_estimator, ("k2", "k3", "k3+"))
+        _check_choice("grpo.kl_estimator", self.kl_estimator, ("k1", "k2", "k3", "k3+"))
+        _check_choice("grpo.kl_in", self.kl_in, ("loss", "reward"))
         _check_choice("grpo.ratio", self.ratio, ("old", "ref"))
-        _check_choice("grpo.aggregation", self.aggregation, ("sequence", "token"))
-        _check_choice("grpo.advantage", self.advantage, ("sample_std", "population_std", "none"))
+        _check_choice("grpo.ratio_level", self.ratio_level, ("token", "sequence"))
+        _check_choice("grpo.aggregation", self.aggregation, ("sequence", "token", "constant"))
+        _check_choice(
+            "grpo.advantage",
+            self.advantage,
+            ("sample_std", "population_std", "none", "leave_one_out", "batch_std", "batch"),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -346,7 +395,7 @@ def _components_of_the_paper() -> dict[str, Component]:
     # the options are the defaults of the functions' signatures; read from a file, they are filled in from there
     return {
         "answer": Component(options={"parts": {"bleu1": 0.5, "rouge1": 0.5}, "contrasts": True}),
-        "format": Component(),
+        "format": Component(options={"partial": 0.0}),
         "visual_fidelity": Component(options={"iou_threshold": 0.5}),  # Eq. 5
         "provenance": Component(options={"text_threshold": 0.8, "image_threshold": 0.5}),  # tau_tt, tau_it of Eq. 7
     }

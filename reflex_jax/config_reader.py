@@ -28,6 +28,7 @@ from typing import Any
 import yaml
 
 from reflex_jax.config import (
+    ALGORITHM_PRESETS,
     MESH_PRESETS,
     MOVED_KEYS,
     Component,
@@ -112,7 +113,7 @@ def _resolve(text: str, name: str, overrides: list[str] | tuple[str, ...], *, pl
     _refuse(problems)
     merged: dict[str, Any] = {}
     for layer in layers:
-        _merge(merged, _with_preset(layer))
+        _merge(merged, _with_presets(layer))
     named = layers if is_trusted else layers[1:]
     read_components(merged.get("rewards", {}), problems, _convert, runs_files=any(files_of(layer) for layer in named))
     config = _build(Config, merged, "", problems)
@@ -224,12 +225,16 @@ def _default_entries(section: str, key: str) -> dict[str, Any]:
     return {name: {} for name in field.default_factory()}
 
 
-def _with_preset(layer: dict[str, Any]) -> dict[str, Any]:
-    """Spells a mesh preset out, under the axes the same file names itself."""
-    mesh = layer.get("mesh", {})
-    preset = mesh.get("preset")
-    axes = MESH_PRESETS.get(preset.text, {}) if isinstance(preset, Scalar) else {}
-    return {**layer, "mesh": {**{axis: Scalar(str(size)) for axis, size in axes.items()}, **mesh}} if axes else layer
+def _with_presets(layer: dict[str, Any]) -> dict[str, Any]:
+    """Spells presets out, under the keys of their section that the same file names itself."""
+    spelt = dict(layer)
+    for section, presets in (("mesh", MESH_PRESETS), ("grpo", ALGORITHM_PRESETS)):
+        values = layer.get(section)
+        preset = values.get("preset") if isinstance(values, dict) else None
+        settings = presets.get(preset.text, {}) if isinstance(preset, Scalar) else {}
+        if settings and isinstance(values, dict):
+            spelt[section] = {**{key: Scalar(str(value)) for key, value in settings.items()}, **values}
+    return spelt
 
 
 def _unknown_keys(values: dict[str, Any], cls: Any, prefix: str) -> list[str]:

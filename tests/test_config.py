@@ -10,7 +10,15 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reflex_jax.config import Component, Config, ConfigError, MemoryConfig, RunConfig, config_to_dict
+from reflex_jax.config import (
+    ALGORITHM_PRESETS,
+    Component,
+    Config,
+    ConfigError,
+    MemoryConfig,
+    RunConfig,
+    config_to_dict,
+)
 from reflex_jax.config_reader import load_config, load_saved_config, save_config
 
 # what YAML 1.1, OmegaConf or a shell would read as something else
@@ -135,8 +143,18 @@ def test_a_mesh_preset_sets_the_axes_and_what_comes_after_it_wins(repository):
         load_config(None, ["mesh.preset=v99"])
 
 
+@pytest.mark.parametrize("name", ALGORITHM_PRESETS)
+def test_an_algorithm_preset_sets_its_keys_and_what_comes_after_it_wins(name):
+    grpo = load_config(None, [f"grpo.preset={name}"]).grpo
+    assert {key: getattr(grpo, key) for key in ALGORITHM_PRESETS[name]} == ALGORITHM_PRESETS[name]
+    assert load_config(None, [f"grpo.preset={name}", "grpo.clip_high=0.3"]).grpo.clip_high == 0.3
+    assert grpo.algorithm.startswith(f"{name}: ratio_level=") and not load_config(None).grpo.algorithm
+    with pytest.raises(ConfigError, match="grpo.preset.*dr_grpo"):
+        load_config(None, ["grpo.preset=drgrpo"])
+
+
 def test_a_resolved_configuration_with_a_preset_reads_back_as_it_was(tmp_path):
-    config = load_config(None, ["mesh.preset=v6e-16", "mesh.fsdp=4"])
+    config = load_config(None, ["mesh.preset=v6e-16", "mesh.fsdp=4", "grpo.preset=gspo", "grpo.clip_high=0.1"])
     save_config(config, tmp_path / "config.yaml")
     assert load_config(tmp_path / "config.yaml") == config
 

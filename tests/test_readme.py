@@ -55,6 +55,7 @@ WALKED = {
     "reflex evaluate runs/quickstart --blank-image": FEW,
     "reflex train configs/phantom.yaml run.name=mine grpo.group_size=4 rewards.components.visual_fidelity=0": f"{PHANTOM} "
     "grpo.group_size=4 training.steps=200 training.save_every=200 grpo.prompts_per_step=2 rollout.max_new_tokens=2",
+    "reflex train configs/phantom.yaml grpo.preset=dapo grpo.clip_high=0.25": f"{PHANTOM} run.name=dapo",
     "reflex export runs/mine --to DIR": "",
     "reflex export runs/mine --to DIR --step 200 --dtype float32 --shard-size 2": "",
     "bash launch/local.sh --processes 2 configs/phantom.yaml training.steps=6": f"{PHANTOM} run.name=two training.steps=6",

@@ -1,12 +1,12 @@
-"""Advantages inside a group: how much better than its siblings a completion is. Pure array math.
+"""Advantages: how much better a completion is than its siblings, or than the whole batch. Pure array math.
 
-The spread of a group is decided by its highest minus its lowest reward and never by its standard deviation: six float32
+The spread of rewards is decided by their highest minus their lowest and never by their standard deviation: six float32
 rewards of 2.3 have a standard deviation that is not 0, and dividing by it makes a signal out of rounding.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import chex
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 
 from reflex_jax.trees import Array
 
-AdvantageRule = Literal["sample_std", "population_std", "none"]
+AdvantageRule = Literal["sample_std", "population_std", "none", "leave_one_out", "batch_std", "batch"]
 
 
 def group_advantages(
@@ -24,32 +24,43 @@ def group_advantages(
     normalise: AdvantageRule = "sample_std",
     epsilon: float = 1e-6,
 ) -> tuple[Float[Array, "P G"], Bool[Array, "P"]]:
-    """A = (R - mean of the group) / (std of the group + epsilon), over the valid rows of each group.
+    """A = (R - baseline) / (spread + epsilon), over the valid rows alone.
+
+    | rule | baseline | divided by | of |
+    |---|---|---|---|
+    | `sample_std` | mean of the group | its standard deviation, n - 1 | GRPO |
+    | `population_std` | mean of the group | its standard deviation, n | |
+    | `none` | mean of the group | 1 | Dr. GRPO |
+    | `leave_one_out` | mean of the others of the group | 1 | RLOO, arXiv:2402.14740 |
+    | `batch_std` | mean of the group | standard deviation (n) of these differences in the batch | REINFORCE++-baseline |
+    | `batch` | mean of the batch | standard deviation (n) of the batch | REINFORCE++, arXiv:2501.03262 |
 
     Rows that are not valid get 0 and enter neither mean nor spread, whatever their reward holds. A group whose valid
-    rewards are all equal gets exactly 0, and so does one with fewer than two valid rows.
+    rewards are all equal gets exactly 0, and so does one with fewer than two valid rows; by the rule `batch`, which
+    compares groups, that is said of the batch.
 
     Args:
       rewards: total rewards.
       is_valid: False where a reward failed.
-      normalise: `sample_std` divides by the standard deviation with n - 1, `population_std` by the one with n, `none`
-        only subtracts the mean.
+      normalise: the rule.
       epsilon: added to the standard deviation.
 
     Returns:
-      The advantages, and per group whether it has no spread and hence no signal.
+      The advantages, and per group whether it has no spread; but for the rule `batch` it has no signal then.
 
     Raises:
       ValueError: for an unknown `normalise`.
     """
-    if normalise not in ("sample_std", "population_std", "none"):
-        raise ValueError(f"normalise: expected sample_std, population_std or none; got {normalise!r}.")
+    if normalise not in get_args(AdvantageRule):
+        raise ValueError(f"normalise: expected one of {', '.join(get_args(AdvantageRule))}; got {normalise!r}.")
     chex.assert_rank([rewards, is_valid], 2)
     chex.assert_equal_shape([rewards, is_valid])
     rewards = rewards.astype(jnp.float32)
-    highest = jnp.max(jnp.where(is_valid, rewards, -jnp.inf), axis=1)
-    lowest = jnp.min(jnp.where(is_valid, rewards, jnp.inf), axis=1)
-    is_zero_variance = highest <= lowest  # also true for one valid row, and for none (-inf <= inf)
+    is_zero_variance = _is_flat(rewards, is_valid)[:, 0]
+    if normalise == "batch":
+        flat, valid = rewards.reshape(1, -1), is_valid.reshape(1, -1)
+        advantages, _ = group_advantages(flat, valid, normalise="population_std", epsilon=epsilon)
+        return advantages.reshape(rewards.shape), is_zero_variance
 
     weight = (is_valid & ~is_zero_variance[:, None]).astype(jnp.float32)
     count = jnp.sum(weight, axis=1, keepdims=True)
@@ -58,8 +69,20 @@ def group_advantages(
     deviation = weight * (counted - jnp.sum(counted, axis=1, keepdims=True) / jnp.maximum(count, 1.0))
     if normalise == "none":
         return deviation, is_zero_variance
-    freedom = count - 1 if normalise == "sample_std" else count
-    variance = jnp.sum(deviation**2, axis=1, keepdims=True) / jnp.maximum(freedom, 1.0)
+    if normalise == "leave_one_out":
+        return deviation * count / jnp.maximum(count - 1, 1.0), is_zero_variance
+    squares, freedom, has_none = jnp.sum(deviation**2, axis=1, keepdims=True), count, is_zero_variance[:, None]
+    if normalise == "sample_std":
+        freedom = count - 1
+    elif normalise == "batch_std":
+        squares, freedom, has_none = jnp.sum(squares), jnp.sum(is_valid, dtype=jnp.float32), jnp.all(has_none)
     # the square root has no gradient at 0
-    spread = jnp.sqrt(jnp.where(is_zero_variance[:, None], 1.0, variance))
+    spread = jnp.sqrt(jnp.where(has_none, 1.0, squares / jnp.maximum(freedom, 1.0)))
     return deviation / (spread + epsilon), is_zero_variance
+
+
+def _is_flat(rewards: Float[Array, "P G"], is_valid: Bool[Array, "P G"]) -> Bool[Array, "P 1"]:
+    """Whether the valid rewards of a group are all equal; also for one of them, and for none (-inf <= inf)."""
+    highest = jnp.max(jnp.where(is_valid, rewards, -jnp.inf), axis=1, keepdims=True)
+    lowest = jnp.min(jnp.where(is_valid, rewards, jnp.inf), axis=1, keepdims=True)
+    return highest <= lowest

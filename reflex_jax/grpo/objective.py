@@ -5,8 +5,12 @@ Departures from the paper as printed:
 - Eq. 10 is called a loss but is an objective to maximise; what is returned here is its negative.
 - Its ratio is policy to reference. The default here is policy to the policy that sampled (`ratio="old"`): against a
   fixed reference, tokens leave the clip range as the policy moves and stop learning. `ratio="ref"` is the printed one.
-- Its ratio is of whole sequences; here it is of tokens, averaged over each completion and then over completions
-  (`aggregation="sequence"`) or over all tokens (`"token"`).
+- Its ratio is of whole sequences; here it is of tokens (`ratio_level="token"`), or the geometric mean of those of a
+  completion (`"sequence"`: GSPO, arXiv:2507.18071, Eq. 7). With one advantage for each completion that has the gradient
+  of GSPO-token too (its Eq. 14), so there is no third choice.
+- Tokens are averaged over each completion and then over completions (`aggregation="sequence"`), over all tokens
+  (`"token"`: DAPO, arXiv:2503.14476), or summed and divided by the longest length that a completion may have
+  (`"constant"`: Dr. GRPO, arXiv:2503.20783, whose loss does not favour short right and long wrong answers).
 - KL(policy || reference) in the loss is estimated by k3, whose expected gradient is that of KL(reference || policy).
   `k2` and `k3+` have the gradient of KL(policy || reference).
 - Eq. 10 has no bound on its exponentials. Here k3 grows like its exponential up to a log-ratio of `kl_clamp` and along
@@ -31,7 +35,8 @@ from reflex_jax.trees import Array, pytree_dataclass
 KlEstimator = Literal["k1", "k2", "k3", "k3+"]
 LossKlEstimator = Literal["k2", "k3", "k3+"]
 Ratio = Literal["old", "ref"]
-Aggregation = Literal["sequence", "token"]
+RatioLevel = Literal["token", "sequence"]
+Aggregation = Literal["sequence", "token", "constant"]
 
 LOG_RATIO_BOUND = 20.0  # exp(20) is 5e8: far beyond any ratio that means something, far below what float32 can hold
 
@@ -51,7 +56,8 @@ class Objective:
     kl_estimator: LossKlEstimator
     kl_clamp: float = 0.0  # log-ratio up to which k3 is exponential, linear beyond; 0: exponential everywhere
     ratio: Ratio  # what the policy is divided by: the policy that sampled, or the reference as Eq. 10 prints
-    aggregation: Aggregation  # of tokens: mean of each completion, then of completions; or mean of all tokens
+    ratio_level: RatioLevel = "token"  # each token has its own ratio, or its completion's: their geometric mean
+    aggregation: Aggregation  # of tokens: mean of each completion, then of all of these; mean of all; sum / longest
 
     def __post_init__(self) -> None:
         """Refuses what has no meaning."""
@@ -62,6 +68,8 @@ class Objective:
             raise ValueError(f"kl_estimator: expected k2, k3 or k3+; got {estimator!r}.")
         if self.ratio not in ("old", "ref"):
             raise ValueError(f"ratio: expected old or ref; got {self.ratio!r}.")
+        if self.ratio_level not in ("token", "sequence"):
+            raise ValueError(f"ratio_level: expected token or sequence; got {self.ratio_level!r}.")
         _check_aggregation(self.aggregation)
         if self.dual_clip != 0 and not self.dual_clip > 1:
             raise ValueError(f"dual_clip: expected more than 1, or 0 for none; got {self.dual_clip}.")
@@ -83,13 +91,15 @@ def loss_denominator(
 ) -> Float[Array, ""]:
     """What the loss of a whole optimiser minibatch is divided by.
 
-    The number of valid completions (`sequence`) or of their tokens (`token`), over all devices and before the split
-    into microbatches; 1 where nothing is valid. Groups without variance count, failed rows do not.
+    The number of valid completions (`sequence`), of their tokens (`token`), or of the tokens they could have had, Lc each
+    (`constant`), over all devices and before the split into microbatches; at least 1. Groups without variance count,
+    failed rows do not.
     """
     _check_aggregation(aggregation)
     chex.assert_equal_shape_prefix([mask, is_valid], 2)
-    counted = is_valid if aggregation == "sequence" else mask & is_valid[..., None]
-    return jnp.maximum(jnp.sum(counted, dtype=jnp.float32), 1.0)
+    counted = mask & is_valid[..., None] if aggregation == "token" else is_valid
+    each = mask.shape[-1] if aggregation == "constant" else 1
+    return jnp.maximum(each * jnp.sum(counted, dtype=jnp.float32), 1.0)
 
 
 def kl_values(
@@ -196,7 +206,9 @@ def policy_loss_terms(
     log_probs = jnp.where(mask, log_probs.astype(jnp.float32), 0.0)
     behaviour = old_log_probs if objective.ratio == "old" else reference_log_probs
     behaviour = log_probs if behaviour is None else jnp.where(mask, behaviour.astype(jnp.float32), 0.0)
-    log_ratios = log_probs - jax.lax.stop_gradient(behaviour)
+    log_ratios = log_probs - jax.lax.stop_gradient(behaviour)  # 0 where the mask is False
+    if objective.ratio_level == "sequence":
+        log_ratios = jnp.broadcast_to((log_ratios.sum(-1) / _lengths(mask))[..., None], mask.shape)
     ratios = jnp.exp(jnp.clip(log_ratios, -LOG_RATIO_BOUND, LOG_RATIO_BOUND))
     token_advantages = jax.lax.stop_gradient(advantages.astype(jnp.float32))[..., None]
     clips = {"clip_low": objective.clip_low, "clip_high": objective.clip_high, "dual_clip": objective.dual_clip}
@@ -249,12 +261,14 @@ def _sum_completions(
     values: Float[Array, "P G Lc"], mask: Bool[Array, "P G Lc"], aggregation: Aggregation
 ) -> Float[Array, ""]:
     token_sums = jnp.sum(jnp.where(mask, values, 0.0), axis=-1)
-    if aggregation == "token":
-        return jnp.sum(token_sums)
-    lengths = jnp.sum(mask, axis=-1, dtype=jnp.float32)
-    return jnp.sum(token_sums / jnp.maximum(lengths, 1.0))
+    return jnp.sum(token_sums / _lengths(mask) if aggregation == "sequence" else token_sums)
+
+
+def _lengths(mask: Bool[Array, "P G Lc"]) -> Float[Array, "P G"]:
+    """Tokens of each completion, at least 1."""
+    return jnp.maximum(jnp.sum(mask, axis=-1, dtype=jnp.float32), 1.0)
 
 
 def _check_aggregation(aggregation: str) -> None:
-    if aggregation not in ("sequence", "token"):
-        raise ValueError(f"aggregation: expected sequence or token; got {aggregation!r}.")
+    if aggregation not in ("sequence", "token", "constant"):
+        raise ValueError(f"aggregation: expected sequence, token or constant; got {aggregation!r}.")

@@ -16,7 +16,9 @@ from typing import Any, Literal
 
 from reflex_jax.rewards.answer import answer_score, check_options
 from reflex_jax.rewards.answered import Answered, Result, score_batch, score_rows
-from reflex_jax.rewards.format import format_score
+from reflex_jax.rewards.format import check_partial, format_score
+from reflex_jax.rewards.length import check_length, check_overlong, length_score, overlong_score
+from reflex_jax.rewards.letter import check_with_text, letter_score
 from reflex_jax.rewards.options import Option, read_options
 from reflex_jax.rewards.provenance import check_thresholds, provenance_reward
 from reflex_jax.rewards.visual_fidelity import check_iou_threshold, visual_fidelity_reward
@@ -43,7 +45,10 @@ class Reward:
 
 REWARDS: dict[str, Reward] = {
     "answer": Reward("row", answer_score, check_options),
-    "format": Reward("row", format_score),
+    "format": Reward("row", format_score, check_partial),
+    "letter": Reward("row", letter_score, check_with_text),
+    "length": Reward("row", length_score, check_length),
+    "overlong": Reward("row", overlong_score, check_overlong),
     "visual_fidelity": Reward("device", visual_fidelity_reward, check_iou_threshold),
     "provenance": Reward("device", provenance_reward, check_thresholds),
 }

@@ -5,12 +5,34 @@ from __future__ import annotations
 from reflex_jax.rewards.answered import Answered
 from reflex_jax.text.completion import parse_completion
 
-
-def format_score(answered: Answered) -> float:
-    """The component `format`."""
-    return format_reward(answered.completion)
+_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
 
-def format_reward(completion: str) -> float:
-    """1 for one think block, optional white space and one non-empty answer block, nothing else; 0 otherwise."""
-    return float(parse_completion(completion).is_well_formed)
+def format_score(answered: Answered, *, partial: float = 0.0) -> float:
+    """The component `format`.
+
+    Args:
+      answered: one completion.
+      partial: what a completion is worth that does not keep the format but has one of its tags; 0.1 in RARL.
+    """
+    return format_reward(answered.completion, partial=partial)
+
+
+def format_reward(completion: str, *, partial: float = 0.0) -> float:
+    """1 for one think block, optional white space and one non-empty answer block, nothing else.
+
+    Otherwise `partial` where there is at least one of the four tags, and 0 where there is none.
+    """
+    if parse_completion(completion).is_well_formed:
+        return 1.0
+    return partial if any(tag in completion for tag in _TAGS) else 0.0
+
+
+def check_partial(*, partial: float) -> None:
+    """Refuses to pay for tags alone as much as for the format.
+
+    Raises:
+      ValueError: out of range.
+    """
+    if not 0 <= partial < 1:
+        raise ValueError(f"partial: expected a number in [0, 1); got {partial}.")

@@ -61,9 +61,9 @@ def is_on_host(leaf: Any) -> bool:
 def _check_host_memory(mesh: AnyMesh, offload: str) -> None:
     if isinstance(mesh, AbstractMesh):  # of devices that are not here
         return
-    without = sorted(
-        {d.device_kind for d in mesh.devices.flat if HOST not in {m.kind for m in d.addressable_memories()}}
-    )
+    # only this process's devices list their memories
+    listed = [(d.device_kind, {m.kind for m in d.addressable_memories()}) for d in mesh.devices.flat]
+    without = sorted({device for device, kinds in listed if kinds and HOST not in kinds})
     if without:
         raise ConfigError(
             f"memory.offload={offload}: expected devices whose programs reach the host's memory (JAX's {HOST}); "

@@ -17,12 +17,16 @@ import optax
 from jaxtyping import Bool, Float
 
 from reflex_jax.config import Config, GrpoConfig
+from reflex_jax.grpo.advantages import AdvantageRule, group_advantages
 from reflex_jax.grpo.objective import (
     Aggregation,
+    KlEstimator,
     LossKlEstimator,
     Objective,
     Ratio,
+    RatioLevel,
     TokenMetrics,
+    kl_values,
     loss_denominator,
     policy_loss_terms,
     reduce_metrics,
@@ -35,21 +39,23 @@ from reflex_jax.step.rounds import LossOf, RowReader, Sequences
 from reflex_jax.step.score import Scored, most_failed_rows, rollout_metrics
 from reflex_jax.step.shapes import Shapes, attention_of
 from reflex_jax.step.state import FrozenParams, TrainState, cast_params, compute_params, reference_policy
-from reflex_jax.trees import Array, Leaf, Params, pytree_dataclass
+from reflex_jax.trees import Array, Leaf, Params, pytree_dataclass, tree_of
 
 State = TypeVar("State")  # what is carried from update to update
 
 
 def make_objective(grpo: GrpoConfig) -> Objective:
     """The part of a configuration that the objective's mathematics reads."""
+    is_in_loss = grpo.kl_in == "loss"  # else it is a part of the advantages, see `_penalised`
     return Objective(
         clip_low=grpo.clip_low,
         clip_high=grpo.clip_high,
         dual_clip=grpo.dual_clip,
-        kl_coefficient=grpo.kl_coefficient,
-        kl_estimator=cast(LossKlEstimator, grpo.kl_estimator),
+        kl_coefficient=grpo.kl_coefficient if is_in_loss else 0.0,
+        kl_estimator=cast(LossKlEstimator, grpo.kl_estimator) if is_in_loss else "k3",
         kl_clamp=grpo.kl_clamp,
         ratio=cast(Ratio, grpo.ratio),
+        ratio_level=cast(RatioLevel, grpo.ratio_level),
         aggregation=cast(Aggregation, grpo.aggregation),
     )
 
@@ -61,6 +67,7 @@ class UpdateInputs:
     prompts: PromptInputs
     rollout: Rollout
     mask: Bool[Leaf, "P G Lc"]
+    rewards: Float[Leaf, "P G"]
     advantages: Float[Leaf, "P G"]
     is_valid: Bool[Leaf, "P G"]
 
@@ -107,11 +114,39 @@ def policy_update(
     if initial is not None:
         seen = features if is_tower_fixed else _each(partial(look, initial), *parts)
         reference = _each(partial(read, initial), *parts, seen)
-    if grpo.minibatches == grpo.epochs == 1:
-        return update(state, first_minibatch((*parts, features, reference, old)))
-    seen = features if is_tower_fixed else _each(partial(look, whole), *parts)
-    old = _each(partial(read, whole), *parts, seen)
-    return _repeat_updates(update, state, (*parts, features, reference, old), grpo.epochs)
+    is_one_update = grpo.minibatches == grpo.epochs == 1
+    has_penalty = grpo.kl_in == "reward" and reference is not None
+    if has_penalty or not is_one_update:
+        seen = features if is_tower_fixed else _each(partial(look, whole), *parts)
+        old = _each(partial(read, whole), *parts, seen)
+    penalties: dict[str, Array] = {}
+    if has_penalty:
+        penalised, penalties = _penalised(parts[0], cast(Array, old), cast(Array, reference), grpo)
+        parts = (penalised, layout)
+    if is_one_update:  # the policy has not moved yet, so its ratios are exactly 1
+        state, metrics = update(state, first_minibatch((*parts, features, reference, None)))
+    else:
+        state, metrics = _repeat_updates(update, state, (*parts, features, reference, old), grpo.epochs)
+    return state, metrics | penalties
+
+
+def _penalised(
+    inputs: Any, old: Float[Array, "M p G Lc"], reference: Float[Array, "M p G Lc"], grpo: GrpoConfig
+) -> tuple[Any, dict[str, Array]]:
+    """`UpdateInputs` of all minibatches with the advantages of R - beta * (sum of the KL estimates of a completion's tokens).
+
+    RLOO (arXiv:2402.14740, Eq. 2) and REINFORCE++ pay for the distance to the reference this way. REINFORCE++ takes off a
+    token only what follows it; here it is the whole completion's, which has the same expected gradient.
+    """
+    kl = kl_values(old, reference, estimator=cast(KlEstimator, grpo.kl_estimator), clamp=grpo.kl_clamp)
+    penalties = grpo.kl_coefficient * jnp.where(inputs.mask, kl, 0.0).sum(-1)
+    rows = (inputs.rewards - penalties, inputs.is_valid)
+    rewards, is_valid = (x.reshape(-1, x.shape[-1]) for x in rows)
+    advantages, _ = group_advantages(rewards, is_valid, normalise=cast(AdvantageRule, grpo.advantage))
+    advantages = jax.lax.stop_gradient(advantages.reshape(penalties.shape))
+    count = jnp.maximum(inputs.is_valid.sum(dtype=jnp.float32), 1.0)
+    mean = jnp.where(inputs.is_valid, penalties, 0.0).sum() / count
+    return tree_of(UpdateInputs, **{**vars(inputs), "advantages": advantages}), {"kl_penalty": mean}
 
 
 def _loss_of(part: UpdateInputs, reference: Array | None, old: Array | None, objective: Objective) -> LossOf:
@@ -222,6 +257,7 @@ def scored_update(
         prompts=batch.prompts,
         rollout=batch.rollout,
         mask=batch.rollout.mask & is_learned_from[..., None],
+        rewards=jax.lax.stop_gradient(scored.rewards),
         advantages=jax.lax.stop_gradient(scored.advantages),
         is_valid=is_learned_from,
     )

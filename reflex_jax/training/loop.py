@@ -177,6 +177,8 @@ def _open_run(objective: Objective, mesh: Mesh, held: ExitStack) -> tuple[_Run, 
         update_run_config(config)
     if is_resumed:
         print(f"{directory}: continuing after step {start} of {len(batches)}", flush=True)
+    if is_first() and config.grpo.algorithm and not objective.is_supervised:
+        print(f"grpo.preset={config.grpo.algorithm}", flush=True)
     if is_first() and batches.repeating:
         print(f"data.phases: {'; '.join(batches.repeating)}: some are in it more than once", flush=True)
     bridge = make_host_bridge(config, models)

@@ -12,7 +12,8 @@ from reflex_jax.grpo.advantages import group_advantages
 from tests.unchecked import types_unchecked
 
 P, G = 3, 6
-RULES = ("sample_std", "population_std", "none")
+GROUP_RULES = ("sample_std", "population_std", "none", "leave_one_out")
+RULES = (*GROUP_RULES, "batch_std", "batch")
 
 # eighths: what float32 adds and subtracts without rounding
 reward_arrays = hnp.arrays(np.float32, (P, G), elements=st.integers(0, 32).map(lambda n: n / 8))
@@ -26,27 +27,61 @@ def advantages_of(rewards, is_valid=None, **options):
     return tuple(np.asarray(a) for a in compiled(rewards, is_valid, **options))
 
 
+def in_float64(rewards, is_valid, rule):
+    """Each rule written out, one completion at a time."""
+    expected, groups = np.zeros((P, G)), [rewards[p, is_valid[p]].astype(np.float64) for p in range(P)]
+    pooled = np.concatenate(groups)
+    around_means = np.concatenate([group - group.mean() if group.size else group for group in groups])
+    for p, g in np.argwhere(is_valid):
+        own, reward = groups[p], float(rewards[p, g])
+        if rule == "batch":
+            expected[p, g] = (reward - pooled.mean()) / (pooled.std() + 1e-6) if np.ptp(pooled) else 0.0
+        elif np.ptp(own):
+            expected[p, g] = {
+                "sample_std": (reward - own.mean()) / (own.std(ddof=1) + 1e-6),
+                "population_std": (reward - own.mean()) / (own.std() + 1e-6),
+                "none": reward - own.mean(),
+                "leave_one_out": reward - (own.sum() - reward) / (own.size - 1),
+                "batch_std": (reward - own.mean()) / (around_means.std() + 1e-6),
+            }[rule]
+    return expected, [group.size < 2 or not np.ptp(group) for group in groups]
+
+
 @given(reward_arrays, valid_arrays, rules)
-def test_equals_a_loop_over_groups_in_float64(rewards, is_valid, rule):
+def test_equals_a_loop_in_float64(rewards, is_valid, rule):
     advantages, is_zero_variance = advantages_of(rewards, is_valid, normalise=rule)
-    for p in range(P):
-        expected = np.zeros(G)
-        valid = rewards[p, is_valid[p]].astype(np.float64)
-        has_signal = valid.size >= 2 and valid.max() > valid.min()
-        if has_signal:
-            spread = {"sample_std": 1, "population_std": 0}.get(rule)
-            scale = 1.0 if spread is None else valid.std(ddof=spread) + 1e-6
-            expected[is_valid[p]] = (valid - valid.mean()) / scale
-        assert is_zero_variance[p] == (not has_signal)
-        np.testing.assert_allclose(advantages[p], expected, rtol=1e-4, atol=1e-5)
-        if not has_signal:
-            assert (advantages[p] == 0).all()
+    expected, is_flat = in_float64(rewards, is_valid, rule)
+    np.testing.assert_array_equal(is_zero_variance, is_flat)
+    np.testing.assert_allclose(advantages, expected, rtol=1e-4, atol=1e-5)
+    assert (advantages[expected == 0] == 0).all() or rule == "batch"
+
+
+def test_each_rule_by_hand():
+    """Two groups, rewards 0 0 3 and 1 1 1; a failed row in the second."""
+    rewards = np.float32([[0, 0, 3], [1, 1, np.nan]])
+    is_valid = np.isfinite(rewards)
+    by_hand = {
+        "sample_std": [-1 / 3**0.5, -1 / 3**0.5, 2 / 3**0.5],  # std of 0 0 3 with n - 1: sqrt(3)
+        "population_std": [-1 / 2**0.5, -1 / 2**0.5, 2**0.5],  # with n: sqrt(2)
+        "none": [-1, -1, 2],
+        "leave_one_out": [-1.5, -1.5, 3],  # the others' means: 1.5, 1.5, 0
+        "batch_std": [-1 / 1.2**0.5, -1 / 1.2**0.5, 2 / 1.2**0.5],  # (1 + 1 + 4 + 0 + 0) / 5
+        "batch": [-1 / 1.2**0.5, -1 / 1.2**0.5, 2 / 1.2**0.5],  # the mean of 0 0 3 1 1 is 1
+    }
+    for rule, expected in by_hand.items():
+        advantages, is_flat = group_advantages(rewards, is_valid, normalise=rule)
+        np.testing.assert_allclose(advantages, [expected, [0, 0, 0]], rtol=1e-5, atol=1e-6, err_msg=rule)
+        np.testing.assert_array_equal(is_flat, [False, True])
+    # by the rule `batch` a group of equal rewards has a signal all the same: it is worse than another
+    advantages, is_flat = group_advantages(np.float32([[0, 0], [2, 2]]), np.ones((2, 2), bool), normalise="batch")
+    np.testing.assert_allclose(advantages, [[-1, -1], [1, 1]], rtol=1e-5)
+    assert is_flat.all()
 
 
 @given(reward_arrays, valid_arrays, rules)
 def test_sum_to_zero_and_invalid_rows_get_exactly_zero(rewards, is_valid, rule):
     advantages, _ = advantages_of(rewards, is_valid, normalise=rule)
-    np.testing.assert_allclose(advantages.sum(axis=1), 0, atol=2e-5)
+    np.testing.assert_allclose(advantages.sum(axis=None if rule == "batch" else 1), 0, atol=1e-4)
     assert (advantages[~is_valid] == 0).all()
 
 
@@ -75,7 +110,7 @@ def test_permutation_inside_a_group_permutes_the_advantages(rewards, is_valid, o
     np.testing.assert_allclose(advantages[:, order], permuted, rtol=1e-5, atol=1e-6)
 
 
-@given(reward_arrays, reward_arrays, valid_arrays, rules)
+@given(reward_arrays, reward_arrays, valid_arrays, st.sampled_from(GROUP_RULES))
 def test_other_groups_do_not_matter(rewards, others, is_valid, rule):
     replaced = np.concatenate([rewards[:1], others[1:]])
     first, _ = advantages_of(rewards, is_valid, normalise=rule)
@@ -103,7 +138,7 @@ def test_jit_equals_eager_and_batch_equals_loop(rule):
     is_valid = jax.random.bernoulli(jax.random.key(1), 0.8, (P, G))
     eager, _ = group_advantages(rewards, is_valid, normalise=rule)
     np.testing.assert_allclose(eager, advantages_of(rewards, is_valid, normalise=rule)[0], atol=1e-6)
-    for p in range(P):
+    for p in range(P if rule in GROUP_RULES else 0):
         alone, _ = compiled(rewards[p : p + 1], is_valid[p : p + 1], normalise=rule)
         np.testing.assert_allclose(eager[p], alone[0], atol=1e-6)
 
@@ -117,6 +152,6 @@ def test_epsilon_is_added_to_the_standard_deviation():
 def test_unknown_rule_is_named():
     with (
         types_unchecked(),
-        pytest.raises(ValueError, match="normalise: expected sample_std, population_std or none; got 'zscore'"),
+        pytest.raises(ValueError, match="normalise: expected one of sample_std, .*, batch; got 'zscore'"),
     ):
         group_advantages(np.zeros((1, 2)), np.ones((1, 2), bool), normalise="zscore")

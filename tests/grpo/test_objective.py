@@ -24,7 +24,7 @@ from reflex_jax.grpo.objective import (
 from tests.unchecked import types_unchecked
 
 P, G, LC = 4, 3, 5
-AGGREGATIONS = ("sequence", "token")
+AGGREGATIONS = ("sequence", "token", "constant")
 DEFAULTS = {
     "clip_low": 0.2,
     "clip_high": 0.28,
@@ -69,10 +69,12 @@ def loss_in_float64(log_probs, old, reference, advantages, mask, denominator, op
     """Eq. 10, one completion and one token at a time."""
     total = 0.0
     for p, g in np.ndindex(P, G):
-        tokens = []
-        for t in np.flatnonzero(mask[p, g]):
-            behaviour = old if options["ratio"] == "old" else reference
-            ratio = np.exp(np.float64(log_probs[p, g, t]) - np.float64(behaviour[p, g, t]))
+        tokens, places = [], np.flatnonzero(mask[p, g])
+        behaviour = old if options["ratio"] == "old" else reference
+        log_ratios = np.float64(log_probs[p, g]) - np.float64(behaviour[p, g])
+        for t in places:
+            is_of_token = options.get("ratio_level", "token") == "token"
+            ratio = np.exp(log_ratios[t] if is_of_token else log_ratios[places].mean())
             clipped = min(max(ratio, 1 - options["clip_low"]), 1 + options["clip_high"])
             surrogate = min(ratio * advantages[p, g], clipped * advantages[p, g])
             d = np.float64(reference[p, g, t]) - np.float64(log_probs[p, g, t])
@@ -143,17 +145,17 @@ def test_k2_and_k3_are_never_negative_and_k3_plus_has_the_value_of_k3(log_probs,
 
 
 @pytest.mark.parametrize(
-    "ratio, estimator, aggregation",
+    "ratio, level, estimator, aggregation",
     [
-        ("old", "k2", "token"),
-        ("old", "k3", "sequence"),
-        ("old", "k3+", "token"),
-        ("ref", "k2", "sequence"),
-        ("ref", "k3", "token"),
+        ("old", "token", "k2", "token"),
+        ("old", "sequence", "k3", "sequence"),
+        ("old", "token", "k3+", "constant"),
+        ("ref", "token", "k2", "sequence"),
+        ("ref", "sequence", "k3", "token"),
     ],
 )
-def test_loss_equals_a_loop_in_float64(ratio, estimator, aggregation):
-    options = DEFAULTS | {"ratio": ratio, "kl_estimator": estimator, "aggregation": aggregation}
+def test_loss_equals_a_loop_in_float64(ratio, level, estimator, aggregation):
+    options = DEFAULTS | {"ratio": ratio, "ratio_level": level, "kl_estimator": estimator, "aggregation": aggregation}
     arrays = batch()
     loss, _ = compiled_terms(*arrays, **options, denominator=jnp.float32(7.0))
     np.testing.assert_allclose(loss, loss_in_float64(*arrays, 7.0, options), rtol=1e-5)
@@ -161,10 +163,16 @@ def test_loss_equals_a_loop_in_float64(ratio, estimator, aggregation):
 
 @settings(max_examples=25)
 @given(
-    log_prob_arrays, log_prob_arrays, log_prob_arrays, advantage_arrays, length_arrays, st.sampled_from(AGGREGATIONS)
+    log_prob_arrays,
+    log_prob_arrays,
+    log_prob_arrays,
+    advantage_arrays,
+    length_arrays,
+    st.sampled_from(AGGREGATIONS),
+    st.sampled_from(("token", "sequence")),
 )
-def test_loss_equals_a_loop_in_float64_anywhere(log_probs, old, reference, advantages, lengths, aggregation):
-    options = DEFAULTS | {"aggregation": aggregation}
+def test_loss_equals_a_loop_in_float64_anywhere(log_probs, old, reference, advantages, lengths, aggregation, level):
+    options = DEFAULTS | {"aggregation": aggregation, "ratio_level": level}
     arrays = (log_probs, old, reference, advantages, mask_of(lengths))
     denominator = loss_denominator(arrays[-1], np.ones((P, G), bool), aggregation=aggregation)
     loss, metrics = compiled_terms(*arrays, **options, denominator=denominator)
@@ -187,6 +195,49 @@ def test_on_policy_gradient_is_the_policy_gradient():
     reduced = reduce_metrics(metrics)
     assert set(reduced) == {"ratio", "ratio_max", "clip_fraction"}
     assert reduced["ratio"] == 1 and reduced["ratio_max"] == 1 and reduced["clip_fraction"] == 0
+
+
+def test_the_ratio_of_a_sequence_by_hand():
+    """GSPO (arXiv:2507.18071, Eq. 5 to 7): ratios 2, 1/2 and 4 of three tokens have the geometric mean 4^(1/3)."""
+    log_probs = jnp.log(jnp.array([[[2.0, 0.5, 4.0, 9.0], [1.0, 1.0, 1.0, 1.0]]]))
+    old, mask = jnp.zeros_like(log_probs), jnp.array([[[True, True, True, False], [True, False, False, False]]])
+    options = DEFAULTS | {"kl_coefficient": 0.0, "ratio_level": "sequence", "clip_low": 0.5, "clip_high": 1.0}
+    arrays = (log_probs, old, None, jnp.array([[3.0, -1.0]]), mask)
+    (loss, metrics), gradient = jax.value_and_grad(loss_terms, has_aux=True)(
+        *arrays, **options, denominator=jnp.float32(2)
+    )
+    ratio = 4 ** (1 / 3)
+    np.testing.assert_allclose(loss, -(3 * ratio - 1) / 2, rtol=1e-6)
+    # Eq. 10 of GSPO: the gradient of each token is A s / |o|
+    np.testing.assert_allclose(gradient[0, 0], [-3 * ratio / 3 / 2] * 3 + [0], rtol=1e-6)
+    np.testing.assert_allclose(gradient[0, 1], [1 / 2, 0, 0, 0], rtol=1e-6)
+    assert float(reduce_metrics(metrics)["ratio_max"]) == pytest.approx(ratio)
+    # GSPO-token (Eq. 13 and 14), written out: sg[s] pi / sg[pi] for each token has the same gradient
+
+    def gspo_token(log_probs):
+        each = ratio * jnp.exp(log_probs - jax.lax.stop_gradient(log_probs))
+        return -jnp.where(mask[0, 0], each * 3.0, 0.0)[0, 0].sum() / 3 / 2
+
+    np.testing.assert_allclose(jax.grad(gspo_token)(log_probs)[0, 0], gradient[0, 0], rtol=1e-6)
+    by_token, _ = compiled_gradient(*arrays, **(options | {"ratio_level": "token"}), denominator=jnp.float32(2))
+    # by tokens the ratio of 4 is cut off, and 2 is not 4^(1/3)
+    assert np.abs(np.asarray(by_token) - gradient).max() > 0.1
+
+
+def test_a_constant_denominator_pays_each_token_alike_however_long_the_completion():
+    """Dr. GRPO (arXiv:2503.20783): no 1 / |o|, so a token of a long wrong answer costs as much as one of a short one."""
+    log_probs, _, _, _, mask = batch()
+    advantages, is_valid = -jnp.ones((P, G)), np.ones((P, G), bool)
+    gradients = {}
+    for aggregation, denominator in (("constant", P * G * LC), ("sequence", P * G)):
+        options = DEFAULTS | {"kl_coefficient": 0.0, "aggregation": aggregation}
+        assert float(loss_denominator(mask, is_valid, aggregation=aggregation)) == denominator
+        gradients[aggregation], _ = compiled_gradient(
+            log_probs, None, None, advantages, mask, **options, denominator=jnp.float32(denominator)
+        )
+    np.testing.assert_allclose(gradients["constant"], mask / (P * G * LC), rtol=1e-6)
+    lengths = np.maximum(mask.sum(-1, keepdims=True), 1)
+    np.testing.assert_allclose(gradients["sequence"], mask / lengths / (P * G), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -364,7 +415,8 @@ def test_padding_does_not_matter_whatever_it_holds(aggregation):
         for a in token_arrays
     ]
     padded_mask = np.pad(mask, ((0, 0), (0, 0), (0, 7)))
-    assert loss_denominator(padded_mask, np.ones((P, G), bool), aggregation=aggregation) == denominator
+    if aggregation != "constant":  # which is divided by the places for tokens
+        assert loss_denominator(padded_mask, np.ones((P, G), bool), aggregation=aggregation) == denominator
     loss, metrics = compiled_terms(*token_arrays, advantages, mask, **options, denominator=denominator)
     other, other_metrics = compiled_terms(*padded, advantages, padded_mask, **options, denominator=denominator)
     np.testing.assert_allclose(loss, other, rtol=1e-6)
@@ -482,7 +534,8 @@ def test_jit_equals_eager_and_low_precision_is_widened():
         ({"kl_estimator": "k1"}, "k1 has no gradient on average"),
         ({"kl_estimator": "k4"}, "kl_estimator: expected k2, k3 or k3"),
         ({"ratio": "new"}, "ratio: expected old or ref; got 'new'"),
-        ({"aggregation": "mean"}, "aggregation: expected sequence or token; got 'mean'"),
+        ({"aggregation": "mean"}, "aggregation: expected sequence, token or constant; got 'mean'"),
+        ({"ratio_level": "word"}, "ratio_level: expected token or sequence; got 'word'"),
         ({"dual_clip": 0.9}, "dual_clip: expected more than 1, or 0 for none; got 0.9"),
         ({"dual_clip": float("nan")}, "dual_clip: expected more than 1"),
         ({"kl_clamp": -1.0}, "kl_clamp: expected more than 0, or 0 for none; got -1.0"),
@@ -500,5 +553,5 @@ def test_an_absent_reference_is_named():
             loss_terms(log_probs, old, None, advantages, mask, **(DEFAULTS | changes), denominator=jnp.float32(1))
     with types_unchecked(), pytest.raises(ValueError, match="estimator: expected k1, k2, k3 or k3"):
         kl_values(log_probs, old, estimator="k4")
-    with types_unchecked(), pytest.raises(ValueError, match="aggregation: expected sequence or token"):
+    with types_unchecked(), pytest.raises(ValueError, match="aggregation: expected sequence, token or constant"):
         loss_denominator(mask, mask.any(-1), aggregation="mean")

@@ -43,6 +43,7 @@ class Case:
     kl_estimator: str
     aggregation: str
     advantage: str
+    ratio_level: str = "token"
     epochs: int = 1
     learning_rate: float = 1e4
 
@@ -50,7 +51,7 @@ class Case:
 CASES = (
     Case("old", "k3", "sequence", "sample_std"),
     Case("ref", "k3+", "token", "population_std"),
-    Case("old", "k2", "sequence", "none", epochs=2, learning_rate=0.02),
+    Case("old", "k2", "constant", "leave_one_out", "sequence", epochs=2, learning_rate=0.1),
 )
 
 
@@ -87,6 +88,7 @@ def jax_update(directory: Any, case: Case, inputs: dict[str, np.ndarray]) -> tup
     config = load_config(None, [
         f"grpo.group_size={G}", f"rollout.max_new_tokens={LC}", f"grpo.prompts_per_step={P}", f"grpo.ratio={case.ratio}",
         f"grpo.kl_estimator={case.kl_estimator}", f"grpo.aggregation={case.aggregation}",
+        f"grpo.ratio_level={case.ratio_level}",
         f"grpo.advantage={case.advantage}", f"grpo.epochs={case.epochs}", f"grpo.kl_coefficient={KL}",
         f"grpo.clip_low={CLIP_LOW}", f"grpo.clip_high={CLIP_HIGH}", f"rollout.temperature={TEMPERATURE}",
         "memory.remat=false", "optimizer.name=sgd", "optimizer.weight_decay=0", "optimizer.clip_norm=1e9",
@@ -146,16 +148,25 @@ def torch_advantages(rewards: np.ndarray, rule: str) -> np.ndarray:
     for p in range(P):
         valid = rewards[p, IS_VALID[p]].astype(np.float64)
         if valid.max() > valid.min():
-            scale = {"sample_std": valid.std(ddof=1) + 1e-6, "population_std": valid.std() + 1e-6, "none": 1.0}[rule]
+            scale = {
+                "sample_std": valid.std(ddof=1) + 1e-6, "population_std": valid.std() + 1e-6,
+                "leave_one_out": (valid.size - 1) / valid.size,
+            }[rule]  # fmt: skip
             advantages[p, IS_VALID[p]] = (valid - valid.mean()) / scale
     return advantages
+
+
+def torch_ratios(current: Any, old: Any, ref: Any, case: Case) -> Any:
+    """One for each token, or one for all of them."""
+    log_ratios = current - (old if case.ratio == "old" else ref)
+    return (log_ratios if case.ratio_level == "token" else log_ratios.mean().expand(len(log_ratios))).exp()
 
 
 def torch_token_terms(current: Any, old: Any, ref: Any, advantage: float, case: Case) -> Any:
     """Eq. 10 of each token, as a loss."""
     import torch
 
-    ratio = torch.exp(current - (old if case.ratio == "old" else ref))
+    ratio = torch_ratios(current, old, ref, case)
     clipped = torch.clamp(ratio, 1 - CLIP_LOW, 1 + CLIP_HIGH)
     difference = ref - current
     k2, k3 = difference**2 / 2, torch.exp(difference) - 1 - difference
@@ -188,9 +199,10 @@ def torch_update(
             current = torch_log_probs(model, rows[p], texts[p, g])
             terms = torch_token_terms(current, old[p, g], ref[p, g], advantages[p, g], case)
             loss = loss + (terms.mean() if case.aggregation == "sequence" else terms.sum())
-            ratio = torch.exp(current - (old if case.ratio == "old" else ref)[p, g]).detach()
+            ratio = torch_ratios(current, old[p, g], ref[p, g], case).detach()
             clipped += int(((ratio > 1 + CLIP_HIGH) | (ratio < 1 - CLIP_LOW)).sum())
-        loss = loss / (len(pairs) if case.aggregation == "sequence" else sum(map(len, texts.values())))
+        tokens = {"sequence": len(pairs), "token": sum(map(len, texts.values())), "constant": len(pairs) * LC}
+        loss = loss / tokens[case.aggregation]
         model.zero_grad()
         loss.backward()
         losses.append(loss.item())

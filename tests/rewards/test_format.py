@@ -33,3 +33,20 @@ def test_hacks_are_paid_nothing(hack):
 @given(st.lists(st.sampled_from(["<think>", "</think>", "<answer>", "</answer>", "a", " "]), max_size=10).map("".join))
 def test_the_reward_is_zero_or_one_and_agrees_with_the_parser(text):
     assert format_reward(text) == float(parse_completion(text).is_well_formed)
+
+
+@pytest.mark.parametrize(
+    ("completion", "paid"),
+    [
+        ("<think>a</think><answer>yes</answer>", 1.0),
+        ("<think>a</think>yes", 0.1),
+        ("<answer>yes", 0.1),
+        ("yes</think>", 0.1),
+        ("yes", 0.0),
+        ("< answer >yes", 0.0),
+        ("", 0.0),
+    ],
+)
+def test_tags_alone_are_paid_in_part_where_a_recipe_says_so(completion, paid):
+    """RARL: 1.0 exact, 0.1 with some of the tags, 0 without."""
+    assert format_reward(completion, partial=0.1) == paid

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from reflex_jax.config import MeshConfig
+from reflex_jax.grpo.advantages import group_advantages
 from reflex_jax.models.biomedclip import init_judge_params
 from reflex_jax.records import TrainBatch
 from reflex_jax.sharding import make_mesh, replicated
 from reflex_jax.step import update as step_module
 from reflex_jax.step.program import build_program
 from reflex_jax.step.score import score_rollout
-from tests.laid_out import laid_out
+from tests.laid_out import laid_out, log_probs_in_rows, sequences_in_rows
 from tests.step.conftest import GROUP, JUDGE, TinyWorld, tiny_shapes
 from tests.unchecked import types_unchecked
 
@@ -110,6 +111,35 @@ def test_minibatches_and_epochs_are_updates_in_turn_against_the_old_policy(tiny_
     )  # before the first update
     moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), state.params, once[0].params)
     assert max(jax.tree.leaves(moved)) > 1e-4
+
+
+def test_a_kl_term_in_the_reward_is_taken_off_before_the_advantages(tiny_world):
+    """The update is that of a reward without the term, with the advantages of R - beta * sum of log(policy / reference)."""
+    batch, rule = tiny_world.batch(), "leave_one_out"
+    keys = ("grpo.kl_coefficient=0.5", "grpo.kl_in=reward", "grpo.kl_estimator=k1", f"grpo.advantage={rule}")
+    program, state, frozen = start(tiny_world, *keys)
+    shapes, rollout = program.shapes, batch.rollout
+    rows = sequences_in_rows(batch.prompts, rollout.tokens, rollout.mask)
+    log_probs = [
+        log_probs_in_rows(params, rows, shapes.policy, allowed=shapes.vocabulary.allowed, temperature=1.0)[0]
+        for params in (tiny_world.policy_params, frozen.reference)
+    ]
+    kl = np.where(rollout.mask, log_probs[0] - log_probs[1], 0).sum(-1)
+    assert np.abs(kl).max() > 0.05
+    placed = laid_out(batch, tiny_world.config(*keys), shapes.mesh)
+    scored = program.score(frozen.judge, placed.judge, placed.scores)
+    state, metrics = program.update(state, frozen, placed, scored)
+    np.testing.assert_allclose(float(metrics["kl_penalty"]), 0.5 * kl.mean(), rtol=1e-3, atol=1e-5)
+    assert float(metrics["ratio_max"]) == 1.0
+
+    plain, other, frozen = start(tiny_world, "grpo.kl_coefficient=0")
+    advantages, _ = group_advantages(scored.rewards - 0.5 * kl, scored.is_valid, normalise=rule)
+    other, _ = plain.update(other, frozen, placed, dataclasses.replace(scored, advantages=advantages))
+    chex.assert_trees_all_close(state.params, other.params, rtol=1e-4, atol=1e-5)
+    unpenalised = start(tiny_world, "grpo.kl_coefficient=0")[1]
+    unpenalised, _ = plain.update(unpenalised, frozen, placed, scored)
+    apart = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), state.params, unpenalised.params)
+    assert max(jax.tree.leaves(apart)) > 1e-3
 
 
 def test_metrics_of_several_updates_are_means_and_maxima():
