@@ -47,6 +47,7 @@ def settings(checkpoints: Path, arguments: argparse.Namespace, directory: str) -
         "data.prompt": "bare",
         "data.phases": "[{answer_type: any}]",
         "rollout.max_new_tokens": arguments.new_tokens,
+        "rollout.temperature": workload.TEMPERATURE[arguments.lengths],
         "grpo.group_size": workload.GROUP_SIZE,
         "grpo.prompts_per_step": arguments.prompts,
         "grpo.kl_coefficient": workload.KL_COEFFICIENT,

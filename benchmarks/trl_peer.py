@@ -194,7 +194,8 @@ def make_trainer(
         callbacks=[StepClock()],
         args=GRPOConfig(
             output_dir=directory, max_steps=steps, per_device_train_batch_size=prompts * group, num_generations=group,
-            gradient_accumulation_steps=1, max_completion_length=new_tokens, temperature=1.0, top_k=0, top_p=1.0,
+            gradient_accumulation_steps=1, max_completion_length=new_tokens,
+            temperature=workload.TEMPERATURE[lengths], top_k=0, top_p=1.0,
             # an image token among the answer's would be taken for a second picture
             generation_kwargs={"suppress_tokens": [model.config.image_token_id, model.config.video_token_id]},
             learning_rate=workload.LEARNING_RATE, beta=workload.KL_COEFFICIENT, loss_type="grpo", bf16=False,

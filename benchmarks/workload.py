@@ -18,6 +18,7 @@ NEW_TOKENS = 128
 IMAGE_SIDE = 448  # pixels: 1024 patches, 256 visual tokens
 QUESTIONS = 64
 LENGTHS = ("full", "geometric")  # of the completions: until the cap, or until one ends
+TEMPERATURE = {"full": 1.0, "geometric": 8.0}  # so hot that words are drawn evenly, whatever the weights
 END_OF_TURN = "<|im_end|>"
 LEARNING_RATE = 1e-6
 KL_COEFFICIENT = 0.01
@@ -58,8 +59,8 @@ def four_words(completion: str) -> str:
 def allowed_ids(ids: dict[str, int], new_tokens: int) -> list[int]:
     """What may be sampled with `--lengths geometric`: short words and the end of the turn.
 
-    So many that drawn evenly a completion ends after a quarter of `new_tokens`; where it does end is up to the weights,
-    which are the same on both sides.
+    So many that a completion ends after a quarter of `new_tokens` on average, drawn evenly as at the temperature of this
+    workload.
 
     Args:
       ids: of the policy's tokens; byte-level, a word begins with the mark of a space.
