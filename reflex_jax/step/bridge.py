@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import Any
 
@@ -32,6 +32,8 @@ from reflex_jax.text.completion import parse_completion
 JUDGE_METRICS = (
     "judge/cut_statement_rate",
 )  # of the statements that the judge reads; there is no such number without one
+_MOST_KEPT = 8192  # statements
+_LONGEST_KEPT = 1024  # characters of an answer whose statement is kept
 OPEN_CORRECT_AT = 0.5  # an open answer counts as correct from this R_ans on
 
 
@@ -83,6 +85,9 @@ class HostBridge:
         self._user_rewards = user_rewards
         self._answer_of = answer_of
         self._reporter = FailureReporter()
+        # the answers of a group are often the same few, and so they are at the next look at the question
+        self._declare = lru_cache(_MOST_KEPT)(lambda *asked: decl(*asked))
+        self._encode = lru_cache(_MOST_KEPT)(self._encode_statement)
 
     def __call__(
         self,
@@ -100,7 +105,10 @@ class HostBridge:
         answers = failures.of_rows("completion", lambda p, g: self._answer_of(completions[p][g]))
 
         def declare(example: Example, answer: str | None) -> str | None:
-            return None if answer is None else decl(example.question, answer, example.options)
+            if answer is None:
+                return None
+            state = self._declare if len(answer) <= _LONGEST_KEPT else decl
+            return state(example.question, answer, example.options)
 
         statements = failures.of_rows("statement", lambda p, g: declare(examples[p], answers[p][g]))
         anchors = failures.of_prompts("anchor", lambda p: declare(examples[p], examples[p].answer), otherwise="")
@@ -133,12 +141,9 @@ class HostBridge:
         judge_pixels: UInt8[np.ndarray, "P H W 3"] | None,
     ) -> tuple[JudgeInputs, Float[np.ndarray, "P G"]]:
         """What the judge reads, and of which completions it reads a statement only in part."""
-        tokenizer, limit = self._statement_tokenizer, self._max_statement_tokens
+        tokenizer, limit, encode = self._statement_tokenizer, self._max_statement_tokens, self._encode
         if judge_pixels is None or tokenizer is None:
             raise ValueError("judge_pixels: expected the pictures as the judge sees them; got None.")
-
-        def encode(text: str | None) -> tuple[int, ...] | None:
-            return None if text is None else tokenizer(text, limit + 1)
 
         def fit(ids: tuple[int, ...] | None) -> tuple[int, ...] | None:
             return ids if ids is None or len(ids) <= limit else (*ids[: limit - 1], ids[-1])
@@ -157,6 +162,11 @@ class HostBridge:
             questions=questions,
         )
         return packed, np.asarray(is_cut, np.float32)
+
+    def _encode_statement(self, text: str | None) -> tuple[int, ...] | None:
+        if text is None or self._statement_tokenizer is None:
+            return None
+        return self._statement_tokenizer(text, self._max_statement_tokens + 1)
 
     def _score(self, failures: RowFailures, answered: Callable[[int, int], Answered]) -> HostScores:
         def own_rewards() -> UserRewards:
