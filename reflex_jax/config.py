@@ -266,38 +266,29 @@ class RolloutConfig:
         _check(self.max_new_tokens >= 1, f"rollout.max_new_tokens: expected >= 1; got {self.max_new_tokens}.")
 
 
-# Published algorithms as settings of one objective. What they add beside it (DAPO's overlong shaping) is a reward.
-ALGORITHM_PRESETS: dict[str, dict[str, Any]] = {
-    "grpo": {
-        "ratio_level": "token", "aggregation": "sequence", "advantage": "sample_std", "clip_low": 0.2, "clip_high": 0.2,
-    },
-    "dr_grpo": {"ratio_level": "token", "aggregation": "constant", "advantage": "none", "kl_coefficient": 0.0},
-    "dapo": {
-        "ratio_level": "token", "aggregation": "token", "advantage": "sample_std", "clip_low": 0.2, "clip_high": 0.28,
-        "kl_coefficient": 0.0,
-    },
-    "gspo": {
-        "ratio_level": "sequence", "aggregation": "sequence", "advantage": "sample_std", "clip_low": 3e-4,
-        "clip_high": 4e-4, "kl_coefficient": 0.0,
-    },
-    "rloo": {
-        "ratio_level": "token", "aggregation": "constant", "advantage": "leave_one_out", "kl_in": "reward",
-        "kl_estimator": "k1",
-    },
-    "reinforce_pp": {
-        "ratio_level": "token", "aggregation": "token", "advantage": "batch", "kl_in": "reward", "kl_estimator": "k1",
-    },
-    "reinforce_pp_baseline": {
-        "ratio_level": "token", "aggregation": "token", "advantage": "batch_std", "kl_in": "loss", "kl_estimator": "k2",
-    },
+# Published algorithms as settings of one objective; each says all of them, so that nothing stays of another preset. What they
+# add beside it (DAPO's overlong shaping) is a reward.
+_GRPO = {
+    "ratio_level": "token", "aggregation": "sequence", "advantage": "sample_std", "clip_low": 0.2, "clip_high": 0.2,
+    "kl_coefficient": 0.01, "kl_in": "loss", "kl_estimator": "k3",
 }  # fmt: skip
+_KL_IN_REWARD = {"kl_in": "reward", "kl_estimator": "k1"}
+ALGORITHM_PRESETS: dict[str, dict[str, Any]] = {
+    "grpo": _GRPO,
+    "dr_grpo": _GRPO | {"aggregation": "constant", "advantage": "none", "kl_coefficient": 0.0},
+    "dapo": _GRPO | {"aggregation": "token", "clip_high": 0.28, "kl_coefficient": 0.0},
+    "gspo": _GRPO | {"ratio_level": "sequence", "clip_low": 3e-4, "clip_high": 4e-4, "kl_coefficient": 0.0},
+    "rloo": _GRPO | {"aggregation": "constant", "advantage": "leave_one_out"} | _KL_IN_REWARD,
+    "reinforce_pp": _GRPO | {"aggregation": "token", "advantage": "batch"} | _KL_IN_REWARD,
+    "reinforce_pp_baseline": _GRPO | {"aggregation": "token", "advantage": "batch_std", "kl_estimator": "k2"},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class GrpoConfig:
     """Group relative policy optimisation (paper Eq. 10), and its relatives."""
 
-    preset: str | None = None  # sets what follows as a paper has it; what is written after it wins
+    preset: str | None = None  # sets eight of these keys as a paper has them; what is written beside or after it wins
     group_size: int = 8  # G
     prompts_per_step: int = 64  # P, over all devices
     minibatches: int = 1  # optimiser updates per pass over the batch

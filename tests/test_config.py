@@ -149,6 +149,8 @@ def test_an_algorithm_preset_sets_its_keys_and_what_comes_after_it_wins(name):
     assert {key: getattr(grpo, key) for key in ALGORITHM_PRESETS[name]} == ALGORITHM_PRESETS[name]
     assert load_config(None, [f"grpo.preset={name}", "grpo.clip_high=0.3"]).grpo.clip_high == 0.3
     assert grpo.algorithm.startswith(f"{name}: ratio_level=") and not load_config(None).grpo.algorithm
+    for before in ALGORITHM_PRESETS:  # nothing of an earlier one stays
+        assert load_config(None, [f"grpo.preset={before}", f"grpo.preset={name}"]).grpo == grpo
     with pytest.raises(ConfigError, match="grpo.preset.*dr_grpo"):
         load_config(None, ["grpo.preset=drgrpo"])
 

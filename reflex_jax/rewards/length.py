@@ -41,4 +41,6 @@ def check_overlong(*, limit: int, buffer: int) -> None:
       ValueError: out of range.
     """
     if not 0 < buffer <= limit:
-        raise ValueError(f"buffer: expected 1 to limit={limit} tokens; got {buffer}.")
+        raise ValueError(
+            f"limit, buffer: expected tokens with 0 < buffer <= limit; got limit={limit}, buffer={buffer}."
+        )

@@ -55,6 +55,7 @@ FREE_KEYS = {
     "memory.microbatch_prompts": "rounding",
     "memory.offload": "rounding",
     "mesh.preset": "rounding",
+    "grpo.preset": "by the keys that it sets, which are compared",
     "mesh.data": "rounding",
     "mesh.fsdp": "rounding",
     "mesh.tensor": "rounding",

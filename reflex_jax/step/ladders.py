@@ -15,7 +15,8 @@ def ladder(longest: int, *, count: int, multiple: int = 1, smallest: int | None 
 
     Args:
       longest: what the last rung has to hold.
-      count: how many rungs; 1: the last alone. Rungs that round up to the same size are one.
+      count: how many rungs; 1: the last alone; more than there are sizes: all of these. Rungs that round up to the same
+        size are one.
       multiple: of what the sizes are multiples; a `longest` of 0 stays 0.
       smallest: what the first rung has to hold; None: a quarter of `longest`.
 
@@ -32,6 +33,9 @@ def ladder(longest: int, *, count: int, multiple: int = 1, smallest: int | None 
     if count == 1 or ends[0] == ends[1]:
         return (ends[1],)
     low = max(ends[0], multiple)  # no geometric step leads away from 0
+    sizes = range(low, ends[1] + 1, multiple)
+    if count > len(sizes):
+        return tuple(sorted({ends[0], *sizes}))
     ratio = (ends[1] / low) ** (1 / (count - 1))
     # rounded first: a power that misses a whole number by its last bit must not reach the next multiple
     between = (_round_up(round(low * ratio**step), multiple) for step in range(1, count - 1))

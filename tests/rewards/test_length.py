@@ -41,8 +41,12 @@ def test_the_punishment_is_the_published_formula(limit, buffer, tokens):
 @pytest.mark.parametrize(
     ("component", "message"),
     [
-        ("overlong={buffer: 300, limit: 200}", "overlong.buffer: expected 1 to limit=200 tokens; got 300"),
-        ("overlong={buffer: 0}", "overlong.buffer: expected 1 to limit=1024"),
+        ("overlong={buffer: 300, limit: 200}", "overlong.limit, buffer: expected .* got limit=200, buffer=300"),
+        (
+            "overlong.limit=100",
+            "overlong.limit, buffer: expected tokens with 0 < buffer <= limit; got limit=100, buffer=256",
+        ),
+        ("overlong={buffer: 0}", "got limit=1024, buffer=0"),
         ("length={per_token: 0}", "length.per_token: expected more than 0; got 0"),
         ("length={most: -1}", "length.most: expected more than 0"),
         ("format={partial: 1.0}", "format.partial: expected a number in"),

@@ -40,3 +40,8 @@ def test_numbers_that_make_no_ladder_are_refused():
             ladder(8, **options)
     with pytest.raises(ValueError, match=r"rung: expected at most 16, the last of \(8, 16\); got 17"):
         rung(17, (8, 16))
+
+
+def test_more_rungs_than_there_are_sizes_are_not_looked_for():
+    """4,294,967,295 rungs took eleven minutes."""
+    assert ladder(80, count=2**32, multiple=8, smallest=8) == tuple(range(8, 81, 8))
