@@ -340,8 +340,9 @@ class GrpoConfig:
             f"grpo.minibatches: expected a divisor of prompts_per_step={self.prompts_per_step}; got {self.minibatches}.",
         )
         _check(
-            self.clip_low >= 0 and self.clip_high >= 0,
-            f"grpo.clip_low, grpo.clip_high: expected >= 0; got {self.clip_low}, {self.clip_high}.",
+            0 <= self.clip_low <= 1 and self.clip_high >= 0,
+            "grpo.clip_low, grpo.clip_high: expected a number in [0, 1], a ratio is never below 0, and one >= 0; got "
+            f"{self.clip_low}, {self.clip_high}.",
         )
         _check(
             self.dual_clip == 0 or self.dual_clip > 1,
