@@ -155,6 +155,12 @@ def test_an_algorithm_preset_sets_its_keys_and_what_comes_after_it_wins(name):
         load_config(None, ["grpo.preset=drgrpo"])
 
 
+def test_a_run_says_of_its_preset_what_the_manual_shows(repository):
+    grpo = load_config(repository / "configs" / "phantom.yaml", ["grpo.preset=dapo", "grpo.clip_high=0.25"]).grpo
+    shown = (repository / "docs" / "objectives.md").read_text(encoding="utf-8").splitlines()
+    assert f"grpo.preset={grpo.algorithm}" in shown
+
+
 def test_a_resolved_configuration_with_a_preset_reads_back_as_it_was(tmp_path):
     config = load_config(None, ["mesh.preset=v6e-16", "mesh.fsdp=4", "grpo.preset=gspo", "grpo.clip_high=0.1"])
     save_config(config, tmp_path / "config.yaml")

@@ -115,7 +115,7 @@ def policy_update(
         seen = features if is_tower_fixed else _each(partial(look, initial), *parts)
         reference = _each(partial(read, initial), *parts, seen)
     is_one_update = grpo.minibatches == grpo.epochs == 1
-    has_penalty = grpo.kl_in == "reward" and reference is not None
+    has_penalty = grpo.kl_in == "reward" and grpo.kl_coefficient > 0 and reference is not None
     if has_penalty or not is_one_update:
         seen = features if is_tower_fixed else _each(partial(look, whole), *parts)
         old = _each(partial(read, whole), *parts, seen)
@@ -136,7 +136,8 @@ def _penalised(
     """`UpdateInputs` of all minibatches with the advantages of R - beta * (sum of the KL estimates of a completion's tokens).
 
     RLOO (arXiv:2402.14740, Eq. 2) and REINFORCE++ pay for the distance to the reference this way. REINFORCE++ takes off a
-    token only what follows it; here it is the whole completion's, which has the same expected gradient.
+    token only what follows it; here it is the whole completion's, which has the same expected gradient before advantages are
+    divided and ratios clipped.
     """
     kl = kl_values(old, reference, estimator=cast(KlEstimator, grpo.kl_estimator), clamp=grpo.kl_clamp)
     penalties = grpo.kl_coefficient * jnp.where(inputs.mask, kl, 0.0).sum(-1)

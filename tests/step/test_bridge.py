@@ -13,6 +13,7 @@ from reflex_jax.data.examples import Example, Picture
 from reflex_jax.judge.batch import StatementTokenizer
 from reflex_jax.rewards.answered import Failed
 from reflex_jax.rewards.components import REWARDS, Reward
+from reflex_jax.statements.operator import decl
 from reflex_jax.step import bridge as host_bridge
 from reflex_jax.step.batch import refuse_colliding_options
 from reflex_jax.step.bridge import HostBridge
@@ -105,6 +106,20 @@ def assert_only_failed(bridged, rows, reason):
     reasons = {str(bridged.failures[p][g]) for p, g in rows}
     assert all(each.startswith(reason) for each in reasons), reasons
     assert sum(failure is not None for row in bridged.failures for failure in row) == len(rows)
+
+
+def test_a_letter_is_stated_as_the_option_of_its_own_question(bridge, monkeypatch):
+    """What is kept of an answer is kept for its question and its options; the second look says the same."""
+    question = "which organ is enlarged?"
+    examples = [
+        dataclasses.replace(EXAMPLES[0], id=name, question=question, answer=options[0], options=options)
+        for name, options in (("a", ("liver", "spleen")), ("b", ("heart", "aorta")))
+    ]
+    monkeypatch.setattr(f"{__name__}.TEXTS", [["<answer>B</answer>"] * GROUP] * 2)
+    first, again = run(bridge, examples), run(bridge, examples)
+    expected = [[decl(question, "B", example.options)] * GROUP for example in examples]
+    assert first.statements == again.statements == expected
+    assert "spleen" in expected[0][0] and "aorta" in expected[1][0]
 
 
 def test_without_failures_every_row_counts(bridge, capsys):
