@@ -270,13 +270,13 @@ class RolloutConfig:
 # add beside it (DAPO's overlong shaping) is a reward.
 _GRPO = {
     "ratio_level": "token", "aggregation": "sequence", "advantage": "sample_std", "clip_low": 0.2, "clip_high": 0.2,
-    "kl_coefficient": 0.01, "kl_in": "loss", "kl_estimator": "k3",
+    "kl_coefficient": 0.01, "kl_in": "loss", "kl_estimator": "k3", "dynamic_sampling": 0,
 }  # fmt: skip
 _KL_IN_REWARD = {"kl_in": "reward", "kl_estimator": "k1"}
 ALGORITHM_PRESETS: dict[str, dict[str, Any]] = {
     "grpo": _GRPO,
     "dr_grpo": _GRPO | {"aggregation": "constant", "advantage": "none", "kl_coefficient": 0.0},
-    "dapo": _GRPO | {"aggregation": "token", "clip_high": 0.28, "kl_coefficient": 0.0},
+    "dapo": _GRPO | {"aggregation": "token", "clip_high": 0.28, "kl_coefficient": 0.0, "dynamic_sampling": 10},
     "gspo": _GRPO | {"ratio_level": "sequence", "clip_low": 3e-4, "clip_high": 4e-4, "kl_coefficient": 0.0},
     "rloo": _GRPO | {"aggregation": "constant", "advantage": "leave_one_out"} | _KL_IN_REWARD,
     "reinforce_pp": _GRPO | {"aggregation": "token", "advantage": "batch"} | _KL_IN_REWARD,
@@ -288,9 +288,11 @@ ALGORITHM_PRESETS: dict[str, dict[str, Any]] = {
 class GrpoConfig:
     """Group relative policy optimisation (paper Eq. 10), and its relatives."""
 
-    preset: str | None = None  # sets eight of these keys as a paper has them; what is written beside or after it wins
+    preset: str | None = None  # sets nine of these keys as a paper has them; what is written beside or after it wins
     group_size: int = 8  # G
     prompts_per_step: int = 64  # P, over all devices
+    # batches that a step may sample until P groups have a spread of rewards (DAPO's dynamic sampling); 0: one, as it comes
+    dynamic_sampling: int = 0
     minibatches: int = 1  # optimiser updates per pass over the batch
     epochs: int = 1  # mu: passes over the batch
     clip_low: float = 0.2
@@ -333,6 +335,7 @@ class GrpoConfig:
             self.group_size >= 2,
             f"grpo.group_size: expected >= 2, an advantage compares the answers of a group; got {self.group_size}.",
         )
+        _check(self.dynamic_sampling >= 0, f"grpo.dynamic_sampling: expected >= 0; got {self.dynamic_sampling}.")
         for name in ("prompts_per_step", "minibatches", "epochs"):
             _check(getattr(self, name) >= 1, f"grpo.{name}: expected >= 1; got {getattr(self, name)}.")
         _check(

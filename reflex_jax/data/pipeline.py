@@ -140,7 +140,11 @@ class TrainingBatches(Batches):
         if not 0 <= step < len(self):
             raise IndexError(f"step {step} of {len(self)}")
         phase = self.phase_of(step)
-        return [self.examples[i] for i in self._phases[phase].batch(step - sum(self.phase_steps[:phase]))]
+        return self.of_phase(phase, step - sum(self.phase_steps[:phase]))
+
+    def of_phase(self, phase: int, number: int) -> list[Example]:
+        """The P examples of a batch of a phase; there are as many as are asked for, pass after pass."""
+        return [self.examples[i] for i in self._phases[phase].batch(number)]
 
 
 class SupervisedBatches(Batches):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from reflex_jax.processes import gather
-from reflex_jax.sharding import BatchRows
 from reflex_jax.step.batch import HostBatch
 from reflex_jax.step.bridge import BridgedRollout
 from reflex_jax.step.score import Scored
@@ -71,11 +71,16 @@ def _evidence_of(scored: Scored, p: int, g: int) -> dict[str, Any]:
     }
 
 
-def all_rows(rows: list[dict[str, Any]], layout: BatchRows) -> list[dict[str, Any]]:
-    """The completions of all processes in the order of the prompts, each once."""
+def all_rows(rows: list[dict[str, Any]], places: Sequence[int]) -> list[dict[str, Any]]:
+    """The completions of all processes in the order of the prompts, each once.
+
+    Args:
+      rows: of this process, group after group.
+      places: of their prompts in the batch.
+    """
     if jax.process_count() == 1:
         return rows
-    group = len(rows) // len(layout.local)
-    parts = gather([[int(p), rows[i * group : (i + 1) * group]] for i, p in enumerate(layout.local)])
+    group = len(rows) // max(len(places), 1)
+    parts = gather([[place, rows[i * group : (i + 1) * group]] for i, place in enumerate(places)])
     by_prompt = {number: group_rows for part in parts for number, group_rows in part}
     return [row for number in sorted(by_prompt) for row in by_prompt[number]]

@@ -22,6 +22,7 @@ from reflex_jax.records import Draws, HostScores, JudgeInputs, PromptInputs, Rol
 from reflex_jax.sharding import UPDATE_RULES, batch_sharding, replicated
 from reflex_jax.step.generate import generate
 from reflex_jax.step.imitate import SftBatch, imitation_update
+from reflex_jax.step.keep_groups import DrawnGroups, GroupFacts, group_facts, keep_groups
 from reflex_jax.step.offload import state_shardings
 from reflex_jax.step.rows import count_tokens
 from reflex_jax.step.sampling import Sampling
@@ -55,6 +56,8 @@ class Program:
     sample: Callable[[Any, PromptInputs, Draws], Rollout]  # (weights, prompts, draws) -> [P, G, Lc]
     greedy: Callable[[Any, PromptInputs, Draws], Rollout]  # the same with temperature 0 -> [P, 1, Lc]
     score: Callable[[Any, JudgeInputs | None, HostScores], Scored]  # (judge_params | None, inputs, host scores)
+    group_facts: Callable[[Scored], GroupFacts]  # on every device
+    keep_groups: Callable[[DrawnGroups, DrawnGroups, Any], DrawnGroups]  # (kept, fresh, which of both stay)
     count: Callable[[PromptInputs, Any], TokenCounts]  # (prompts, which completion tokens exist), on every device
     update: Callable[[TrainState, FrozenParams, TrainBatch, Scored], tuple[TrainState, Metrics]]  # gives state away
     train_step: Callable[[TrainState, FrozenParams, TrainBatch], tuple[TrainState, Scored, Metrics]]  # as one
@@ -106,6 +109,8 @@ def build_program(config: Config, shapes: Shapes, *, updates: int = 1, every_rou
         sample=_sampler(config, shapes, group_size=config.grpo.group_size, temperature=rollout.temperature),
         greedy=_sampler(config, shapes, group_size=1, temperature=0.0),
         score=jax.jit(score, out_shardings=batched),
+        group_facts=jax.jit(group_facts, out_shardings=everywhere),
+        keep_groups=jax.jit(partial(keep_groups, advantage=config.grpo.advantage), out_shardings=batched),
         count=jax.jit(count_tokens, out_shardings=everywhere),
         update=jit_update(update, out_shardings=(of_state, everywhere)),
         train_step=jit_update(train_step, out_shardings=(of_state, batched, everywhere)),

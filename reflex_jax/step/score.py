@@ -40,7 +40,8 @@ def without_maps(scored: Scored) -> Scored:
     if scored.evidence is None:
         return scored
     leaves = {f.name: getattr(scored.evidence, f.name) for f in dataclasses.fields(scored.evidence)}
-    numbers = {name: leaf if leaf.shape == scored.rewards.shape else None for name, leaf in leaves.items()}
+    shape = scored.rewards.shape  # maps may have been left already
+    numbers = {name: leaf if leaf is not None and leaf.shape == shape else None for name, leaf in leaves.items()}
     return dataclasses.replace(scored, evidence=tree_of(Evidence, **numbers))
 
 

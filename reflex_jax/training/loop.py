@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,9 @@ from tqdm import tqdm
 
 from reflex_jax.checkpoints.paths import resolve_checkpoint
 from reflex_jax.config import Config, ConfigError
+from reflex_jax.data.draws import Draws
 from reflex_jax.data.examples import Example
-from reflex_jax.data.pipeline import Batches
+from reflex_jax.data.pipeline import Batches, TrainingBatches
 from reflex_jax.data.sources import load_validation
 from reflex_jax.evaluation.validation import Evaluator, chosen_questions
 from reflex_jax.models.attention_choice import tell_choices
@@ -73,11 +75,16 @@ class _Run:
     checkpoints: RunCheckpoints
     identity: dict[str, str]
     start: int  # steps done before this command
+    draws: Draws | None  # None: a step has one batch
 
     @property
     def config(self) -> Config:
         """Of the run."""
         return self.objective.config
+
+    def iterate(self) -> Iterator[Any]:
+        """What the trainer takes for each step that is left."""
+        return iter(self.draws or self.batches.iterate(self.start, self.trainer.build))
 
     def evaluate(self, state: TrainState) -> dict[str, float]:
         """Scores the policy on the held-out questions."""
@@ -91,6 +98,7 @@ class _Run:
         facts = {
             **self.identity, "step": step, "phase": self.batches.phase_name(step - 1), "seed": self.config.run.seed,
             "objective": self.objective.name, "layout": self.batches.layout, "decl": DECL_VERSION,
+            **({"draws": self.draws.cursor} if self.draws else {}),
         }  # fmt: skip
         self.checkpoints.save(state, step, facts, metrics)
 
@@ -184,10 +192,13 @@ def _open_run(objective: Objective, mesh: Mesh, held: ExitStack) -> tuple[_Run, 
     bridge = make_host_bridge(config, models)
     held.callback(bridge.close)
     trainer = objective.trainer(Parts(models, program, frozen, sizes, bridge))
+    draws = None
+    if config.grpo.dynamic_sampling and isinstance(batches, TrainingBatches):
+        draws = Draws(batches, trainer.build, first_step=start, cursor=facts.get("draws"))
     evaluator = Evaluator(config, models, program, bridge, held_out, sizes) if held_out else None
     # what this command did not look at (held-out questions, say) stays as the run knew it
     identity = {key: value for key, value in facts.items() if key in BY_CONTENT} | identity
-    return _Run(objective, models, program, batches, trainer, evaluator, checkpoints, identity, start), state
+    return _Run(objective, models, program, batches, trainer, evaluator, checkpoints, identity, start, draws), state
 
 
 def _held_out(config: Config) -> list[Example]:
@@ -292,7 +303,7 @@ def _run_steps(
         metrics = run.evaluate(state)
         logger.log(0, {"phase": run.batches.phase_name(0), **metrics})
     bar = tqdm(
-        run.batches.iterate(run.start, run.trainer.build), initial=run.start, total=total, unit="step",
+        run.iterate(), initial=run.start, total=total, unit="step",
         desc=run.config.run.name, disable=not (run.config.logging.progress and is_first()),
     )  # fmt: skip
     for step, batch in enumerate(bar, run.start + 1):
@@ -305,7 +316,7 @@ def _run_steps(
             metrics |= run.evaluate(state)
         logger.log(step, metrics)
         if is_last or step % training.log_every == 0:
-            logger.samples(step, all_rows(result.rows, run.trainer.rows))
+            logger.samples(step, all_rows(result.rows, result.places))
         is_saved = is_last or step % training.save_every == 0 or (is_evaluated and training.best_metric in metrics)
         skipped.note(step, result)
         # what has learned nothing leaves no checkpoint, so that whatever failed can be mended and the run begun anew

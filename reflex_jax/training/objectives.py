@@ -27,6 +27,7 @@ from reflex_jax.step.rows import plan_rows
 from reflex_jax.step.score import needs_judge
 from reflex_jax.step.state import FrozenParams, TrainState, compute_params
 from reflex_jax.stops import not_written
+from reflex_jax.training.dynamic_sampling import DynamicTrainer
 from reflex_jax.training.trainer import GrpoTrainer, SupervisedTrainer, Trainer
 
 POLICY_FOLDER = "policy"  # inside the directory of a supervised run: what `policy.path` of the next run names
@@ -151,7 +152,8 @@ class Grpo:
             models, parts.sizes, rows, resize=config.judge.resize, rungs=config.memory.prompt_rungs
         )  # fmt: skip
         plan = plan_rows(config, models.shapes.mesh, parts.sizes)
-        return GrpoTrainer(config, parts.program, parts.frozen, build, parts.bridge, plan)
+        trainer = GrpoTrainer(config, parts.program, parts.frozen, build, parts.bridge, plan)
+        return DynamicTrainer(config, trainer) if config.grpo.dynamic_sampling else trainer
 
     def begin(self) -> None:
         """There is nothing of it."""

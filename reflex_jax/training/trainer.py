@@ -21,11 +21,11 @@ from reflex_jax.run.logs import CompilationCounter
 from reflex_jax.run.samples import completion_rows
 from reflex_jax.sharding import BatchRows
 from reflex_jax.step.batch import HostBatch
-from reflex_jax.step.bridge import HostBridge
+from reflex_jax.step.bridge import BridgedRollout, HostBridge
 from reflex_jax.step.imitate import SftBatch
 from reflex_jax.step.program import Program
 from reflex_jax.step.rows import RowPlan, describe_rows, lay_out_rows, place_rows, widen_prompts
-from reflex_jax.step.score import without_maps
+from reflex_jax.step.score import Scored, without_maps
 from reflex_jax.step.state import FrozenParams, TrainState
 
 
@@ -36,6 +36,18 @@ class StepResult:
     metrics: dict[str, Any]
     rows: list[dict[str, Any]]  # one per completion
     arrays: dict[str, np.ndarray]  # what went into the update, for looking into a step that failed
+    places: Sequence[int] = ()  # of the prompts of `rows` in the batch
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A sampled batch; all but the last is this process's part."""
+
+    host: HostBatch
+    tokens: np.ndarray  # [p, G, Lc] of the completions
+    mask: np.ndarray  # which of them exist
+    bridged: BridgedRollout
+    batch: TrainBatch  # without rows
 
 
 @runtime_checkable
@@ -62,45 +74,102 @@ class GrpoTrainer:
     ):
         self.frozen, self.build = frozen, build
         self.rows = program.shapes.rows(config.grpo.prompts_per_step)
-        self._program, self._bridge, self._row_plan = program, bridge, row_plan
+        self.program, self._bridge, self._row_plan = program, bridge, row_plan
         self._widen = jax.jit(partial(widen_prompts, plan=row_plan), out_shardings=self.rows.sharding)
         self._key = jax.random.key(config.run.seed)
         self._compilations = CompilationCounter()
 
     def run_step(self, state: TrainState, batch: HostBatch, step: int) -> tuple[TrainState, StepResult]:
         """One step of GRPO (paper Eq. 1-10)."""
-        program = self._program
         seconds: dict[str, float] = {}
-        with _timed(seconds, "time/reshard"):
-            weights = jax.block_until_ready(program.gather(state.params, self.frozen.fixed))
-        with _timed(seconds, "time/generate"):
-            prompts = self.rows.place(batch.prompts)
-            ids = self.rows.place(self.rows.local.astype(np.int32))
-            rollout = program.sample(weights, prompts, Draws(jax.random.fold_in(self._key, step), ids))
+        drawn = self.draw(self.gather(state, seconds), batch, step, seconds)
+        state, scored, metrics = self.learn(state, drawn.batch, None, seconds)
+        rows = completion_rows(batch, rollout_tokens=drawn.mask, bridged=drawn.bridged, scored=scored)
+        arrays = step_arrays(drawn.tokens, drawn.mask, scored)
+        return state, self.result(metrics, seconds, rows, self.rows.local.tolist(), arrays)
+
+    def gather(self, state: TrainState, seconds: dict[str, float]) -> Any:
+        """The weights to sample with."""
+        with self.timed(seconds, "time/reshard"):
+            return jax.block_until_ready(self.program.gather(state.params, self.frozen.fixed))
+
+    def draw(
+        self, weights: Any, host: HostBatch, step: int, seconds: dict[str, float], *, first_prompt: int = 0
+    ) -> Drawn:
+        """Samples a batch and scores its strings.
+
+        Args:
+          weights: of `gather`.
+          host: the questions.
+          step: its completions depend on its number,
+          seconds: to which the times are added.
+          first_prompt: and on the number of their prompt among those of the step, counted from here.
+        """
+        with self.timed(seconds, "time/generate"):
+            prompts = self.rows.place(host.prompts)
+            ids = self.rows.place((self.rows.local + first_prompt).astype(np.int32))
+            rollout = self.program.sample(weights, prompts, Draws(jax.random.fold_in(self._key, step), ids))
             prompts = self._widen(prompts)
-            counts = program.count(prompts, rollout.mask)
             tokens, mask = self.rows.fetch((rollout.tokens, rollout.mask))
-            del weights
-        with _timed(seconds, "time/bridge"):
-            bridged = self._bridge(batch.examples, tokens, mask, batch.judge_pixels)
-            layout = lay_out_rows(jax.device_get(counts), self._row_plan)
-        with _timed(seconds, "time/train_step"):
+        with self.timed(seconds, "time/bridge"):
+            bridged = self._bridge(host.examples, tokens, mask, host.judge_pixels)
             judge, scores = self.rows.place((bridged.judge, bridged.scores))
-            rows = place_rows(layout, program.shapes.mesh)
-            placed = TrainBatch(prompts=prompts, rollout=rollout, judge=judge, scores=scores, rows=rows)
-            if len(self._row_plan.lengths) == 1:
-                state, scored, metrics = program.train_step(state, self.frozen, placed)
+        batch = TrainBatch(prompts=prompts, rollout=rollout, judge=judge, scores=scores)
+        return Drawn(host=host, tokens=tokens, mask=mask, bridged=bridged, batch=batch)
+
+    def learn(
+        self, state: TrainState, batch: TrainBatch, scored: Scored | None, seconds: dict[str, float]
+    ) -> tuple[TrainState, Scored, dict[str, Any]]:
+        """Updates with a batch.
+
+        Args:
+          state: which the update takes over.
+          batch: of `draw`.
+          scored: None: the judge has yet to look.
+          seconds: to which the times are added.
+
+        Returns:
+          The state; this process's part of what was scored, without maps; and metrics.
+        """
+        program = self.program
+        with self.timed(seconds, "time/bridge"):
+            layout = lay_out_rows(jax.device_get(program.count(batch.prompts, batch.rollout.mask)), self._row_plan)
+        with self.timed(seconds, "time/train_step"):
+            batch = dataclasses.replace(batch, rows=place_rows(layout, program.shapes.mesh))
+            if scored is None and len(self._row_plan.lengths) == 1:
+                state, scored, metrics = program.train_step(state, self.frozen, batch)
             else:  # its two halves, or the judge would be compiled anew for each length of rows
-                scored = program.score(self.frozen.judge, judge, scores)
-                state, metrics = program.update(state, self.frozen, placed, scored)
+                scored = scored or program.score(self.frozen.judge, batch.judge, batch.scores)
+                state, metrics = program.update(state, self.frozen, batch, scored)
             scored, metrics = self.rows.fetch(without_maps(scored)), jax.device_get(metrics)
-        arrays = {
-            "tokens": tokens, "mask": mask, "rewards": scored.rewards, "advantages": scored.advantages,
-            **{f"reward_{name}": values for name, values in scored.components.items()},
-        }  # fmt: skip
-        samples = completion_rows(batch, rollout_tokens=mask, bridged=bridged, scored=scored)
-        metrics |= describe_rows(layout)
-        return state, StepResult(_with_times(metrics, seconds, self._compilations), samples, arrays)
+        return state, scored, metrics | describe_rows(layout)
+
+    def result(
+        self,
+        metrics: dict[str, Any],
+        seconds: dict[str, float],
+        rows: list[dict[str, Any]],
+        places: Sequence[int],
+        arrays: dict[str, np.ndarray],
+    ) -> StepResult:
+        """Everything a step leaves behind."""
+        return StepResult(_with_times(metrics, seconds, self._compilations), rows, arrays, places)
+
+    @staticmethod
+    @contextmanager
+    def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+        """Adds the seconds of its body."""
+        started = time.perf_counter()
+        yield
+        seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - started
+
+
+def step_arrays(tokens: np.ndarray, mask: np.ndarray, scored: Scored) -> dict[str, np.ndarray]:
+    """What went into an update: completions [p, G, Lc] and what they were paid [p, G]."""
+    return {
+        "tokens": tokens, "mask": mask, "rewards": scored.rewards, "advantages": scored.advantages,
+        **{f"reward_{name}": values for name, values in scored.components.items()},
+    }  # fmt: skip
 
 
 class SupervisedTrainer:
@@ -114,7 +183,7 @@ class SupervisedTrainer:
     def run_step(self, state: TrainState, batch: SftBatch, step: int) -> tuple[TrainState, StepResult]:
         """One supervised step."""
         seconds: dict[str, float] = {}
-        with _timed(seconds, "time/train_step"):
+        with GrpoTrainer.timed(seconds, "time/train_step"):
             placed = self.rows.place(batch)
             counts = self._program.count(placed.prompts, placed.weights > 0)
             layout = lay_out_rows(jax.device_get(counts), self._row_plan)
@@ -134,10 +203,3 @@ def _with_times(metrics: Any, seconds: dict[str, float], compilations: Compilati
     return metrics | seconds | {
         "time/step": total, "tokens_per_second": metrics["tokens"] / total, "compilations": compilations.read(),
     }  # fmt: skip
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
-    started = time.perf_counter()
-    yield
-    seconds[name] = time.perf_counter() - started

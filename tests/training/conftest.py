@@ -27,7 +27,8 @@ def _build_once() -> Callable[..., Program]:
     built: dict[tuple, Program] = {}
 
     def build(config: Config, shapes: Shapes, *, updates: int) -> Program:
-        settings = dataclasses.replace(config, run=RunConfig(seed=config.run.seed))
+        grpo = dataclasses.replace(config.grpo, dynamic_sampling=0)  # how often programs run enters none of them
+        settings = dataclasses.replace(config, run=RunConfig(seed=config.run.seed), grpo=grpo)
         allowed, ends = shapes.vocabulary.allowed.tobytes(), (shapes.vocabulary.eos_ids, shapes.vocabulary.pad_id)
         key = (repr(settings), shapes.mesh, shapes.policy, repr(shapes.judge), allowed, ends, updates)
         if key not in built:

@@ -108,6 +108,24 @@ def test_an_interrupted_run_ends_bit_for_bit_like_an_undisturbed_one(undisturbed
         np.testing.assert_array_equal(got, expected)
 
 
+def test_a_run_that_samples_until_rewards_differ_goes_on_with_the_next_draw(undisturbed, phantom, tmp_path):
+    """Bit for bit; its checkpoint says how many batches of its phase were drawn."""
+    sampling = ["grpo.dynamic_sampling=2"]  # beside these the programs of the others
+    whole, directory = tmp_path / "whole", tmp_path / "run"
+    assert train(phantom, whole, *sampling) == 0
+    rows = [json.loads(line) for line in (whole / "samples.jsonl").read_text().splitlines()]
+    groups = [rows[i : i + 4] for i in range(0, len(rows), 4)]
+    flat = [len({row["reward"] for row in group}) == 1 for group in groups]
+    assert len(groups) == STEPS * 8 and all(len({row["id"] for row in group}) == 1 for group in groups)
+    assert sum(flat[:8]) / 8 == metrics(whole)[0]["frac_zero_std"] < metrics(undisturbed)[0]["frac_zero_std"]
+    assert metrics(whole)[0]["draws/count"] > 1
+    cut_back(whole, directory, 2)  # at the border of two phases
+    assert train(phantom, directory, *sampling) == 0
+    assert metrics(directory) == metrics(whole) and completions(directory) == completions(whole)
+    for got, expected in zip(saved(directory), saved(whole), strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
 # the mesh that has all axes is the one of multiprocess/test_two_processes.py, so its programs compile once
 MESHES = [
     ["mesh.data=2", "mesh.fsdp=2", "mesh.tensor=2", "memory.microbatch_prompts=4"],  # in as many rounds as it takes
@@ -236,7 +254,8 @@ def test_what_has_learned_nothing_leaves_no_checkpoint(tmp_path, start):
     )
     run = SimpleNamespace(
         config=load_config(None, settings), start=start, evaluator=None, checkpoints=SimpleNamespace(wait=lambda: None),
-        batches=_Batches(), trainer=SimpleNamespace(build=None, rows=None, run_step=lambda state, *_: (state, failed)),
+        batches=_Batches(), iterate=lambda: iter(range(start, 9)),
+        trainer=SimpleNamespace(build=None, rows=None, run_step=lambda state, *_: (state, failed)),
     )  # fmt: skip
     saved = []
     with types_unchecked(), pytest.raises(RunStopped) as stopped:
@@ -248,9 +267,6 @@ def test_what_has_learned_nothing_leaves_no_checkpoint(tmp_path, start):
 class _Batches:
     def __len__(self):
         return 9
-
-    def iterate(self, start, build):
-        return iter(range(start, 9))
 
     def phase_name(self, step):
         return "closed"

@@ -21,7 +21,11 @@ SETTINGS = [
 
 @pytest.mark.parametrize(
     ("phase", "kills", "overrides"),
-    [("train", 8, ["rollout.max_new_tokens=24"]), ("sft", 4, ["rollout.max_new_tokens=44"])],
+    [
+        ("train", 8, ["rollout.max_new_tokens=24"]),
+        ("train", 6, ["rollout.max_new_tokens=24", "grpo.preset=dapo"]),  # in the middle of a step's draws
+        ("sft", 4, ["rollout.max_new_tokens=44"]),
+    ],
 )
 def test_kills_at_random_moments_change_nothing(repository, tmp_path, phase, kills, overrides):
     environment = {
