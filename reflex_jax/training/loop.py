@@ -48,6 +48,7 @@ from reflex_jax.training.faults import SkippedSteps, StepEnd
 from reflex_jax.training.metric_names import check_best_metric
 from reflex_jax.training.objectives import Grpo, Objective, Parts, Supervised
 from reflex_jax.training.preflight import check_memory, check_processes
+from reflex_jax.training.signs import Signs
 from reflex_jax.training.trainer import Trainer
 from reflex_jax.training.watchdog import Watchdog
 
@@ -298,7 +299,7 @@ def _run_steps(
         most_failed=most_failed_rows(run.config.rewards, grpo.prompts_per_step * grpo.group_size),
         has_learned=run.start > 0,
     )  # fmt: skip
-    metrics: dict[str, Any] = {}
+    metrics, signs = dict[str, Any](), Signs(run.config)
     if run.evaluator and run.start == 0:
         metrics = run.evaluate(state)
         logger.log(0, {"phase": run.batches.phase_name(0), **metrics})
@@ -319,6 +320,7 @@ def _run_steps(
             logger.samples(step, all_rows(result.rows, result.places))
         is_saved = is_last or step % training.save_every == 0 or (is_evaluated and training.best_metric in metrics)
         skipped.note(step, result)
+        signs.note(step, metrics)
         # what has learned nothing leaves no checkpoint, so that whatever failed can be mended and the run begun anew
         is_worth_it = is_last or skipped.has_learned
         step_end(state, step, metrics, is_saved=is_worth_it and (is_saved or skipped.is_hopeless), is_last=is_last)
