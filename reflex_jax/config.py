@@ -104,6 +104,9 @@ class JudgeConfig:
     resize: str = (
         "checkpoint"  # as its preprocess_cfg says | crop: short side, centre | squash | pad: the whole picture
     )
+    picture: int = (
+        0  # of a question with several: which one it looks at, 0 the first, -1 the last; of fewer the nearest
+    )
     saliency: str = "attention_gradient"
     saliency_block: int = -1  # transformer block; attention_gradient rolls out from here to the last
     centered: bool = False  # use u - u(question-only statement): removes what the template shares

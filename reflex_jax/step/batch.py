@@ -43,7 +43,7 @@ class BatchBuilder:
     """
 
     def __init__(
-        self, models: Models, sizes: PromptSizes, rows: BatchRows, *, resize: str, rungs: int = 1,
+        self, models: Models, sizes: PromptSizes, rows: BatchRows, *, resize: str, picture: int = 0, rungs: int = 1,
         blank_image: bool = False,
     ):  # fmt: skip
         """Reads nothing yet.
@@ -53,11 +53,12 @@ class BatchBuilder:
           sizes: of its prompts, which the largest rung holds.
           rows: of a batch.
           resize: of the judge's pictures.
+          picture: which of a question's the judge looks at; negative numbers count from the last.
           rungs: how many sizes there are at most; 1: `sizes` alone.
           blank_image: see above.
         """
         self._processor, self._judge, self._rungs = models.processor, models.judge, prompt_rungs(sizes, rungs)
-        self.rows, self._resize, self._blank_image = rows, resize, blank_image
+        self.rows, self._resize, self._picture, self._blank_image = rows, resize, picture, blank_image
 
     def sizes_of(self, examples: Sequence[Example]) -> PromptSizes:
         """The rung of a batch: by all P questions, those of other processes too, so that all run the same program."""
@@ -84,10 +85,14 @@ class BatchBuilder:
         return HostBatch(examples, prompts, np.stack(pixels) if pixels else None)
 
     def _prepare(self, example: Example) -> tuple[EncodedPrompt, UInt8[np.ndarray, "H W 3"] | None]:
-        """A question as the policy reads it, and the picture that the judge looks at: of several the first."""
+        """A question as the policy reads it, and the picture that the judge looks at."""
         images = example.load_images()
         seen = [Image.new("RGB", i.size, _GREY) for i in images] if self._blank_image else images
-        judged = None if self._judge is None else judge_pixels(images[0], self._judge.config, resize=self._resize)
+        judged = None
+        if self._judge is not None:
+            # of fewer pictures than that the last, or counted from behind the first
+            number = max(-len(images), min(self._picture, len(images) - 1))
+            judged = judge_pixels(images[number], self._judge.config, resize=self._resize)
         return self._processor.encode(seen, example.question), judged
 
 

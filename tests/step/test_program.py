@@ -203,6 +203,21 @@ def test_a_batch_holds_its_questions_in_order_whichever_is_read_first(run):
         np.testing.assert_array_equal(seen, judge_pixels(example.load_images()[0], models.judge.config))
 
 
+@pytest.mark.parametrize(
+    ("picture", "seen"), [(0, (0, 0)), (1, (1, 0)), (2, (2, 0)), (7, (2, 0)), (-1, (2, 0)), (-9, (0, 0))]
+)
+def test_the_judge_looks_at_the_picture_that_the_configuration_names(run, picture, seen):
+    """Of a question with three pictures and of one with a single one."""
+    config, models, sizes, examples = run
+    several = dataclasses.replace(examples[0], images=tuple(e.images[0] for e in examples[:3]))
+    room = sizes.union(PromptSizes(*models.processor.size_of(several)))
+    build = BatchBuilder(models, room, models.shapes.rows(2), resize=config.judge.resize, picture=picture)
+    batch = build([several, examples[3]])
+    expected = [several.images[seen[0]], examples[3].images[seen[1]]]
+    for got, image in zip(batch.judge_pixels, expected, strict=True):
+        np.testing.assert_array_equal(got, judge_pixels(image.load(), models.judge.config))
+
+
 def test_a_plan_compiles_the_functions_of_the_program(run, monkeypatch):
     """Of the shapes that settings name; nothing is compiled here, only what goes to the compiler is compared."""
     config, *_ = run
