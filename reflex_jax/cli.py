@@ -1,8 +1,8 @@
-"""Command line: `reflex train | sft | evaluate | export | plan`; the same words everywhere.
+"""Command line: `reflex train | sft | evaluate | judge | export | plan`; the same words everywhere.
 
 Exit codes: 0 done; 1 a checkpoint could not be written; 2 wrong input; 3 another process was lost; 4 the loss is not a
-number, or no completion could be scored; 5 planned, and does not fit; 75 stopped by a signal, saved. Each but 0 comes
-with one clear message.
+number, or no completion could be scored; 5 planned, and does not fit; 75 stopped by a signal, saved, or answers are
+left to be judged. Each but 0 comes with one clear message.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 from reflex_jax.config import ConfigError, RewardsConfig, user_path
 from reflex_jax.config_reader import load_config
 from reflex_jax.run.ownership import refuse_second_owner
-from reflex_jax.stops import PROCESS_LOST, RunStopped
+from reflex_jax.stops import PREEMPTED, PROCESS_LOST, RunStopped
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -101,6 +101,7 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument("--blank-image", action="store_true", help="show the policy a grey picture instead")
     command.add_argument("--initial", action="store_true", help="score the policy the run started from")
     command.set_defaults(run=_evaluate)
+    _add_judge_command(commands)
     _add_data_commands(commands)
     command = commands.add_parser("export", help="write the policy of a run as a Hugging Face directory")
     command.add_argument("directory", help="run directory, e.g. runs/phantom")
@@ -120,6 +121,23 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument("--topology", metavar="NAME", help="TPU slice in chips, e.g. v5p:4x4x4; default: this machine")
     command.set_defaults(run=_plan)
     return parser
+
+
+def _add_judge_command(commands: Any) -> None:
+    command = commands.add_parser("judge", help="put the answers of a file before a language model; resumes")
+    command.add_argument("answers", metavar="FILE", help="JSON lines: id, question, truth, prediction, template, ...")
+    command.add_argument(
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="endpoint.key=value",
+        help="e.g. endpoint.model=NAME; url and model have to be",
+    )
+    command.add_argument("--template", help="base, mimic or rarl, of lines that name none")
+    command.add_argument(
+        "--to", metavar="FILE", help="verdicts, to which lines are added (default FILE.verdicts.jsonl)"
+    )
+    command.set_defaults(run=_judge)
 
 
 def _add_data_commands(commands: Any) -> None:
@@ -221,6 +239,37 @@ def _evaluate(options: argparse.Namespace) -> int:
         print(f"{name:40s} {value:8.4f}")
     for line in lines:
         print(f"data: {line}")
+    return 0
+
+
+def _judge(options: argparse.Namespace) -> int:
+    from reflex_jax.evaluation.judge_answers import judge_file
+    from reflex_jax.evaluation.judge_protocols import TEMPLATES
+
+    other = [text for text in options.overrides if not text.startswith("endpoint.")]
+    if other:
+        raise ConfigError(f"{', '.join(other)}: expected endpoint.key=value; nothing else is read here.")
+    if options.template is not None and options.template not in TEMPLATES:
+        raise ConfigError(f"--template: expected one of {', '.join(TEMPLATES)}; got {options.template!r}.")
+    answers = user_path(options.answers)
+    target = user_path(options.to) if options.to else answers.with_name(f"{answers.name}.verdicts.jsonl")
+    # a conversation of three rounds about a report takes more than a step's single words
+    defaults = ["endpoint.max_tokens=512", "endpoint.deadline_seconds=600"]
+    config = load_config(None, [*defaults, *options.overrides])
+    judged = judge_file(answers, target, config.endpoint, template=options.template)
+    if judged.found:
+        print(judged.found)
+    for name, value in judged.metrics.items():
+        print(f"{name:40s} {value:8.4f}")
+    print(f"{target} holds every verdict.")
+    if judged.given_up:
+        print(f"{judged.given_up} answers failed too often and are left out; {target} says why.")
+    if judged.to_be_tried_again:
+        print(
+            f"reflex judge: {judged.to_be_tried_again} answers have no verdict yet; the same command tries them again.",
+            file=sys.stderr,
+        )
+        return PREEMPTED
     return 0
 
 

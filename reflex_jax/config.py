@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -433,6 +434,55 @@ class RewardsConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EndpointConfig:
+    """The language model that `llm_judge` and `reflex judge` ask over HTTP, as OpenAI's `/v1/chat/completions` (chat/)."""
+
+    url: str | None = None  # what stands before /chat/completions, e.g. http://localhost:8000/v1
+    model: str | None = None  # as the endpoint calls it
+    key_variable: str | None = None  # name of the environment variable that holds the key; the key stands nowhere
+    temperature: float = 0.0
+    max_tokens: int = 64  # of a reply; more where the model thinks first
+    seed: int | None = None  # sent where it is set
+    enable_thinking: bool | None = None  # the switch of chat templates that vLLM and SGLang pass on; unset: not sent
+    concurrency: int = 16  # requests under way at one time
+    deadline_seconds: float = 120.0  # for all completions of a step; those without a reply then have failed
+    connect_seconds: float = 5.0
+    read_seconds: float = 60.0  # without a byte
+    attempts: int = 5  # tries of one completion
+    backoff_seconds: float = 0.5  # before the n-th retry at random up to 2^(n-1) times that (at most 30 s)
+    breaker_failures: int = 20  # completions failed in a row after which it is not asked for
+    breaker_seconds: float = 30.0  # so long, before one of them tries
+    cache: str | None = None  # SQLite file of replies that are not asked for again, on a local disk
+    check: bool = True  # look before the first step whether it answers and serves the model
+
+    def __post_init__(self) -> None:
+        """Refuses addresses with secrets, names that are none, and values out of range."""
+        if self.url is not None:
+            _check(
+                re.fullmatch(r"https?://(\[[0-9a-fA-F:.]+\]|[\w.-]+)(:\d{1,5})?(/[\w./~-]*)?", self.url) is not None,
+                "endpoint.url: expected http(s)://host[:port]/path without user, key or query, such as "
+                f"http://localhost:8000/v1; got {re.sub('//[^/]*@', '//...@', self.url).partition('?')[0][:80]!r}.",
+            )
+            _check(
+                not self.url.rstrip("/").endswith("/chat/completions"),
+                f"endpoint.url: expected what stands before /chat/completions; got {self.url[:80]!r}.",
+            )
+        _check(
+            self.key_variable is None or re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", self.key_variable) is not None,
+            "endpoint.key_variable: expected the name of an environment variable that holds the key, never the key itself; "
+            f"got {len(self.key_variable or '')} characters that are no such name.",
+        )
+        for name in ("max_tokens", "concurrency", "attempts", "breaker_failures"):
+            _check(getattr(self, name) >= 1, f"endpoint.{name}: expected >= 1; got {getattr(self, name)}.")
+        for name in ("deadline_seconds", "connect_seconds", "read_seconds", "backoff_seconds", "breaker_seconds"):
+            _check(
+                0 < getattr(self, name) <= 86400,
+                f"endpoint.{name}: expected a number of seconds in (0, 86400]; got {getattr(self, name)}.",
+            )
+        _check(0 <= self.temperature <= 2, f"endpoint.temperature: expected in [0, 2]; got {self.temperature}.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """The optimiser, an optax chain."""
 
@@ -602,6 +652,7 @@ class Config:
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     grpo: GrpoConfig = field(default_factory=GrpoConfig)
     rewards: RewardsConfig = field(default_factory=RewardsConfig)
+    endpoint: EndpointConfig = field(default_factory=EndpointConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     sft: SftConfig = field(default_factory=SftConfig)

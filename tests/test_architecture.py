@@ -24,7 +24,7 @@ FLOORS = {
     "trees.py": 0, "config_text.py": 0,
     "sharding.py": 1, "processes.py": 1, "text": 1,
     "statements": 2, "models": 2, "data": 2, "rewards": 2, "grpo": 2,
-    "judge": 3, "checkpoints": 3, "config_reader.py": 3, "config_components.py": 3,
+    "judge": 3, "chat": 3, "checkpoints": 3, "config_reader.py": 3, "config_components.py": 3,
     "step": 4,
     "run": 5, "planning": 5,
     "evaluation": 6,
@@ -142,6 +142,8 @@ def test_names_say_what_is_inside():
         ("tensorboardX", {"run/logs.py"}),
         ("orbax", {"run/checkpoint.py"}),
         ("pyarrow", {"data/parquet_rows.py"}),
+        ("httpx2", {"chat/endpoint.py"}),
+        ("tenacity", {"chat/client.py"}),
         ("pydicom", {"data/dicom_images.py", "data/dicom_tags.py"}),
     ],
 )

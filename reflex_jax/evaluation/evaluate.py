@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from reflex_jax.chat.check import look_at_endpoint
 from reflex_jax.checkpoints.paths import resolve_checkpoint
 from reflex_jax.config import Config
 from reflex_jax.data.examples import Example
@@ -21,7 +22,7 @@ from reflex_jax.sharding import make_mesh
 from reflex_jax.step.batch import leave_out_unfit, measure_prompts, refuse_colliding_options
 from reflex_jax.step.models import Models, load_models, load_params, make_host_bridge
 from reflex_jax.step.program import Program, build_program
-from reflex_jax.step.score import needs_judge
+from reflex_jax.step.score import needs_endpoint, needs_judge
 from reflex_jax.step.state import split_trainable
 
 
@@ -39,6 +40,8 @@ def evaluate_run(config: Config, *, blank_image: bool = False, initial: bool = F
     with refused_together():
         mesh = make_mesh(config.mesh)
         with_judge = needs_judge(config)
+        if needs_endpoint(config):
+            look_at_endpoint(config.endpoint)
         models = load_models(config, mesh, with_judge=with_judge)
         examples = load_evaluation(config.data, seed=config.run.seed)
         examples = leave_out_unfit(config, models.processor, examples, with_judge=with_judge)

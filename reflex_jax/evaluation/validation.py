@@ -89,6 +89,7 @@ class Evaluator:
                 columns = jax.device_get(self._columns(self._program.score(judge, inputs, scores), scores))
                 for key, values in columns.items():
                     rows.setdefault(f"{name}/{key}", []).append(values[: len(chosen)])
+        self._bridge.take_chat_counts()  # a step counts its own
         columns = {key: np.concatenate(parts) for key, parts in rows.items()}
         return summarise(columns)
 

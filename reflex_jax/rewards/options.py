@@ -27,15 +27,20 @@ class Option:
     default: Any
 
 
-def read_options(function: Callable[..., Any]) -> dict[str, Option]:
+def read_options(function: Callable[..., Any], *, given: int = 1) -> dict[str, Option]:
     """Name -> option, in the order of the signature.
 
+    Args:
+      function: of a reward.
+      given: how many parameters it is given beside its options, what it scores among them.
     Raises:
-      ValueError: there is no first parameter, a later one is not keyword-only with a default, has another type than those of
-        `TYPES`, or takes the name of what every component has.
+      ValueError: there are not so many first parameters, a later one is not keyword-only with a default, has another type than
+        those of `TYPES`, or takes the name of what every component has.
     """
     parameters = [*inspect.signature(function).parameters.values()]
-    if not parameters or parameters.pop(0).kind not in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD):
+    first, parameters = parameters[:given], parameters[given:]
+    placed = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+    if len(first) < given or any(parameter.kind not in placed for parameter in first):
         raise ValueError(f"{function.__name__}: expected what it scores as the first parameter.")
     hints = typing.get_type_hints(function)
     options, problems = {}, []

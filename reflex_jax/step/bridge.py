@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
+from reflex_jax.chat.client import ChatClient, ChatCounts
 from reflex_jax.config import Component
 from reflex_jax.data.examples import Example
 from reflex_jax.judge.batch import StatementTokenizer, pack_statements
@@ -60,6 +61,7 @@ class HostBridge:
       max_statement_tokens: T, static.
       centered: also encode the question-only statement of each prompt.
       user_rewards: where components that do not ship are computed.
+      chat: the language model that components ask.
       answer_of: completion -> its answer, None where there is not exactly one; benchmarks with random weights replace it
         to give the judge a full load.
     """
@@ -73,6 +75,7 @@ class HostBridge:
         max_statement_tokens: int,
         centered: bool,
         user_rewards: UserRewards | None = None,
+        chat: ChatClient | None = None,
         answer_of: Callable[[str], str | None] = lambda text: parse_completion(text).answer,
     ):
         self._decode = decode
@@ -82,7 +85,7 @@ class HostBridge:
         self._statement_tokenizer = statement_tokenizer
         self._max_statement_tokens = max_statement_tokens
         self._centered = centered
-        self._user_rewards = user_rewards
+        self._user_rewards, self._chat = user_rewards, chat
         self._answer_of = answer_of
         self._reporter = FailureReporter()
         # the answers of a group are often the same few, and so they are at the next look at the question
@@ -127,10 +130,15 @@ class HostBridge:
         self._reporter.tell(failures)
         return BridgedRollout(completions, answers, statements, anchors, judge, scores, failures.first)
 
+    def take_chat_counts(self) -> ChatCounts | None:
+        """What became of the questions to a language model since the last look; None: no component asks one."""
+        return self._chat.take_counts() if self._chat else None
+
     def close(self) -> None:
-        """Ends the process of a user's own rewards, where there is one."""
-        if self._user_rewards is not None:
-            self._user_rewards.close()
+        """Ends the process of a user's own rewards and the connections to a language model, where there are some."""
+        for held in (self._user_rewards, self._chat):
+            if held is not None:
+                held.close()
 
     def _pack(
         self,
@@ -175,7 +183,10 @@ class HostBridge:
             return self._user_rewards
 
         def results_of(name: str, options: Mapping[str, Any]) -> Callable[[list[tuple[int, int]]], Sequence[Result]]:
-            score = REWARDS[name].score if name in REWARDS else partial(own_rewards().score, name)
+            if name in REWARDS:
+                score = partial(REWARDS[name].score, ask=self._chat.ask if self._chat else None)
+            else:
+                score = partial(own_rewards().score, name)
             return lambda rows: score([answered(p, g) for p, g in rows], options)
 
         everywhere = np.ones_like(failures.is_valid)

@@ -8,6 +8,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
+from reflex_jax.chat.client import ChatClient
 from reflex_jax.checkpoints.huggingface import load_policy_params
 from reflex_jax.checkpoints.paths import resolve_checkpoint
 from reflex_jax.checkpoints.policy import policy_shardings, special_ids
@@ -18,6 +19,7 @@ from reflex_jax.rewards.user_file import UserRewards
 from reflex_jax.sharding import check_attention
 from reflex_jax.step.bridge import HostBridge
 from reflex_jax.step.sampling import Vocabulary, allowed_tokens
+from reflex_jax.step.score import needs_endpoint
 from reflex_jax.step.shapes import Shapes
 from reflex_jax.text.tokenizer import decode
 
@@ -85,6 +87,7 @@ def make_host_bridge(config: Config, models: Models) -> HostBridge:
         max_statement_tokens=config.judge.max_statement_tokens,
         centered=config.judge.centered,
         user_rewards=UserRewards(rewards.files, timeout=rewards.timeout) if rewards.files else None,
+        chat=ChatClient(config.endpoint) if needs_endpoint(config) else None,
     )
 
 

@@ -15,7 +15,7 @@ from reflex_jax.judge.evidence import EvidenceSettings, gather_evidence
 from reflex_jax.models.biomedclip import BiomedClipConfig
 from reflex_jax.records import Evidence, HostScores, JudgeInputs, Rollout
 from reflex_jax.rewards.combine import combine_rewards
-from reflex_jax.rewards.components import REWARDS, is_of_device
+from reflex_jax.rewards.components import REWARDS, asks_endpoint, is_of_device
 from reflex_jax.rewards.provenance import loop_tightness
 from reflex_jax.sharding import map_prompts
 from reflex_jax.trees import Array, Leaf, Params, pytree_dataclass, tree_of
@@ -48,6 +48,11 @@ def without_maps(scored: Scored) -> Scored:
 def needs_judge(config: Config) -> bool:
     """Whether a component of the reward asks the judge, at whatever weight; else it is neither loaded nor run."""
     return any(is_of_device(name) for name in config.rewards.components)
+
+
+def needs_endpoint(config: Config) -> bool:
+    """Whether a component of the reward is the verdict of a language model behind the section `endpoint`."""
+    return any(asks_endpoint(name) for name in config.rewards.components)
 
 
 def most_failed_rows(rewards: RewardsConfig, rows: int) -> int:

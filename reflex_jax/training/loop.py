@@ -12,6 +12,7 @@ import jax
 from jax.sharding import Mesh
 from tqdm import tqdm
 
+from reflex_jax.chat.check import look_at_endpoint
 from reflex_jax.checkpoints.paths import resolve_checkpoint
 from reflex_jax.config import Config, ConfigError
 from reflex_jax.data.draws import Draws
@@ -41,7 +42,7 @@ from reflex_jax.statements.operator import DECL_VERSION
 from reflex_jax.step.batch import leave_out_unfit, measure_prompts, refuse_colliding_options
 from reflex_jax.step.models import Models, load_models, load_params, make_host_bridge
 from reflex_jax.step.program import Program, build_program
-from reflex_jax.step.score import most_failed_rows
+from reflex_jax.step.score import most_failed_rows, needs_endpoint
 from reflex_jax.step.state import TrainState
 from reflex_jax.stops import PROCESS_LOST, RunStopped, StopRequest
 from reflex_jax.training.faults import SkippedSteps, StepEnd
@@ -132,6 +133,11 @@ def run_objective(objective: Objective) -> TrainResult:
         mesh = make_mesh(config.mesh)
         objective.check_mesh(mesh)
     check_processes(config, mesh)
+    if objective.scores_answers and needs_endpoint(config):
+        with refused_together():
+            found = look_at_endpoint(config.endpoint)
+        if found and is_first():
+            print(found, flush=True)
     with ExitStack() as held:  # the run directory, which is this run's until the end
         run, state = _open_run(objective, mesh, held)
         new_steps = max(len(run.batches) - run.start, 0)

@@ -64,6 +64,11 @@ class Objective(Protocol):
         ...
 
     @property
+    def scores_answers(self) -> bool:
+        """Whether rewards are computed at all."""
+        ...
+
+    @property
     def with_judge(self) -> bool:
         """Whether something in the run asks the judge."""
         ...
@@ -110,6 +115,7 @@ class Grpo:
     config: Config
     name: ClassVar[str] = "grpo"
     is_supervised: ClassVar[bool] = False
+    scores_answers: ClassVar[bool] = True
 
     @property
     def with_judge(self) -> bool:
@@ -172,9 +178,14 @@ class Supervised:
     updates_per_step: ClassVar[int] = 1
 
     @property
+    def scores_answers(self) -> bool:
+        """Of held-out questions alone, where the run looks at them."""
+        return bool(self.config.training.evaluate_every)
+
+    @property
     def with_judge(self) -> bool:
         """The judge is asked of held-out questions alone, where the run looks at them."""
-        return bool(self.config.training.evaluate_every) and needs_judge(self.config)
+        return self.scores_answers and needs_judge(self.config)
 
     @property
     def update_prompts(self) -> int:

@@ -28,7 +28,7 @@ from reflex_jax.step.shapes import named_shapes, smallest_prompt
 from reflex_jax.training.objectives import Objective
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-_FREE_KEYS = ("data.root", "data.cache", "logging")  # may differ from host to host
+_FREE_KEYS = ("data.root", "data.cache", "endpoint.url", "endpoint.cache", "logging")  # may differ from host to host
 
 
 def check_processes(config: Config, mesh: Mesh) -> None:

@@ -13,8 +13,10 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import numpy as np
 
+from reflex_jax.chat.client import ChatCounts
 from reflex_jax.config import Config
 from reflex_jax.data.examples import Example
+from reflex_jax.processes import gather
 from reflex_jax.records import Draws, TrainBatch
 from reflex_jax.rewards.answer_metrics import ANSWER_METRICS
 from reflex_jax.run.logs import CompilationCounter
@@ -153,6 +155,7 @@ class GrpoTrainer:
         arrays: dict[str, np.ndarray],
     ) -> StepResult:
         """Everything a step leaves behind."""
+        metrics = metrics | chat_metrics(self._bridge.take_chat_counts())
         return StepResult(_with_times(metrics, seconds, self._compilations), rows, arrays, places)
 
     @staticmethod
@@ -192,6 +195,15 @@ class SupervisedTrainer:
             metrics = jax.device_get(metrics) | describe_rows(layout)
         arrays = {"tokens": np.asarray(batch.tokens), "weights": np.asarray(batch.weights)}
         return state, StepResult(_with_times(metrics, seconds, self._compilations), [], arrays)
+
+
+def chat_metrics(counts: ChatCounts | None) -> dict[str, float]:
+    """`endpoint/...`: what became of a step's questions to a language model, of all processes, which all call this."""
+    if counts is None:
+        return {}
+    found = gather(dataclasses.asdict(counts))
+    totals = {f"endpoint/{name}": float(sum(part[name] for part in found)) for name in found[0]}
+    return totals | {"endpoint/seconds": max(part["seconds"] for part in found)}
 
 
 def _with_times(metrics: Any, seconds: dict[str, float], compilations: CompilationCounter) -> dict[str, float]:
