@@ -25,6 +25,7 @@ from reflex_jax.cli import make_parser
 from reflex_jax.config import Component, Config, RewardsConfig
 from reflex_jax.config_reader import load_config
 from reflex_jax.rewards.answered import Answered
+from reflex_jax.rewards.components import REWARDS
 from reflex_jax.rewards.user_file import UserRewards
 from tests.test_architecture import PATHS, _imported_files, _room
 
@@ -70,6 +71,10 @@ WALKED = {
 ELSEWHERE = {
     "reflex train configs/phantom.yaml 'rewards.files=[my_rewards.py]' rewards.components.short=0.5": (
         "tests/training/test_faults.py", "rewards.components.short=0.5"),
+    "reflex train configs/phantom.yaml rewards.components.llm_judge=0.5 endpoint.url=http://localhost:8000/v1 "
+    "endpoint.model=NAME": ("tests/training/test_llm_judge.py", "def test_a_judge_that_is_killed_and_comes_back"),
+    "reflex judge predictions.jsonl endpoint.url=http://localhost:8000/v1 endpoint.model=NAME --template base "
+    "--to verdicts.jsonl": ("tests/evaluation/test_judge_answers.py", "def test_the_command_judges_a_file"),
     "bash launch/test.sh": (".ci/run", "exec bash launch/test.sh"),  # this is the command that runs the tests
     "bash launch/test.sh -k judge": ("launch/test.sh", 'python -m pytest -q --durations=40 "$@"'),
     "bash launch/test.sh -m slow": ("launch/test.sh", 'python -m pytest -q --durations=40 "$@"'),
@@ -204,7 +209,11 @@ def test_every_link_leads_somewhere(document):
 def is_setting(parts: list[str]) -> bool:
     """Whether a configuration has this key; of a list its entries' keys, of a mapping its names."""
     own = {"short": Component(options={"longest": 20})}  # the README's example
-    value: Any = Config(rewards=RewardsConfig(components=RewardsConfig().components | own))
+    shipped = {
+        name: Component(options={key: option.default for key, option in reward.options.items()})
+        for name, reward in REWARDS.items()
+    }
+    value: Any = Config(rewards=RewardsConfig(components=shipped | own))
     for part in parts:
         if isinstance(value, Component) and part in value.options:
             value = value.options

@@ -62,7 +62,6 @@ def test_replies_come_in_the_order_of_the_questions(port):
     [
         ("503-twice", ["YES", "NO"]),
         ("always-503", ["ServerFault"] * 2),
-        ("429-once", ["YES", "NO"]),
         ("html", ["NotAChatReply"] * 2),
         ("text", ["NotAChatReply"] * 2),
         ("not-json", ["NotAChatReply"] * 2),
@@ -94,7 +93,7 @@ def test_retry_after_is_waited_for_and_no_wait_beyond_the_deadline_is_begun(port
 def test_the_deadline_ends_what_hangs_and_what_drips(port, model, kind):
     """A drip never runs into the timeout between two bytes."""
     started = time.monotonic()
-    replies = ask(port, model, [RIGHT, WRONG], deadline_seconds=1.0, read_seconds=30.0)
+    replies = ask(port, model, [RIGHT, WRONG], deadline_seconds=0.4, read_seconds=30.0)
     assert kinds(replies) == [kind] * 2 and time.monotonic() - started < 3
 
 
@@ -124,7 +123,7 @@ def test_no_more_requests_are_under_way_than_allowed(tmp_path):
             "hang",
             [question(str(n), "x") for n in range(12)],
             concurrency=3,
-            deadline_seconds=0.7,
+            deadline_seconds=0.4,
             read_seconds=9,
         )
         assert len(log.read_text().splitlines()) == 3
@@ -163,7 +162,7 @@ def test_a_judge_that_dies_in_the_middle_of_a_batch_and_comes_back_costs_nothing
 
     def restart():
         process.wait()
-        time.sleep(0.5)
+        time.sleep(0.3)
         restarted.append(start_judge(port)[0])
 
     watcher = threading.Thread(target=restart)
@@ -190,7 +189,7 @@ def test_after_rows_failed_in_a_row_nobody_asks_until_the_cool_down_is_over_and_
     process, port = start_judge()
     end(process)
     questions = [question(str(n), str(n)) for n in range(20)]
-    settings = {"attempts": 1, "concurrency": 1, "breaker_failures": 3, "breaker_seconds": 1.0}
+    settings = {"attempts": 1, "concurrency": 1, "breaker_failures": 3, "breaker_seconds": 0.6}
     with closing(client(port, **settings)) as chat:
         assert kinds(chat.ask(questions, accepts=is_word)) == ["Unreachable"] * 3 + ["CircuitOpen"] * 17
         assert set(kinds(chat.ask(questions, accepts=is_word))) == {"CircuitOpen"}
@@ -198,7 +197,7 @@ def test_after_rows_failed_in_a_row_nobody_asks_until_the_cool_down_is_over_and_
         process, _ = start_judge(port, "--log", str(log))
         try:
             assert set(kinds(chat.ask(questions, accepts=is_word))) == {"CircuitOpen"} and not log.exists()
-            time.sleep(1.0)
+            time.sleep(0.6)
             assert chat.ask(questions, accepts=is_word) == ["YES"] * 20
         finally:
             end(process)
