@@ -182,6 +182,7 @@ def _train(options: argparse.Namespace) -> int:
     refuse_second_owner(config.run.directory)  # before a device is asked for, which the owner may hold
     _prepare()
     from reflex_jax.processes import is_first
+    from reflex_jax.rewards.components import asks_endpoint
     from reflex_jax.training.loop import train
 
     weights = config.rewards.weights
@@ -200,6 +201,7 @@ def _train(options: argparse.Namespace) -> int:
     print(f"  metrics   {result.directory}/metrics.jsonl   (tensorboard --logdir {result.directory})")
     print(f"  samples   {result.directory}/samples.jsonl   question, completion, statements, every score")
     own = f" 'rewards.files=[{', '.join(config.rewards.files)}]'" if config.rewards.files else ""
+    own += f" endpoint.url={config.endpoint.url}" if any(map(asks_endpoint, weights)) else ""
     print(f"  evaluate  reflex evaluate {result.directory}{own}")
     return 0
 

@@ -73,6 +73,8 @@ ELSEWHERE = {
         "tests/training/test_faults.py", "rewards.components.short=0.5"),
     "reflex train configs/phantom.yaml rewards.components.llm_judge=0.5 endpoint.url=http://localhost:8000/v1 "
     "endpoint.model=NAME": ("tests/training/test_llm_judge.py", "def test_a_judge_that_is_killed_and_comes_back"),
+    "reflex evaluate RUN endpoint.url=URL": (
+        "tests/training/test_llm_judge.py", "def test_a_run_directory_alone_sends_nothing_anywhere"),
     "reflex judge predictions.jsonl endpoint.url=http://localhost:8000/v1 endpoint.model=NAME --template base "
     "--to verdicts.jsonl": ("tests/evaluation/test_judge_answers.py", "def test_the_command_judges_a_file"),
     "bash launch/test.sh": (".ci/run", "exec bash launch/test.sh"),  # this is the command that runs the tests

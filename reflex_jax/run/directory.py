@@ -11,6 +11,7 @@ from typing import Any
 
 from reflex_jax.config import Config, ConfigError, config_to_dict, user_path
 from reflex_jax.config_reader import load_saved_config, save_config
+from reflex_jax.rewards.components import asks_endpoint
 from reflex_jax.run.ownership import LOCK_FILE, sole_owner
 
 CONFIG_FILE = "config.yaml"
@@ -101,15 +102,16 @@ def open_run_directory(config: Config) -> Iterator[bool]:
 def load_run_config(directory: str | Path, overrides: list[str], *, runs_rewards: bool = True) -> Config:
     """Reads the configuration a run was made with; it is then looked at where it lies now.
 
-    A run directory may come from anywhere, so code that only it names is never run.
+    A run directory may come from anywhere, so code that only it names is never run, and questions, answers and the content of an
+    environment variable are not sent to an address that only it names.
 
     Args:
       directory: of the run, taken as it stands but for a "~".
       overrides: "section.key=value", over what the run was made with.
       runs_rewards: its rewards are to be computed.
     Raises:
-      ConfigError: no run there, its file was cut off, an override would point at another run, or the rewards need files
-        that no override names.
+      ConfigError: no run there, its file was cut off, an override would point at another run, or the rewards need files or an
+        endpoint that no override names.
     """
     place = user_path(directory)
     if not str(directory) or not os.path.isfile(place / CONFIG_FILE):
@@ -121,8 +123,15 @@ def load_run_config(directory: str | Path, overrides: list[str], *, runs_rewards
     if elsewhere:
         raise ConfigError(f"{', '.join(elsewhere)}: the run is {str(directory)!r}; name another one in its place.")
     config = load_saved_config(place / CONFIG_FILE, overrides)
-    is_named = any(text.partition("=")[0].strip() == "rewards.files" for text in overrides)
-    if config.rewards.files and runs_rewards and not is_named:
+    named = {text.partition("=")[0].strip() for text in overrides}
+    if any(map(asks_endpoint, config.rewards.components)) and runs_rewards and "endpoint.url" not in named:
+        key = config.endpoint.key_variable
+        raise ConfigError(
+            f"endpoint.url: the run directory {str(directory)!r} names an address that answers{' and a key' if key else ''} "
+            f"would be sent to. Name it again if you trust it: endpoint.url={config.endpoint.url}"
+            f"{f' (the key is in {key}, see endpoint.key_variable)' if key else ''}"
+        )
+    if config.rewards.files and runs_rewards and "rewards.files" not in named:
         files = ", ".join(config.rewards.files)
         raise ConfigError(
             f"rewards.files: the run directory {str(directory)!r} names code that would be run. Look at it, and name it again "

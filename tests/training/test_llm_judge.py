@@ -8,6 +8,9 @@ import time
 import pytest
 
 from reflex_jax.cli import main
+from reflex_jax.config import ConfigError
+from reflex_jax.config_reader import load_config, save_config
+from reflex_jax.run.directory import load_run_config
 from reflex_jax.stops import NOT_FINITE
 from tests.chat_process import end, judge, start_judge
 
@@ -100,3 +103,15 @@ def test_a_run_begins_only_where_its_judge_answers(repository, tmp_path, capfd):
     assert told.startswith("reflex train: endpoint.url:") and told.count("\n") == 1 and not (tmp_path / "run").exists()
     assert train(repository, tmp_path / "run", port, "endpoint.model=null") == 2
     assert "endpoint.model: expected" in capfd.readouterr().err
+
+
+def test_a_run_directory_alone_sends_nothing_anywhere(tmp_path):
+    """One from elsewhere could name any address, and any variable of this environment as the key."""
+    settings = ["rewards.components={llm_judge: 1}", "endpoint.url=http://elsewhere/v1", "endpoint.model=m"]
+    save_config(load_config(None, [*settings, "endpoint.key_variable=PATH"]), tmp_path / "config.yaml")
+    with pytest.raises(
+        ConfigError, match=r"an address that answers and a key would be sent to.*endpoint\.url=http://else"
+    ):
+        load_run_config(tmp_path, ["endpoint.model=other"])
+    assert load_run_config(tmp_path, ["endpoint.url=http://here/v1"]).endpoint.url == "http://here/v1"
+    assert load_run_config(tmp_path, [], runs_rewards=False).endpoint.model == "m"
