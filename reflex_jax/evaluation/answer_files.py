@@ -70,8 +70,9 @@ def _read_answer(row: dict[str, Any], template: str | None) -> PredictedAnswer:
     if wrong:
         raise RowError(f"expected a text for {', '.join(wrong)}")
     if row["template"] not in TEMPLATES:
-        near = nearest_name(str(row["template"]), TEMPLATES)
-        raise RowError(f"template: expected one of {', '.join(TEMPLATES)}; got {row['template']!r:.40}{near}")
+        given = row["template"]
+        advice = " (--template names one for such lines)" if given is None else nearest_name(str(given), TEMPLATES)
+        raise RowError(f"template: expected one of {', '.join(TEMPLATES)}; got {given!r:.40}{advice}")
     options = row.get("options") or ()
     if not isinstance(options, list | tuple) or not all(isinstance(option, str) for option in options):
         raise RowError("options: expected a list of texts")

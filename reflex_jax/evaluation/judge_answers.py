@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,20 +53,26 @@ def judge_file(path: Path, target: Path, endpoint: EndpointConfig, *, template: 
         missing = [a for a in answers if _is_missing(known.get(keys[a.id]))]
         if missing and endpoint.check:
             found = check_endpoint(client, endpoint)
-        for name in TEMPLATES:
-            chosen = [answer for answer in missing if answer.template == name]
-            size = 4 * endpoint.concurrency
-            for start in range(0, len(chosen), size):
-                part = chosen[start : start + size]
-                results = _judge(client.ask, TEMPLATES[name], part)
-                rows = [_as_row(a, keys[a.id], result) for a, result in zip(part, results, strict=True)]
-                verdicts.add(rows)
-                for row, result in zip(rows, results, strict=True):
-                    _remember(known.setdefault(row["key"], Verdicts()), result)
+        for part in _parts(missing, 4 * endpoint.concurrency):
+            results = _judge(client.ask, TEMPLATES[part[0].template], part)
+            rows = [_as_row(a, keys[a.id], result) for a, result in zip(part, results, strict=True)]
+            verdicts.add(rows)
+            for row, result in zip(rows, results, strict=True):
+                _remember(known.setdefault(row["key"], Verdicts()), result)
+            if all(isinstance(result, Failed) and result.error in _PASSING for result in results):
+                break  # nobody is there; the rest would fail alike
     of_answer = {answer.id: known.get(keys[answer.id], Verdicts()) for answer in answers}
     without = [v for v in of_answer.values() if v.scores is None]
     again = sum(_is_missing(v) for v in without)
     return JudgedFile(summarise_verdicts(answers, of_answer), again, len(without) - again, found)
+
+
+def _parts(answers: Sequence[PredictedAnswer], size: int) -> Iterator[list[PredictedAnswer]]:
+    """Predictions of one template each, some at a time: what a crash can cost."""
+    for name in TEMPLATES:
+        chosen = [answer for answer in answers if answer.template == name]
+        for start in range(0, len(chosen), size):
+            yield chosen[start : start + size]
 
 
 def _is_missing(verdicts: Verdicts | None) -> bool:

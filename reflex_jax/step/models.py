@@ -77,8 +77,16 @@ def load_params(models: Models, dtype: str = "float32") -> Any:
     return load_policy_params(models.directory, shapes.policy, dtype, policy_shardings(shapes.policy, shapes.mesh))
 
 
-def make_host_bridge(config: Config, models: Models) -> HostBridge:
-    """The seam of this run: the policy's words, the judge's tokenizer, the components of the reward."""
+def make_host_bridge(config: Config, models: Models, *, is_used: bool = True) -> HostBridge:
+    """The seam of this run: the policy's words, the judge's tokenizer, the components of the reward.
+
+    Args:
+      config: of the run.
+      models: of the run.
+      is_used: whether answers are scored at all; a run that scores none needs no endpoint.
+    Raises:
+      ConfigError: the endpoint that a component asks is not named, or its key is not there.
+    """
     tokenizer, rewards = models.processor.tokenizer, config.rewards
     return HostBridge(
         decode=lambda ids: decode(tokenizer, ids),
@@ -87,7 +95,7 @@ def make_host_bridge(config: Config, models: Models) -> HostBridge:
         max_statement_tokens=config.judge.max_statement_tokens,
         centered=config.judge.centered,
         user_rewards=UserRewards(rewards.files, timeout=rewards.timeout) if rewards.files else None,
-        chat=ChatClient(config.endpoint) if needs_endpoint(config) else None,
+        chat=ChatClient(config.endpoint) if is_used and needs_endpoint(config) else None,
     )
 
 

@@ -196,7 +196,7 @@ def _open_run(objective: Objective, mesh: Mesh, held: ExitStack) -> tuple[_Run, 
         print(f"grpo.preset={config.grpo.algorithm}", flush=True)
     if is_first() and batches.repeating:
         print(f"data.phases: {'; '.join(batches.repeating)}: some are in it more than once", flush=True)
-    bridge = make_host_bridge(config, models)
+    bridge = make_host_bridge(config, models, is_used=objective.scores_answers)
     held.callback(bridge.close)
     trainer = objective.trainer(Parts(models, program, frozen, sizes, bridge))
     draws = None

@@ -142,6 +142,14 @@ def test_an_endpoint_that_is_away_uses_up_nobodys_tries(says, tmp_path):
     assert run(path, tmp_path).metrics["judged"] == 1
 
 
+def test_where_nobody_is_there_the_rest_is_not_asked(says, tmp_path):
+    """Parts of four times `endpoint.concurrency`: 8 are asked, 12 are not."""
+    asked = says(lambda *_: Failed("CircuitOpen", "left alone"))
+    endpoint = EndpointConfig(url="http://127.0.0.1:9/v1", model="m", check=False, concurrency=2)
+    judged = run(write(tmp_path / "a.jsonl", *(line(n) for n in range(20))), tmp_path, endpoint)
+    assert len(asked) == 8 and judged.to_be_tried_again == 20
+
+
 def test_a_round_that_fails_late_leaves_no_half_verdict(says, tmp_path):
     says(lambda count, turn: '{"score": 1}' if count < 3 else "no more")
     judged = run(write(tmp_path / "a.jsonl", line(1)), tmp_path)
