@@ -448,7 +448,7 @@ class EndpointConfig:
     deadline_seconds: float = 120.0  # for all completions of a step; those without a reply then have failed
     connect_seconds: float = 5.0
     read_seconds: float = 60.0  # without a byte
-    attempts: int = 5  # tries of one completion
+    attempts: int = 8  # tries of one completion: half a minute on average, in which a judge may come back
     backoff_seconds: float = 0.5  # before the n-th retry at random up to 2^(n-1) times that (at most 30 s)
     breaker_failures: int = 20  # completions failed in a row after which it is not asked for
     breaker_seconds: float = 30.0  # so long, before one of them tries

@@ -27,6 +27,7 @@ from reflex_jax.config import ConfigError, EndpointConfig, user_path
 from reflex_jax.rewards.answered import Failed
 
 LONGEST_BACKOFF = 30.0  # seconds
+_TRIES_OF_A_LOOK = 3  # before a run; somebody waits for the answer
 NO_ANSWER_KINDS = ("OutOfTime", "CircuitOpen", "GarbledReply")  # beside those of `endpoint.TryFailed`
 _full_jitter = tenacity.wait_random_exponential  # uniform in [0, min(bound, backoff * 2^(n - 1))]
 
@@ -141,7 +142,8 @@ class ChatClient:
         deadline = time.monotonic() + seconds
         last: list[TryFailed] = []
         with anyio.move_on_after(seconds):
-            return await self._with_retries(self._started.list_models, deadline, last.append)
+            tries = min(self._attempts, _TRIES_OF_A_LOOK)
+            return await self._with_retries(self._started.list_models, deadline, last.append, attempts=tries)
         raise last[-1] if last else TryFailed("TimedOut", f"no answer within {seconds:g} s", passes=True)
 
     @property
@@ -196,7 +198,9 @@ class ChatClient:
             asking.retried[failure.kind] += 1
 
         try:
-            reply = await self._with_retries(partial(self._started.complete, conversation), asking.deadline, note)
+            reply = await self._with_retries(
+                partial(self._started.complete, conversation), asking.deadline, note, attempts=self._attempts
+            )
             is_answered = True
             return reply
         except TryFailed as error:
@@ -207,7 +211,7 @@ class ChatClient:
             self._breaker.note(is_answered=is_answered)
 
     async def _with_retries(
-        self, attempt: Callable[[], Any], deadline: float, note: Callable[[TryFailed], None]
+        self, attempt: Callable[[], Any], deadline: float, note: Callable[[TryFailed], None], *, attempts: int
     ) -> Any:
         """The result of a try, the last failure where none succeeds; a wait beyond the deadline is not begun."""
         jitter = _full_jitter(multiplier=self._backoff, max=LONGEST_BACKOFF)
@@ -221,7 +225,7 @@ class ChatClient:
             return max(jitter(state), failed.retry_after or 0.0 if failed else 0.0)
 
         def is_over(state: tenacity.RetryCallState) -> bool:
-            return state.attempt_number >= self._attempts or time.monotonic() + state.upcoming_sleep > deadline
+            return state.attempt_number >= attempts or time.monotonic() + state.upcoming_sleep > deadline
 
         def before_sleep(state: tenacity.RetryCallState) -> None:
             if (failed := failure(state)) is not None:

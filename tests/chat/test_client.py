@@ -168,7 +168,7 @@ def test_a_judge_that_dies_in_the_middle_of_a_batch_and_comes_back_costs_nothing
     watcher = threading.Thread(target=restart)
     watcher.start()
     try:
-        replies = ask(port, questions=questions, concurrency=4, backoff_seconds=0.5, attempts=8)
+        replies = ask(port, questions=questions, concurrency=4, backoff_seconds=0.2, attempts=8)
     finally:
         watcher.join()
         end(process)
@@ -249,6 +249,16 @@ def test_an_address_that_is_none_or_holds_a_secret_is_refused(url):
     with pytest.raises(ConfigError, match=r"endpoint\.url: expected") as error:
         EndpointConfig(url=url)
     assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("concurrency", 0), ("attempts", 0), ("max_tokens", 0), ("breaker_failures", 0), ("deadline_seconds", 0.0),
+     ("read_seconds", -1.0), ("backoff_seconds", float("inf")), ("temperature", 2.5), ("connect_seconds", float("nan"))],
+)  # fmt: skip
+def test_numbers_out_of_range_are_refused_by_name(name, value):
+    with pytest.raises(ConfigError, match=rf"^endpoint\.{name}: expected "):
+        EndpointConfig(**{name: value})
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,7 @@ def test_a_long_text_is_cut_in_time_that_its_length_does_not_change():
     assert plain_text("a" * 20, 20) == "a" * 20
     assert plain_text("a" * 21, 20) == "a" * 20 + CUT
     assert plain_text(" " * 999 + "left", 20) == CUT  # it begins beyond what is looked at
+    long = "ab\x00" * 10**7
     started = time.perf_counter()
-    assert len(plain_text("ab\x00" * 10**7, 2000)) <= 2000 + len(CUT)
+    assert len(plain_text(long, 2000)) <= 2000 + len(CUT)
     assert time.perf_counter() - started < 0.2
