@@ -24,6 +24,14 @@ _PASSING = ("Unreachable", "ConnectionBroken", "ServerFault", "TooManyRequests",
 
 
 @dataclass(frozen=True)
+class Judged:
+    """What the judge said of one prediction, round by round."""
+
+    rounds: list[dict[str, float]]  # field -> mark
+    replies: list[str]
+
+
+@dataclass(frozen=True)
 class JudgedFile:
     """How far the verdicts on a file are."""
 
@@ -58,7 +66,7 @@ def judge_file(path: Path, target: Path, endpoint: EndpointConfig, *, template: 
             rows = [_as_row(a, keys[a.id], result) for a, result in zip(part, results, strict=True)]
             verdicts.add(rows)
             for row, result in zip(rows, results, strict=True):
-                _remember(known.setdefault(row["key"], Verdicts()), result)
+                _remember(known.setdefault(row["key"], Verdicts()), row, result)
             if all(isinstance(result, Failed) and result.error in _PASSING for result in results):
                 break  # nobody is there; the rest would fail alike
     of_answer = {answer.id: known.get(keys[answer.id], Verdicts()) for answer in answers}
@@ -82,39 +90,40 @@ def _is_missing(verdicts: Verdicts | None) -> bool:
     return verdicts.scores is None and own < MOST_FAILURES
 
 
-def _judge(ask: Ask, template: Template, answers: Sequence[PredictedAnswer]) -> list[Any]:
-    """For each prediction the marks of all rounds, or why there are not all of them; nothing predicted is marked 0 unasked."""
-    results: dict[int, Any] = {}
+def _judge(ask: Ask, template: Template, answers: Sequence[PredictedAnswer]) -> list[Judged | Failed]:
+    """All rounds of some predictions, or why there are not all of them; where nothing is predicted all marks are 0, unasked."""
+    results: dict[int, Judged | Failed] = {}
     conversations: dict[int, Conversation] = {}
     for number, answer in enumerate(answers):
-        if answer.prediction.strip():
-            conversations[number] = (("user", template.first_turn(answer)),)
-        results[number] = [] if number in conversations else [dict.fromkeys(template.marks, 0.0)] * template.rounds
+        results[number] = Judged([dict.fromkeys(template.marks, 0.0)] * template.rounds, [])
+        if template.shown(answer):
+            results[number], conversations[number] = Judged([], []), (("user", template.first_turn(answer)),)
     for _ in range(template.rounds):
-        asked = [number for number in conversations if not isinstance(results[number], Failed)]
+        asked = {number: judged for number in conversations if isinstance(judged := results[number], Judged)}
         replies = ask([conversations[number] for number in asked], accepts=template.accepts, again=template.form)
-        for number, reply in zip(asked, replies, strict=True):
+        for (number, judged), reply in zip(asked.items(), replies, strict=True):
             if isinstance(reply, Failed):
                 results[number] = reply
                 continue
-            results[number] = [*results[number], template.read(reply)]
+            judged.rounds.append(template.read(reply))
+            judged.replies.append(reply)
             conversations[number] = (*conversations[number], ("assistant", reply), ("user", JUDGE_ANEW))
-    return [result if isinstance(result, Failed) else (template.scores(result), result) for result in results.values()]
+    return [*results.values()]
 
 
-def _as_row(answer: PredictedAnswer, key: str, result: Any) -> dict[str, Any]:
+def _as_row(answer: PredictedAnswer, key: str, result: Judged | Failed) -> dict[str, Any]:
     row = {"id": answer.id, "template": answer.template, "key": key}
     if isinstance(result, Failed):
         return row | {"failure": str(result)}
-    scores, rounds = result
-    return row | {"scores": scores, "rounds": rounds}
+    scores = TEMPLATES[answer.template].scores(result.rounds)
+    return row | {"scores": scores, "rounds": result.rounds, "replies": result.replies}
 
 
-def _remember(verdicts: Verdicts, result: Any) -> None:
+def _remember(verdicts: Verdicts, row: dict[str, Any], result: Judged | Failed) -> None:
     if isinstance(result, Failed):
         verdicts.failures.append(result.error)
     else:
-        verdicts.scores = result[0]
+        verdicts.scores = row["scores"]
 
 
 def summarise_verdicts(answers: Sequence[PredictedAnswer], verdicts: dict[str, Verdicts]) -> dict[str, float]:

@@ -100,7 +100,8 @@ def test_rarl_gives_two_marks_in_one_round_and_sees_the_reasoning(says, tmp_path
 
 def test_a_prediction_without_a_word_gets_0_unasked(says, tmp_path):
     asked = says(lambda *_: '{"score": 1}')
-    assert run(write(tmp_path / "a.jsonl", line(1, " ")), tmp_path).metrics["score/sample_mean"] == 0 and not asked
+    path = write(tmp_path / "a.jsonl", line(1, " "), line(2, "<think>left lung</think>\n"))
+    assert run(path, tmp_path).metrics["score/sample_mean"] == 0 and not asked
 
 
 def test_what_has_a_verdict_is_not_asked_again_and_what_was_cut_off_is(says, tmp_path):
@@ -201,6 +202,7 @@ def test_the_command_judges_a_file_by_a_real_process(tmp_path, capsys):
     assert code == 75 and "1 answers have no verdict yet" in told.err and "score/task_mean" in told.out
     rows = [json.loads(row) for row in (tmp_path / "a.jsonl.verdicts.jsonl").read_text().splitlines()]
     assert rows[0]["failure"].startswith("GarbledReply") and rows[1]["rounds"] == [{"score": 0.25}] * 3
+    assert rows[1]["replies"] == ['{"score": 0.25}'] * 3
 
 
 @pytest.mark.parametrize(
