@@ -27,8 +27,12 @@ _DAMAGE = (
 )  # fmt: skip
 
 
-def converted_bin(path: str | Path) -> Path:
+def converted_bin(path: str | Path, *, setting: str = "judge.path") -> Path:
     """Returns the safetensors file with the content of a pickled one, converting it at first sight.
+
+    Args:
+      path: of the pickled file.
+      setting: the key that led to it, which begins messages.
 
     Raises:
       ConfigError: torch is not installed, the cache cannot be written, or the file is no dictionary of tensors.
@@ -38,14 +42,14 @@ def converted_bin(path: str | Path) -> Path:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise ConfigError(f"judge.path: {path} cannot be read ({error.strerror}).") from error
+        raise ConfigError(f"{setting}: {path} cannot be read ({error.strerror}).") from error
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reflex_jax" / "converted"
     converted = cache / f"{digest}.safetensors"
     if converted.is_file():
         return converted
     if importlib.util.find_spec("torch") is None:
         raise ConfigError(
-            f"judge.path: {path} is a pickled torch file and torch is not installed. Install the extra `convert` "
+            f"{setting}: {path} is a pickled torch file and torch is not installed. Install the extra `convert` "
             f"(pip install 'reflex_jax[convert]'), or put a safetensors file beside it."
         )
     try:
@@ -55,7 +59,7 @@ def converted_bin(path: str | Path) -> Path:
         os.close(handle)
     except OSError as error:
         raise ConfigError(
-            f"judge.path: {path} is converted once into {cache}, which cannot be written ({error.strerror}). Set "
+            f"{setting}: {path} is converted once into {cache}, which cannot be written ({error.strerror}). Set "
             "XDG_CACHE_HOME to a folder that can, or put a safetensors file beside it."
         ) from error
     try:
@@ -63,7 +67,7 @@ def converted_bin(path: str | Path) -> Path:
         result = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
         if result.returncode:
             reason = (result.stderr.strip().splitlines() or [f"the conversion ended with {result.returncode}"])[-1]
-            raise ConfigError(f"judge.path: {path} could not be converted to safetensors: {reason[:300]}")
+            raise ConfigError(f"{setting}: {path} could not be converted to safetensors: {reason[:300]}")
         os.replace(partial, converted)
     finally:
         Path(partial).unlink(missing_ok=True)

@@ -19,6 +19,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from reflex_jax.checkpoints.bert import bert_tensor_name, path_words
 from reflex_jax.checkpoints.bin_conversion import converted_bin
 from reflex_jax.checkpoints.safetensors_writer import FLOATS
 from reflex_jax.checkpoints.tensor_report import describe_tensors
@@ -41,17 +42,6 @@ _NOT_WEIGHTS = ("logit_scale", "logit_bias", "text.transformer.embeddings.positi
 _INITIAL_LOGIT_SCALE = math.log(1 / 0.07)  # open_clip's own start value
 
 _BLOCK_NAMES = {"o": "attn.proj", "norm1": "norm1", "norm2": "norm2", "up": "mlp.fc1", "down": "mlp.fc2"}
-_LAYER_NAMES = {
-    "q": "attention.self.query",
-    "k": "attention.self.key",
-    "v": "attention.self.value",
-    "o": "attention.output.dense",
-    "norm1": "attention.output.LayerNorm",
-    "up": "intermediate.dense",
-    "down": "output.dense",
-    "norm2": "output.LayerNorm",
-}
-_TEXT_EMBEDDINGS = {"words": "word_embeddings", "positions": "position_embeddings", "types": "token_type_embeddings"}
 
 
 def load_judge_params(directory: str | Path, config: BiomedClipConfig, dtype: Any = jnp.float32) -> Params:
@@ -157,7 +147,7 @@ def _unknown_prefix(expected: Collection[str], found: Collection[str]) -> str:
 
 def _torch_name(path: tuple[Any, ...]) -> tuple[str, int | None]:
     """Name of the tensor that holds the parameter at `path`, and which third of it (timm fuses q, k and v)."""
-    tower, part, *rest = [str(getattr(key, "key", getattr(key, "idx", None))) for key in path]
+    tower, part, *rest = path_words(path)
     suffix = "weight" if rest[-1] in ("kernel", "scale") else rest[-1]
     if tower == "vision":
         if part == "embed":
@@ -170,12 +160,9 @@ def _torch_name(path: tuple[Any, ...]) -> tuple[str, int | None]:
         if rest[1] in ("q", "k", "v"):
             return f"{block}attn.qkv.{suffix}", "qkv".index(rest[1])
         return f"{block}{_BLOCK_NAMES[rest[1]]}.{suffix}", None
-    if part == "embed":
-        name = f"{_TEXT_EMBEDDINGS[rest[0]]}.weight" if rest[0] in _TEXT_EMBEDDINGS else f"LayerNorm.{suffix}"
-        return f"text.transformer.embeddings.{name}", None
     if part == "projection":
         return f"text.proj.{0 if rest[0] == 'up' else 2}.weight", None
-    return f"text.transformer.encoder.layer.{rest[0]}.{_LAYER_NAMES[rest[1]]}.{suffix}", None
+    return f"text.transformer.{bert_tensor_name(part, *rest)}", None
 
 
 def _to_torch(params: Params, config: BiomedClipConfig) -> dict[str, Array]:

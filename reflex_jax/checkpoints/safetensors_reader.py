@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PureWindowsPath
 
@@ -59,20 +59,24 @@ class Tensor:
         return all(np.array_equal(mine, theirs) for (_, mine), (_, theirs) in pairs)
 
 
-def open_tensors(directory: Path, rename: Callable[[str], str]) -> dict[str, Tensor]:
+def open_tensors(
+    directory: Path, rename: Callable[[str], str], *, setting: str = "policy.path", files: Sequence[Path] | None = None
+) -> dict[str, Tensor]:
     """Lists all tensors of a checkpoint; only headers are read.
 
     Args:
       directory: of the checkpoint.
       rename: a tensor's name in the file -> the name it is listed under.
+      setting: the key that led to it, which begins messages.
+      files: that hold the tensors; None: those of `weight_files`.
 
     Raises:
       ConfigError: a file is missing, damaged or something else, or two tensors come under one name.
     """
     tensors: dict[str, Tensor] = {}
     doubles: list[str] = []
-    for file in weight_files(directory):
-        for tensor in _headers(file):
+    for file in weight_files(directory, setting=setting) if files is None else files:
+        for tensor in _headers(file, setting):
             known = tensors.setdefault(rename(tensor.name), tensor)
             if known is not tensor:
                 doubles.append(
@@ -80,13 +84,13 @@ def open_tensors(directory: Path, rename: Callable[[str], str]) -> dict[str, Ten
                 )
     if doubles:
         raise ConfigError(
-            f"policy.path: {directory}: {len(doubles)} tensors are there twice: {'; '.join(doubles[:3])}. "
+            f"{setting}: {directory}: {len(doubles)} tensors are there twice: {'; '.join(doubles[:3])}. "
             "Save the checkpoint anew, in an empty directory."
         )
     return tensors
 
 
-def weight_files(directory: Path) -> list[Path]:
+def weight_files(directory: Path, *, setting: str = "policy.path") -> list[Path]:
     """Returns model.safetensors or, where it is absent, the shards that the index names: transformers' order.
 
     Raises:
@@ -95,31 +99,31 @@ def weight_files(directory: Path) -> list[Path]:
     single, index = directory / SINGLE_FILE, directory / INDEX_FILE
     if os.path.isfile(single):
         if os.path.isfile(index):
-            _say_index_is_unused(directory)
+            _say_index_is_unused(directory, setting)
         return [single]
     if not os.path.lexists(index):
-        raise ConfigError(_no_weights(directory))
-    names = _shard_names(index)
+        raise ConfigError(_no_weights(directory, setting))
+    names = _shard_names(index, setting)
     absent = [name for name in names if not os.path.isfile(directory / name)]
     if absent:
         raise ConfigError(
-            f"policy.path: {index} names {len(names)} files; expected {printable(', '.join(absent[:3]))}"
+            f"{setting}: {index} names {len(names)} files; expected {printable(', '.join(absent[:3]))}"
             f"{', ...' if len(absent) > 3 else ''} ({len(absent)} are not there). Download the checkpoint whole."
         )
     return [directory / name for name in names]
 
 
-def _shard_names(index: Path) -> list[str]:
-    weight_map = read_json_object(index, setting="policy.path").get("weight_map")
+def _shard_names(index: Path, setting: str) -> list[str]:
+    weight_map = read_json_object(index, setting=setting).get("weight_map")
     names = weight_map.values() if isinstance(weight_map, dict) else []
     if not names or not all(isinstance(name, str) and name for name in names):
         raise ConfigError(
-            f'policy.path: {index}: expected "weight_map", an object of tensor names and file names. Copy it again.'
+            f'{setting}: {index}: expected "weight_map", an object of tensor names and file names. Copy it again.'
         )
     outside = sorted({name for name in names if _leads_out(name)})
     if outside:
         raise ConfigError(
-            f"policy.path: {index}: expected files of its own directory; got {printable(', '.join(outside[:3]))}. "
+            f"{setting}: {index}: expected files of its own directory; got {printable(', '.join(outside[:3]))}. "
             "Take the checkpoint from its publisher."
         )
     return sorted(set(names))
@@ -131,20 +135,20 @@ def _leads_out(name: str) -> bool:
     return any(path.anchor or ".." in path.parts for path in paths) or not name.isprintable()
 
 
-def _headers(file: Path) -> Iterator[Tensor]:
+def _headers(file: Path, setting: str) -> Iterator[Tensor]:
     try:
         with file.open("rb") as raw:
             is_pointer = raw.read(len(LFS_POINTER)) == LFS_POINTER.encode()
         if is_pointer:
             raise ConfigError(
-                f"policy.path: {file} is a Git LFS pointer, not the file itself. Run `git lfs pull` where it was cloned."
+                f"{setting}: {file} is a Git LFS pointer, not the file itself. Run `git lfs pull` where it was cloned."
             )
         with safe_open(file, framework="numpy") as opened:
             for name in opened.keys():  # noqa: SIM118
                 data = opened.get_slice(name)
                 yield Tensor(file, name, tuple(data.get_shape()), data.get_dtype())
     except (SafetensorError, OSError) as error:
-        raise ConfigError(f"policy.path: {file} is damaged ({printable(str(error))}). Download it again.") from error
+        raise ConfigError(f"{setting}: {file} is damaged ({printable(str(error))}). Download it again.") from error
 
 
 def printable(text: str, *, longest: int = 120) -> str:
@@ -153,19 +157,19 @@ def printable(text: str, *, longest: int = 120) -> str:
     return text if len(text) <= longest else text[: longest - 3] + "..."
 
 
-def _no_weights(directory: Path) -> str:
+def _no_weights(directory: Path, setting: str) -> str:
     others = sorted(path.name for pattern in _OTHER_FORMATS for path in directory.glob(pattern))
     found = f"; found {', '.join(others[:3])}" if others else "; not found"
     remedy = "Save the model with transformers' save_pretrained" if others else "Download the checkpoint whole"
-    return f"policy.path: expected {SINGLE_FILE} or {INDEX_FILE} in {directory}{found}. {remedy}."
+    return f"{setting}: expected {SINGLE_FILE} or {INDEX_FILE} in {directory}{found}. {remedy}."
 
 
 @functools.lru_cache(maxsize=64)
-def _say_index_is_unused(directory: Path) -> None:
+def _say_index_is_unused(directory: Path, setting: str) -> None:
     """Once for each directory."""
     if jax.process_index() == 0:
         print(
-            f"policy.path: {directory} has {SINGLE_FILE} and {INDEX_FILE}; {SINGLE_FILE} is read, as transformers does.",
+            f"{setting}: {directory} has {SINGLE_FILE} and {INDEX_FILE}; {SINGLE_FILE} is read, as transformers does.",
             file=sys.stderr,
             flush=True,
         )

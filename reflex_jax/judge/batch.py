@@ -21,8 +21,8 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from reflex_jax.config import RESIZE_MODES, ConfigError
+from reflex_jax.models.bert import BertConfig
 from reflex_jax.models.biomedclip import BiomedClipConfig
-from reflex_jax.models.clip_text import TextTowerConfig
 from reflex_jax.records import JudgeInputs
 from reflex_jax.text.normalise import limit_marks
 from reflex_jax.text.tokenizer import check_rows, encode_user_text, load_bert_tokenizer
@@ -82,7 +82,7 @@ def _resolve_entities(text: str) -> str:
 class StatementTokenizer:
     """The judge's tokenizer: statements in, rows of ids out."""
 
-    def __init__(self, directory: str | Path, config: TextTowerConfig | None = None):
+    def __init__(self, directory: str | Path, config: BertConfig | None = None):
         """Reads the WordPiece vocabulary of an open_clip directory.
 
         Args:

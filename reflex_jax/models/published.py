@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from reflex_jax.models.bert import BertConfig
 from reflex_jax.models.biomedclip import BiomedClipConfig
-from reflex_jax.models.clip_text import TextTowerConfig
 from reflex_jax.models.clip_vision import VisionTowerConfig
 from reflex_jax.models.qwen_decoder import QwenTextConfig
 from reflex_jax.models.qwen_vision import QwenVisionConfig
@@ -46,7 +46,7 @@ POLICIES = {
 JUDGES = {
     "BiomedCLIP-PubMedBERT_256-vit_base_patch16_224": BiomedClipConfig(
         vision=VisionTowerConfig(image_size=224, patch_size=16, width=768, depth=12, heads=12, hidden=3072),
-        text=TextTowerConfig(
+        text=BertConfig(
             vocabulary=30522, width=768, depth=12, heads=12, hidden=3072, positions=512, types=2, pad_token_id=0,
             context_length=256,
         ),

@@ -28,7 +28,7 @@ from reflex_jax.text.chat_template import read_chat_template
 
 POLICY_VOCABULARY_FILES = ("tokenizer.json", "vocab.json")
 JUDGE_VOCABULARY_FILES = ("tokenizer.json", "vocab.txt")
-TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+TAGS = ("<think>", "</think>", "<thinking>", "</thinking>", "<answer>", "</answer>")
 
 _SETTINGS_FILE = "tokenizer_config.json"
 _JSON_FILES = (_SETTINGS_FILE, "tokenizer.json", "vocab.json", "special_tokens_map.json", "added_tokens.json")
@@ -73,13 +73,16 @@ def load_policy_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_bert_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
-    """Reads the WordPiece tokenizer of a judge from its open_clip directory.
+def load_bert_tokenizer(directory: str | Path, *, setting: str = "judge.path") -> PreTrainedTokenizerBase:
+    """Reads the WordPiece tokenizer of a judge or another BERT from its directory.
 
+    Args:
+      directory: in the layout of open_clip or Hugging Face.
+      setting: the key that led to it, which begins messages.
     Raises:
       ConfigError: files are missing or damaged, or one of [CLS], [SEP], [PAD] and [UNK] is not in the vocabulary.
     """
-    directory, setting = Path(directory), "judge.path"
+    directory = Path(directory)
     _check_files(directory, JUDGE_VOCABULARY_FILES, setting)
     with _one_line(f"{setting}: the tokenizer in {directory} cannot be read", "Copy its files again from the model."):
         tokenizer = _load(directory)

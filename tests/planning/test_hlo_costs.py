@@ -11,8 +11,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from reflex_jax.config import MeshConfig
 from reflex_jax.config_reader import load_config
 from reflex_jax.grpo.objective import TokenMetrics
+from reflex_jax.models.bert import BertConfig
 from reflex_jax.models.biomedclip import BiomedClipConfig, init_judge_params
-from reflex_jax.models.clip_text import TextTowerConfig
 from reflex_jax.models.clip_vision import VisionTowerConfig
 from reflex_jax.models.qwen_vl import HowToCompute, QwenVLConfig, init_policy_params
 from reflex_jax.planning.hlo_costs import count_costs
@@ -261,7 +261,7 @@ def test_every_token_reads_the_weights_and_the_caches():
 
 JUDGE = BiomedClipConfig(
     vision=VisionTowerConfig(image_size=32, patch_size=4, width=32, depth=3, heads=2, hidden=96),
-    text=TextTowerConfig(
+    text=BertConfig(
         vocabulary=50, width=32, depth=2, heads=2, hidden=64, positions=32, types=2, pad_token_id=0, context_length=32
     ),
     embed_dim=16,

@@ -10,8 +10,8 @@ from jax.sharding import Mesh
 
 from reflex_jax.config import MeshConfig
 from reflex_jax.config_reader import load_config
+from reflex_jax.models.bert import BertConfig
 from reflex_jax.models.biomedclip import BiomedClipConfig, init_judge_params
-from reflex_jax.models.clip_text import TextTowerConfig
 from reflex_jax.models.clip_vision import VisionTowerConfig
 from reflex_jax.models.qwen_decoder import QwenTextConfig
 from reflex_jax.models.qwen_vision import QwenVisionConfig
@@ -31,7 +31,7 @@ POLICY = QwenVLConfig(
 )  # fmt: skip
 JUDGE = BiomedClipConfig(
     vision=VisionTowerConfig(image_size=32, patch_size=8, width=32, depth=2, heads=2, hidden=64),
-    text=TextTowerConfig(
+    text=BertConfig(
         vocabulary=50, width=32, depth=2, heads=2, hidden=64, positions=32, types=2, pad_token_id=0, context_length=32
     ),
     embed_dim=16,
