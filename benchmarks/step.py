@@ -178,6 +178,7 @@ class TimedBuilder:
 def make_bridge(config: Any, models: Any) -> Any:
     """The run's bridge with four words as the answer, which also notes how much the judge has to read."""
     from reflex_jax.step.bridge import HostBridge
+    from reflex_jax.text.completion import ParsedCompletion
     from reflex_jax.text.tokenizer import decode
 
     class CountingBridge(HostBridge):
@@ -196,7 +197,7 @@ def make_bridge(config: Any, models: Any) -> Any:
         statement_tokenizer=models.judge.tokenizer,
         max_statement_tokens=config.judge.max_statement_tokens,
         centered=config.judge.centered,
-        answer_of=workload.four_words,
+        parse=lambda text: ParsedCompletion(None, workload.four_words(text), False),
     )
 
 

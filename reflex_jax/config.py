@@ -198,7 +198,7 @@ class DataConfig:
     exclude: tuple[str, ...] = ()  # files with ids that are not trained on, e.g. of `reflex data check --exclude-leaks`
     size: int = 4096  # phantom only: images of the training world
     phases: tuple[PhaseConfig, ...] = (PhaseConfig(answer_type="closed"), PhaseConfig(answer_type="open"))
-    prompt: str = "think_answer"  # template of the user turn, see data/prompts.py
+    prompt: str = "think_answer"  # what the user turn says, see data/prompt_texts.py
     min_pixels: int = 3136  # of the policy's image after resizing
     max_pixels: int = 1048576
     max_prompt_tokens: int = 2048  # image tokens included; a longer prompt is refused at load, never cut
@@ -250,6 +250,22 @@ class DataConfig:
         if self.root is None:
             return self.sources
         return tuple(dataclasses.replace(s, root=s.root or os.path.join(self.root, s.label)) for s in self.sources)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompletionConfig:
+    """Which shape completions are read in, see `text.completion.CompletionShape`; null: as the prompt asks for."""
+
+    thought: str | None = None  # tag around the thought: think | thinking | none: an answer block alone
+    preamble: bool | None = None  # text may stand before the first thought tag
+    # the first answer block counts, and without one the whole completion; the format looks at the outermost tags alone
+    fallback: bool | None = None
+    compact: bool | None = None  # white space around <, > and / is deleted first
+
+    def __post_init__(self) -> None:
+        """Refuses unknown tags."""
+        if self.thought is not None:
+            _check_choice("completion.thought", self.thought, ("think", "thinking", "none"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -393,7 +409,7 @@ class Component:
 def _components_of_the_paper() -> dict[str, Component]:
     # the options are the defaults of the functions' signatures; read from a file, they are filled in from there
     return {
-        "answer": Component(options={"parts": {"bleu1": 0.5, "rouge1": 0.5}, "contrasts": True}),
+        "answer": Component(options={"parts": {"bleu1": 0.5, "rouge1": 0.5}, "contrasts": True, "valid_only": False}),
         "format": Component(options={"partial": 0.0}),
         "visual_fidelity": Component(options={"iou_threshold": 0.5}),  # Eq. 5
         "provenance": Component(options={"text_threshold": 0.8, "image_threshold": 0.5}),  # tau_tt, tau_it of Eq. 7
@@ -649,6 +665,7 @@ class Config:
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    completion: CompletionConfig = field(default_factory=CompletionConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     grpo: GrpoConfig = field(default_factory=GrpoConfig)
     rewards: RewardsConfig = field(default_factory=RewardsConfig)

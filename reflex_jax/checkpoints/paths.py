@@ -8,31 +8,33 @@ from pathlib import Path
 from reflex_jax.config import ConfigError
 
 _ASSETS = Path(__file__).resolve().parent.parent / "assets"
-_MARKER_FILES = {"policy": "config.json", "judge": "open_clip_config.json"}
+_MARKER_FILES = {"policy": "config.json", "judge": "open_clip_config.json", "encoder": "config.json"}
 _ADAPTER_FILE = "adapter_config.json"
 MERGE_REMEDY = "Merge it into its base first: peft's merge_and_unload(), then save_pretrained()."
 
 
-def resolve_checkpoint(path: str | Path, kind: str) -> Path:
+def resolve_checkpoint(path: str | Path, kind: str, *, setting: str | None = None) -> Path:
     """Returns the directory of a checkpoint.
 
     Args:
       path: a directory in the Hugging Face (policy) or open_clip (judge) layout, the directory `models--org--name` that
         huggingface_hub keeps of it, or "phantom" for the tiny one that ships with the package.
-      kind: "policy" or "judge".
+      kind: "policy", "judge" or "encoder", of which none ships.
+      setting: the key that led to it, which begins messages; None: the kind's `path`.
     Raises:
       ConfigError: there is no such directory, or it is not a checkpoint of this kind.
     """
-    setting, marker = f"{kind}.path", _MARKER_FILES[kind]
+    setting, marker = setting or f"{kind}.path", _MARKER_FILES[kind]
+    ships = kind != "encoder"
     try:
-        directory = _ASSETS / "phantom" / kind if str(path) == "phantom" else Path(path).expanduser()
+        directory = _ASSETS / "phantom" / kind if ships and str(path) == "phantom" else Path(path).expanduser()
     except RuntimeError as error:
         raise ConfigError(f"{setting}: {str(path)!r}: {error}") from error
     if not os.path.isdir(directory):
         what = "a file, not its directory" if os.path.lexists(directory) else "no directory"
         raise ConfigError(
             f"{setting}: expected a directory with {marker}; {str(path)!r} is {what}. Download the checkpoint "
-            f"first, or use {setting}=phantom."
+            f"first{f', or use {setting}=phantom' if ships else ''}."
         )
     if not os.path.isfile(directory / marker) and os.path.isdir(directory / "snapshots"):
         directory = _snapshot(directory, setting)

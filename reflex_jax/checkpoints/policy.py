@@ -73,7 +73,7 @@ def load_policy(
       mesh: of `reflex_jax.sharding.make_mesh`, whose devices share the parameters, each reading its own; None: all
         lie on the default device.
       min_pixels, max_pixels: area of the resized image.
-      prompt: name of the user turn's template, see `data/prompts.py`.
+      prompt: name of the user turn's template, see `data/prompt_texts.py`.
     Raises:
       ConfigError: not a checkpoint, a file is missing, or tensors are missing, extra, misshaped or no floats, all of
         them listed.

@@ -1,6 +1,6 @@
 """HOST: a question and its picture -> token ids, image patches and positions as the policy reads them.
 
-The user turn is the pictures in the order of their marks, the question, then the task in the package's own words. No system
+The user turn is the pictures in the order of their marks, the question and the task (`data.prompt_texts`). No system
 turn is passed: a chat template that writes one of its own (Qwen's does) keeps it. Only the chat template inserts special
 tokens; the user's words are split even where they spell one, so a question cannot open a turn or fake an image.
 """
@@ -30,6 +30,7 @@ from reflex_jax.data.images import (
     patchify,
     smart_resize,
 )
+from reflex_jax.data.prompt_texts import PROMPTS, QUESTION
 from reflex_jax.models.qwen_vl import QwenVLConfig, read_qwen_config
 from reflex_jax.records import PromptInputs
 from reflex_jax.text.chat_template import read_chat_template
@@ -41,17 +42,6 @@ from reflex_jax.text.tokenizer import (
     render_turn,
 )
 
-PROMPTS = {
-    "think_answer": (
-        "{question}\n\n"
-        "Work in this order:\n"
-        "1. Think step by step about what the image shows and what follows from it, inside <think> </think>.\n"
-        "2. Then give your answer in as few words as the question allows, inside <answer> </answer>; "
-        "for lettered options the letter alone.\n"
-        "3. Write one such pair of blocks and nothing outside them."
-    ),
-    "bare": "{question}",
-}
 TOKEN_MULTIPLE = 8  # prompt lengths are rounded up to this: rows of a matrix unit
 # Private-use characters are in no chat template and no question; the others show whether a template rewrites its text.
 _USER_TEXT = '\ue000User "text"\n  <&\'{{ }}\\>\ue000'
@@ -87,6 +77,7 @@ class Processor:
         config: QwenVLConfig,
         *,
         prompt: str,
+        seed: int = 0,
         template_source: str | Path = "the policy's directory",
     ):
         """Renders the chat template once.
@@ -96,6 +87,7 @@ class Processor:
           images: normalisation and size limits of the pictures.
           config: the policy's configuration.
           prompt: a key of `PROMPTS`.
+          seed: of the run, from which each question draws its text where a prompt has several.
           template_source: where the chat template comes from, for messages.
 
         Raises:
@@ -105,7 +97,7 @@ class Processor:
         self.tokenizer = tokenizer
         self.images = images
         self.config = config
-        self.prompt = prompt
+        self.prompt, self._seed = prompt, seed
         # any id will do: padding is masked everywhere
         self.pad_id = int(config.pad_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
         self._template_source = template_source
@@ -116,7 +108,7 @@ class Processor:
             )
         # questions repeat, over pictures of few sizes
         self._length = functools.lru_cache(maxsize=65536)(
-            lambda question, tokens: len(self._assemble(question, tokens))
+            lambda text, question, tokens: len(self._assemble(text, question, tokens))
         )
         self._around = {pictures: self._render(pictures) for pictures in (0, 1)}
 
@@ -140,12 +132,18 @@ class Processor:
             )
         return before, after
 
-    def encode_text(self, question: str) -> list[int]:
+    def encode_text(self, question: str, *, example_id: str = "") -> list[int]:
         """Ids of the question within the task text, free of special and added tokens."""
-        # Encoded in one piece, as the model saw its training prompts: words merge across the border.
-        return list(encode_user_text(self.tokenizer, PROMPTS[self.prompt].replace("{question}", question.strip())))
+        return self._encode(self._text_of(example_id), question)
 
-    def _assemble(self, question: str, image_tokens: Sequence[int]) -> Int[np.ndarray, "L"]:
+    def _text_of(self, example_id: str) -> str:
+        return PROMPTS[self.prompt].text_of(example_id, self._seed)
+
+    def _encode(self, text: str, question: str) -> list[int]:
+        # Encoded in one piece, as the model saw its training prompts: words merge across the border.
+        return list(encode_user_text(self.tokenizer, text.replace(QUESTION, question.strip())))
+
+    def _assemble(self, text: str, question: str, image_tokens: Sequence[int]) -> Int[np.ndarray, "L"]:
         """Ids of a prompt whose pictures take so many tokens, in their order."""
         pictures = len(image_tokens)
         if pictures not in self._around:
@@ -154,7 +152,7 @@ class Processor:
         counts, ids = iter(image_tokens), list[int]()
         for token in before:
             ids += [token] * (next(counts) if token == self.config.image_token_id else 1)
-        return np.asarray(ids + self.encode_text(question) + after, np.int32)
+        return np.asarray(ids + self._encode(text, question) + after, np.int32)
 
     def image_grid(self, size: tuple[int, int]) -> Grid:
         """The patch grid of a picture of (width, height) pixels, without decoding it."""
@@ -171,8 +169,14 @@ class Processor:
     def _count_image_tokens(self, grid: Grid) -> int:
         return int(np.prod(grid)) // self.config.vision.merge_size**2
 
-    def encode(self, images: Sequence[Image.Image], question: str) -> EncodedPrompt:
-        """Tokenises one question and cuts its pictures into patches; none: a question about text alone."""
+    def encode(self, images: Sequence[Image.Image], question: str, *, example_id: str = "") -> EncodedPrompt:
+        """Tokenises one question and cuts its pictures into patches; none: a question about text alone.
+
+        Args:
+          images: RGB, in the order of their marks.
+          question: its words.
+          example_id: of the question, which draws the text of a prompt that has several.
+        """
         vision = self.config.vision
         patched = tuple(
             patchify(
@@ -184,7 +188,8 @@ class Processor:
             )
             for image in images
         )
-        return EncodedPrompt(self._assemble(question, [self._count_image_tokens(grid) for _, grid in patched]), patched)
+        tokens = [self._count_image_tokens(grid) for _, grid in patched]
+        return EncodedPrompt(self._assemble(self._text_of(example_id), question, tokens), patched)
 
     def size_of(self, example: Example) -> tuple[int, int]:
         """(tokens, windows of the vision tower) of a prompt, decoding only pictures of unknown size.
@@ -195,7 +200,7 @@ class Processor:
         grids = [self.image_grid(picture.measure()) for picture in example.images]
         image_tokens = tuple(map(self._count_image_tokens, grids))
         windows = sum(count_windows(grid, self.config.vision) for grid in grids)
-        return self._length(example.question, image_tokens), windows
+        return self._length(self._text_of(example.id), example.question, image_tokens), windows
 
     def measure(self, examples: Iterable[Example], *, max_prompt_tokens: int) -> PromptSizes:
         """Finds the static sizes of a run by a scan of its questions, decoding only pictures of unknown size.
@@ -260,7 +265,7 @@ class Processor:
         )
 
 
-def load_processor(directory: str | Path, *, min_pixels: int, max_pixels: int, prompt: str) -> Processor:
+def load_processor(directory: str | Path, *, min_pixels: int, max_pixels: int, prompt: str, seed: int = 0) -> Processor:
     """Reads the tokenizer, chat template and image settings of a Hugging Face policy directory.
 
     Args:
@@ -268,6 +273,7 @@ def load_processor(directory: str | Path, *, min_pixels: int, max_pixels: int, p
       min_pixels: smallest area of a resized picture; the directory's own limits do not count.
       max_pixels: largest area.
       prompt: a key of `PROMPTS`.
+      seed: of the run, see `Processor`.
 
     Raises:
       ConfigError: a file is missing or damaged, the image processor prepares pictures in a way that the model does not
@@ -282,7 +288,7 @@ def load_processor(directory: str | Path, *, min_pixels: int, max_pixels: int, p
     check_rows(tokenizer, config.text.vocabulary, setting="policy.path", source=directory)
     template = read_chat_template(directory)
     source = directory if template is None else template.source
-    return Processor(tokenizer, images, config, prompt=prompt, template_source=source)
+    return Processor(tokenizer, images, config, prompt=prompt, seed=seed, template_source=source)
 
 
 def _check_prompt(prompt: str) -> None:

@@ -194,7 +194,7 @@ def _processor(config: Config) -> tuple[Processor | None, str]:
     try:
         directory = resolve_checkpoint(config.policy.path, "policy")
         return load_processor(
-            directory, min_pixels=data.min_pixels, max_pixels=data.max_pixels, prompt=data.prompt
+            directory, min_pixels=data.min_pixels, max_pixels=data.max_pixels, prompt=data.prompt, seed=config.run.seed
         ), ""  # fmt: skip
     except ConfigError as error:
         return None, f"prompts were not measured in tokens: {error}"

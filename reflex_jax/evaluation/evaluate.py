@@ -16,10 +16,17 @@ from reflex_jax.evaluation.validation import Evaluator, chosen_questions
 from reflex_jax.processes import refused_together
 from reflex_jax.run.checkpoint import RunCheckpoints
 from reflex_jax.run.directory import load_run_config
-from reflex_jax.run.identity import check_identity, checkpoint_fingerprint, data_fingerprint, files_fingerprint
+from reflex_jax.run.identity import (
+    check_identity,
+    checkpoint_fingerprint,
+    data_fingerprint,
+    encoders_fingerprint,
+    files_fingerprint,
+)
 from reflex_jax.run.weights import restore_policy
 from reflex_jax.sharding import make_mesh
 from reflex_jax.step.batch import leave_out_unfit, measure_prompts, refuse_colliding_options
+from reflex_jax.step.encoders import encoder_directories, encoder_settings
 from reflex_jax.step.models import Models, load_models, load_params, make_host_bridge
 from reflex_jax.step.program import Program, build_program
 from reflex_jax.step.score import needs_endpoint, needs_judge
@@ -82,6 +89,8 @@ def _identify(config: Config, examples: list[Example], *, with_judge: bool) -> d
     identity = {"policy": checkpoint_fingerprint(resolve_checkpoint(config.policy.path, "policy"))}
     if with_judge and config.judge.path == run.judge.path:
         identity["judge"] = checkpoint_fingerprint(resolve_checkpoint(config.judge.path, "judge"))
+    if encoder_settings(config) and encoder_settings(config) == encoder_settings(run):
+        identity["encoders"] = encoders_fingerprint(encoder_directories(config))
     if config.rewards.files and config.rewards.files == run.rewards.files:
         identity["rewards"] = files_fingerprint(config.rewards.files)
     settings = [(c.data, c.training.evaluation_questions, c.run.seed) for c in (config, run)]

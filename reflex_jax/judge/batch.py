@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import ftfy
@@ -80,34 +80,46 @@ def _resolve_entities(text: str) -> str:
 
 
 class StatementTokenizer:
-    """The judge's tokenizer: statements in, rows of ids out."""
+    """The tokenizer of the judge or of another BERT: texts in, rows of ids out."""
 
-    def __init__(self, directory: str | Path, config: BertConfig | None = None):
-        """Reads the WordPiece vocabulary of an open_clip directory.
+    def __init__(
+        self,
+        directory: str | Path,
+        config: BertConfig | None = None,
+        *,
+        setting: str = "judge.path",
+        clean: Callable[[str], str] = clean_text,
+    ):
+        """Reads the WordPiece vocabulary of an open_clip or Hugging Face directory.
 
         Args:
           directory: of the judge.
           config: of the text tower that will read the ids; None: they are not compared with it.
+          setting: the key that led to the directory, which begins messages.
+          clean: what is done with a text before.
         Raises:
           ConfigError: tokenizer files are missing or damaged, or have tokens that the tower has no row for, or another
             id for padding, which the tower would then read as a word.
         """
-        self._tokenizer = load_bert_tokenizer(directory)
+        self._tokenizer, self._clean = load_bert_tokenizer(directory, setting=setting), clean
         if config is not None:
-            check_rows(self._tokenizer, config.vocabulary, setting="judge.path", source=directory)
+            check_rows(self._tokenizer, config.vocabulary, setting=setting, source=directory)
             if self._tokenizer.pad_token_id != config.pad_token_id:
                 raise ConfigError(
-                    f"judge.path: {directory}: expected the tokenizer's padding to be pad_token_id of config.json, "
+                    f"{setting}: {directory}: expected the tokenizer's padding to be pad_token_id of config.json, "
                     f"{config.pad_token_id}; got {self._tokenizer.pad_token_id}. Correct the file that does not belong to it."
                 )
         # The published file pads and cuts to 256 by itself.
         self._tokenizer.backend_tokenizer.no_padding()
         self._tokenizer.backend_tokenizer.no_truncation()
         self.pad_token_id: int = self._tokenizer.pad_token_id
+        self.longest: int = (
+            self._tokenizer.model_max_length
+        )  # tokens that its files allow; enormous where they do not say
 
     def __call__(self, statement: str, max_tokens: int) -> tuple[int, ...]:
         """Ids of one statement: [CLS], at most `max_tokens - 2` word pieces, [SEP]; no padding."""
-        words = encode_user_text(self._tokenizer, clean_text(statement))[: max_tokens - 2]
+        words = encode_user_text(self._tokenizer, self._clean(statement))[: max_tokens - 2]
         return (self._tokenizer.cls_token_id, *words, self._tokenizer.sep_token_id)
 
 

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from reflex_jax.rewards.answer import is_same_answer, read_asked
 from reflex_jax.rewards.answer_measures import bleu1, rouge1, token_recall
 from reflex_jax.rewards.answered import Answered
-from reflex_jax.text.completion import repeats_answer_tag
 from reflex_jax.text.normalise import LONGEST_ANSWER, normalise_answer
 
 _MEASURES: dict[str, Callable[[str, str], float]] = {
@@ -46,7 +45,7 @@ def answer_metrics(answered: Answered) -> dict[str, float]:
     answer = answered.answer if answered.answer and len(answered.answer) <= LONGEST_ANSWER else None
     is_exact = float(answer is not None and any(is_same_answer(answer, truth, question) for truth in truths))
     names = metrics_of_question(answered.answer_type, answered.truth)
-    found = dict.fromkeys(names, is_exact) | {"repeated_tag_rate": float(repeats_answer_tag(answered.completion))}
+    found = dict.fromkeys(names, is_exact) | {"repeated_tag_rate": float(answered.parts.repeats_answer_tag)}
     for name in _MEASURES.keys() & found.keys():
         found[name] = max(_MEASURES[name](answer, truth) for truth in truths) if answer else 0.0
     return found

@@ -14,6 +14,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from reflex_jax.text.completion import ParsedCompletion, parse_completion
+
 LARGEST_SCORE = 3e38  # what float32 holds
 
 
@@ -24,6 +26,7 @@ class Answered:
     question: str
     completion: str  # all that was sampled, without special tokens
     answer: str | None  # content of its answer block; None: there is not exactly one
+    parsed: ParsedCompletion | None = None  # all parts of it, as the run reads them; None: as `parse_completion` does
     truth: str  # the dataset's answer
     accepted: tuple[str, ...] = ()  # other answers that are right as well
     answer_type: str  # closed | open
@@ -34,6 +37,11 @@ class Answered:
     image_id: str = ""  # equal ids: the same picture
     metadata: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))  # what else the dataset says
     open_image: Callable[[], Any] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def parts(self) -> ParsedCompletion:
+        """The completion's thought, preamble and format."""
+        return parse_completion(self.completion) if self.parsed is None else self.parsed
 
     def load_image(self) -> Any:
         """The picture (PIL, RGB), read when it is asked for; None where the question has none."""

@@ -1,11 +1,11 @@
 """HOST: the table of all rewards that ship: one line each, under the name a configuration calls it by.
 
-A reward is a function of one of four kinds. Its options are its keyword-only parameters; it sees neither a configuration
+A reward is a function of one of three kinds. Its options are its keyword-only parameters; it sees neither a configuration
 nor a model.
 
 - row: `(answered, *, ...) -> float | None` of one completion in words, see `answered`;
-- batch: `(rows, *, ...) -> [float | None | Failed, ...]`, of all completions of a step at once;
-- chat: `(rows, ask, *, ...) -> ` the same, where `ask` puts conversations to the language model of the section `endpoint`;
+- batch: `(rows, *, ...) -> [float | None | Failed, ...]`, of all completions of a step at once; where the table says what it
+  `needs`, that comes second, `(rows, resource, *, ...)`: the run opens it at its start and hands it in by that name;
 - device: `(evidence, *, ...) -> [P, G]` of what the judge found, inside the compiled step. A NaN there is a failure.
 """
 
@@ -13,16 +13,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 from reflex_jax.rewards.answer import answer_score, check_options
 from reflex_jax.rewards.answered import Answered, Result, score_batch, score_rows
+from reflex_jax.rewards.bertscore import bertscore_scores, check_bertscore
+from reflex_jax.rewards.embedding_similarity import check_embedding, embedding_similarity_scores
 from reflex_jax.rewards.format import check_partial, format_score
 from reflex_jax.rewards.length import check_length, check_overlong, length_score, overlong_score
 from reflex_jax.rewards.letter import check_with_text, letter_score
-from reflex_jax.rewards.llm_judge import Ask, check_reply_options, judge_answers
+from reflex_jax.rewards.llm_judge import check_reply_options, judge_answers
+from reflex_jax.rewards.modality import modality_score
 from reflex_jax.rewards.options import Option, read_options
 from reflex_jax.rewards.provenance import check_thresholds, provenance_reward
+from reflex_jax.rewards.reasoning import check_reasoning, reasoning_scores
 from reflex_jax.rewards.visual_fidelity import check_iou_threshold, visual_fidelity_reward
 
 
@@ -30,29 +35,26 @@ from reflex_jax.rewards.visual_fidelity import check_iou_threshold, visual_fidel
 class Reward:
     """A reward of the table."""
 
-    kind: Literal["row", "batch", "chat", "device"]
+    kind: Literal["row", "batch", "device"]
     function: Callable[..., Any]
     check: Callable[..., None] | None = None  # of the options: raises ValueError for values out of range
+    # chat: `rewards.llm_judge.Ask`, of the section `endpoint` | text_encoders: `rewards.text_encoder.TextEncoders`, those that
+    # the option `encoder` names
+    needs: Literal["chat", "text_encoders"] | None = None
 
     @property
     def options(self) -> dict[str, Option]:
         """What can be set, see `read_options`."""
-        return read_options(self.function, given=2 if self.kind == "chat" else 1)
+        return read_options(self.function, given=1 if self.needs is None else 2)
 
-    def score(self, rows: Sequence[Answered], options: Mapping[str, Any], ask: Ask | None = None) -> list[Result]:
-        """Results of a host reward, one for each row; it does not raise.
-
-        Args:
-          rows: of a step.
-          options: of the component.
-          ask: what a chat reward asks with; the others need none.
-        """
+    def score(
+        self, rows: Sequence[Answered], options: Mapping[str, Any], resources: Mapping[str, Any] = MappingProxyType({})
+    ) -> list[Result]:
+        """Results of a host reward, one for each row; it does not raise."""
         if self.kind == "row":
             return score_rows(self.function, rows, options)
-        function = (
-            self.function if self.kind == "batch" else lambda rows, **options: self.function(rows, ask, **options)
-        )
-        return score_batch(function, rows, options)
+        given = [] if self.needs is None else [resources[self.needs]]
+        return score_batch(lambda rows, **options: self.function(rows, *given, **options), rows, options)
 
 
 REWARDS: dict[str, Reward] = {
@@ -61,7 +63,11 @@ REWARDS: dict[str, Reward] = {
     "letter": Reward("row", letter_score, check_with_text),
     "length": Reward("row", length_score, check_length),
     "overlong": Reward("row", overlong_score, check_overlong),
-    "llm_judge": Reward("chat", judge_answers, check_reply_options),
+    "llm_judge": Reward("batch", judge_answers, check_reply_options, needs="chat"),
+    "modality": Reward("row", modality_score),
+    "embedding_similarity": Reward("batch", embedding_similarity_scores, check_embedding, needs="text_encoders"),
+    "bertscore": Reward("batch", bertscore_scores, check_bertscore, needs="text_encoders"),
+    "reasoning": Reward("batch", reasoning_scores, check_reasoning, needs="text_encoders"),
     "visual_fidelity": Reward("device", visual_fidelity_reward, check_iou_threshold),
     "provenance": Reward("device", provenance_reward, check_thresholds),
 }
@@ -74,4 +80,4 @@ def is_of_device(name: str) -> bool:
 
 def asks_endpoint(name: str) -> bool:
     """Whether a component is the verdict of a language model; those of a user's own file never are."""
-    return name in REWARDS and REWARDS[name].kind == "chat"
+    return name in REWARDS and REWARDS[name].needs == "chat"

@@ -17,7 +17,7 @@ import sys
 import time
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from importlib.util import decode_source
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -29,7 +29,7 @@ from reflex_jax.rewards.options import Option
 MOST_LOSSES = 3
 START_SECONDS = 120  # for the imports of the files, libraries and their models among them
 _PACKAGE = Path(__file__).resolve().parents[2]
-_SENT = [field.name for field in fields(Answered) if field.name not in ("metadata", "open_image")]
+_SENT = [field.name for field in fields(Answered) if field.name not in ("parsed", "metadata", "open_image")]
 
 
 class UserFileError(ValueError):
@@ -219,7 +219,11 @@ class _Worker:
 
 def _plain_row(row: Answered) -> dict[str, Any]:
     fields = {name: getattr(row, name) for name in _SENT}
-    return fields | {"metadata": dict(row.metadata), "has_image": row.open_image is not None}
+    return fields | {
+        "parsed": asdict(row.parts),
+        "metadata": dict(row.metadata),
+        "has_image": row.open_image is not None,
+    }
 
 
 def _read(file: str) -> str:

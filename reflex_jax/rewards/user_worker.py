@@ -23,6 +23,7 @@ from typing import Any
 
 from reflex_jax.rewards.answered import Answered, Failed, Result, attempt, score_batch, score_rows
 from reflex_jax.rewards.options import read_options
+from reflex_jax.text.completion import ParsedCompletion
 
 _SCORES: dict[str, Callable[..., list[Result]]] = {"row": score_rows, "batch": score_batch}
 
@@ -103,6 +104,7 @@ def _answer(connection: Connection, found: dict[str, _Found], request: dict[str,
 
 def _read_row(connection: Connection, number: int, *, has_image: bool, **fields: Any) -> Answered:
     fields |= {"options": fields["options"] and tuple(fields["options"]), "accepted": tuple(fields["accepted"])}
+    fields["parsed"] = ParsedCompletion(**fields["parsed"])
     return Answered(**fields, open_image=(lambda: _ask_for_image(connection, number)) if has_image else None)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ _WHAT = {
     "data": "the training questions or their pictures (data.*) are others",
     "policy": "policy.path holds other weights or settings, so the reference policy would be another",
     "judge": "judge.path holds other weights or settings, so the rewards would be others",
+    "encoders": "the text encoders of rewards hold other weights or settings, so the rewards would be others",
     "rewards": "rewards.files hold other code, so the rewards would be others",
     "evaluation": "the held-out questions (data.validation_split, training.evaluation_questions) are others, so eval/... would "
     "not compare",
@@ -65,6 +66,16 @@ def checkpoint_fingerprint(directory: Path) -> str:
         raise ConfigError(f"{error.filename}: cannot be read ({error.strerror}).") from error
     names = [[path.relative_to(directory).as_posix(), digest] for path, digest in zip(chosen, digests, strict=True)]
     return _KIND + hashlib.sha256(json.dumps(names).encode()).hexdigest()
+
+
+def encoders_fingerprint(directories: Mapping[str, Path]) -> str:
+    """Hash of every byte of some text encoders, by content: what their folders are called does not matter.
+
+    Raises:
+      ConfigError: a file cannot be read.
+    """
+    digests = sorted(checkpoint_fingerprint(directory) for directory in directories.values())
+    return _KIND + hashlib.sha256(json.dumps(digests).encode()).hexdigest()
 
 
 def files_fingerprint(files: Sequence[str]) -> str:

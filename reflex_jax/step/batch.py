@@ -93,7 +93,7 @@ class BatchBuilder:
             # of fewer pictures than that the last, or counted from behind the first
             number = max(-len(images), min(self._picture, len(images) - 1))
             judged = judge_pixels(images[number], self._judge.config, resize=self._resize)
-        return self._processor.encode(seen, example.question), judged
+        return self._processor.encode(seen, example.question, example_id=example.id), judged
 
 
 def prompt_rungs(largest: PromptSizes, count: int) -> tuple[PromptSizes, ...]:

@@ -28,11 +28,12 @@ from reflex_jax.rewards.components import REWARDS, is_of_device
 from reflex_jax.rewards.user_file import UserRewards
 from reflex_jax.statements.operator import decl
 from reflex_jax.step.row_failures import Failure, FailureReporter, RowFailures
-from reflex_jax.text.completion import parse_completion
+from reflex_jax.text.completion import ParsedCompletion, parse_completion
 
 JUDGE_METRICS = (
     "judge/cut_statement_rate",
 )  # of the statements that the judge reads; there is no such number without one
+_UNREAD = ParsedCompletion(thought=None, answer=None, is_well_formed=False)  # a completion that could not be decoded
 _MOST_KEPT = 8192  # statements
 _LONGEST_KEPT = 1024  # characters of an answer whose statement is kept
 OPEN_CORRECT_AT = 0.5  # an open answer counts as correct from this R_ans on
@@ -61,9 +62,8 @@ class HostBridge:
       max_statement_tokens: T, static.
       centered: also encode the question-only statement of each prompt.
       user_rewards: where components that do not ship are computed.
-      chat: the language model that components ask.
-      answer_of: completion -> its answer, None where there is not exactly one; benchmarks with random weights replace it
-        to give the judge a full load.
+      parse: completion -> its parts; benchmarks with random weights replace it to give the judge a full load.
+      resources: what rewards need beside the rows, by the names of `rewards.components.Reward.needs`; chat: the client.
     """
 
     def __init__(
@@ -75,8 +75,8 @@ class HostBridge:
         max_statement_tokens: int,
         centered: bool,
         user_rewards: UserRewards | None = None,
-        chat: ChatClient | None = None,
-        answer_of: Callable[[str], str | None] = lambda text: parse_completion(text).answer,
+        parse: Callable[[str], ParsedCompletion] = parse_completion,
+        resources: Mapping[str, Any] = MappingProxyType({}),
     ):
         self._decode = decode
         self._components = {name: c for name, c in components.items() if not is_of_device(name)}
@@ -85,8 +85,9 @@ class HostBridge:
         self._statement_tokenizer = statement_tokenizer
         self._max_statement_tokens = max_statement_tokens
         self._centered = centered
-        self._user_rewards, self._chat = user_rewards, chat
-        self._answer_of = answer_of
+        self._user_rewards, self._parse = user_rewards, parse
+        self._chat: ChatClient | None = resources.get("chat")
+        self._resources = {**resources, "chat": self._chat.ask} if self._chat else resources
         self._reporter = FailureReporter()
         # the answers of a group are often the same few, and so they are at the next look at the question
         self._declare = lru_cache(_MOST_KEPT)(lambda *asked: decl(*asked))
@@ -105,7 +106,8 @@ class HostBridge:
         completions = failures.of_rows(
             "completion", lambda p, g: self._decode(tokens[p, g, : lengths[p, g]]), otherwise=""
         )
-        answers = failures.of_rows("completion", lambda p, g: self._answer_of(completions[p][g]))
+        parsed = failures.of_rows("completion", lambda p, g: self._parse(completions[p][g]), otherwise=_UNREAD)
+        answers = [[parts.answer for parts in row] for row in parsed]
 
         def declare(example: Example, answer: str | None) -> str | None:
             if answer is None:
@@ -122,7 +124,7 @@ class HostBridge:
         scores = self._score(
             failures,
             lambda p, g: Answered(
-                completion=completions[p][g], answer=answers[p][g], tokens=int(lengths[p, g]),
+                completion=completions[p][g], answer=answers[p][g], parsed=parsed[p][g], tokens=int(lengths[p, g]),
                 statement=statements[p][g], anchor=anchors[p], **_facts(examples[p]),
             ),
         )  # fmt: skip
@@ -184,7 +186,7 @@ class HostBridge:
 
         def results_of(name: str, options: Mapping[str, Any]) -> Callable[[list[tuple[int, int]]], Sequence[Result]]:
             if name in REWARDS:
-                score = partial(REWARDS[name].score, ask=self._chat.ask if self._chat else None)
+                score = partial(REWARDS[name].score, resources=self._resources)
             else:
                 score = partial(own_rewards().score, name)
             return lambda rows: score([answered(p, g) for p, g in rows], options)

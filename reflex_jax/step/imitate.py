@@ -53,7 +53,7 @@ class TargetBuilder:
         chosen = self._rows.take(examples)
         processor, vocabulary = self._models.processor, self._models.shapes.vocabulary
         prompts = processor.collate(
-            [processor.encode(e.load_images(), e.question) for e in chosen],
+            [processor.encode(e.load_images(), e.question, example_id=e.id) for e in chosen],
             prompt_tokens=self._sizes.prompt_tokens, windows=self._sizes.windows,
         )  # fmt: skip
         tokens, weights = encode_targets(

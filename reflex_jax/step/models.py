@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,18 @@ from reflex_jax.checkpoints.huggingface import load_policy_params
 from reflex_jax.checkpoints.paths import resolve_checkpoint
 from reflex_jax.checkpoints.policy import policy_shardings, special_ids
 from reflex_jax.config import Config, ConfigError
+from reflex_jax.data.prompt_texts import PROMPTS
 from reflex_jax.data.prompts import Processor, load_processor
 from reflex_jax.judge.evidence import Judge, load_judge
+from reflex_jax.rewards.text_encoder import TextEncoders
 from reflex_jax.rewards.user_file import UserRewards
 from reflex_jax.sharding import check_attention
 from reflex_jax.step.bridge import HostBridge
+from reflex_jax.step.encoders import open_encoders
 from reflex_jax.step.sampling import Vocabulary, allowed_tokens
 from reflex_jax.step.score import needs_endpoint
 from reflex_jax.step.shapes import Shapes
+from reflex_jax.text.completion import CompletionShape, parse_completion
 from reflex_jax.text.tokenizer import decode
 
 
@@ -32,15 +37,17 @@ class Models:
     directory: Path  # of the policy
     processor: Processor
     judge: Judge | None  # on every device; None: nothing in the run asks it
+    encoders: TextEncoders  # of the rewards, by the option `encoder`
 
 
-def load_models(config: Config, mesh: Mesh, *, with_judge: bool = True) -> Models:
-    """Reads what both models are, loads the judge, and derives the vocabulary the policy may sample from.
+def load_models(config: Config, mesh: Mesh, *, with_judge: bool = True, with_rewards: bool = True) -> Models:
+    """Reads what both models are, loads the judge and text encoders, and derives the vocabulary the policy may sample from.
 
     Args:
       config: of the run.
       mesh: of the run.
       with_judge: whether the run asks the judge.
+      with_rewards: whether it computes rewards; else no text encoder is opened.
     Raises:
       ConfigError: a checkpoint or the mesh does not fit, named.
     """
@@ -48,7 +55,7 @@ def load_models(config: Config, mesh: Mesh, *, with_judge: bool = True) -> Model
     directory = resolve_checkpoint(config.policy.path, "policy")
     data = config.data
     processor = load_processor(
-        directory, min_pixels=data.min_pixels, max_pixels=data.max_pixels, prompt=data.prompt
+        directory, min_pixels=data.min_pixels, max_pixels=data.max_pixels, prompt=data.prompt, seed=config.run.seed
     )  # fmt: skip
     policy = processor.config
     eos_ids = config.rollout.eos_ids or policy.eos_token_ids
@@ -61,7 +68,7 @@ def load_models(config: Config, mesh: Mesh, *, with_judge: bool = True) -> Model
     judge = _load_judge(config, mesh) if with_judge else None
     vocabulary = Vocabulary(allowed, eos_ids, processor.pad_id)
     shapes = Shapes(mesh=mesh, policy=policy, judge=judge.config if judge else None, vocabulary=vocabulary)
-    return Models(shapes, directory, processor, judge)
+    return Models(shapes, directory, processor, judge, open_encoders(config, judge) if with_rewards else {})
 
 
 def load_params(models: Models, dtype: str = "float32") -> Any:
@@ -88,14 +95,27 @@ def make_host_bridge(config: Config, models: Models, *, is_used: bool = True) ->
       ConfigError: the endpoint that a component asks is not named, or its key is not there.
     """
     tokenizer, rewards = models.processor.tokenizer, config.rewards
+    chat = {"chat": ChatClient(config.endpoint)} if is_used and needs_endpoint(config) else {}
     return HostBridge(
         decode=lambda ids: decode(tokenizer, ids),
+        parse=partial(parse_completion, shape=completion_shape(config)),
         components=rewards.components,
         statement_tokenizer=models.judge.tokenizer if models.judge else None,
         max_statement_tokens=config.judge.max_statement_tokens,
         centered=config.judge.centered,
+        resources={"text_encoders": models.encoders} | chat,
         user_rewards=UserRewards(rewards.files, timeout=rewards.timeout) if rewards.files else None,
-        chat=ChatClient(config.endpoint) if is_used and needs_endpoint(config) else None,
+    )
+
+
+def completion_shape(config: Config) -> CompletionShape:
+    """How a run reads its completions: as its prompt asks for them, unless the section `completion` says otherwise."""
+    asked, said = PROMPTS[config.data.prompt].shape, config.completion
+    return CompletionShape(
+        thought=asked.thought if said.thought is None else said.thought,
+        preamble=asked.preamble if said.preamble is None else said.preamble,
+        fallback=asked.fallback if said.fallback is None else said.fallback,
+        compact=asked.compact if said.compact is None else said.compact,
     )
 
 

@@ -32,6 +32,7 @@ from reflex_jax.run.identity import (
     check_statements,
     checkpoint_fingerprint,
     data_fingerprint,
+    encoders_fingerprint,
     files_fingerprint,
 )
 from reflex_jax.run.logs import RunLogger, SilentLogger, last_metrics, open_logger
@@ -40,6 +41,7 @@ from reflex_jax.run.samples import all_rows
 from reflex_jax.sharding import make_mesh
 from reflex_jax.statements.operator import DECL_VERSION
 from reflex_jax.step.batch import leave_out_unfit, measure_prompts, refuse_colliding_options
+from reflex_jax.step.encoders import encoder_directories
 from reflex_jax.step.models import Models, load_models, load_params, make_host_bridge
 from reflex_jax.step.program import Program, build_program
 from reflex_jax.step.score import most_failed_rows, needs_endpoint
@@ -155,7 +157,9 @@ def _open_run(objective: Objective, mesh: Mesh, held: ExitStack) -> tuple[_Run, 
     config, directory = objective.config, objective.config.run.directory
     with refused_together():
         check_memory(objective, mesh)
-        models = load_models(config, mesh, with_judge=objective.with_judge)
+        models = load_models(
+            config, mesh, with_judge=objective.with_judge, with_rewards=objective.scores_answers
+        )  # fmt: skip
         examples, held_out = (
             leave_out_unfit(config, models.processor, questions, with_judge=objective.with_judge)
             for questions in (objective.load_questions(), _held_out(config))
@@ -224,6 +228,8 @@ def _identify(objective: Objective, examples: list[Example], held_out: list[Exam
     }
     if objective.with_judge:
         identity["judge"] = checkpoint_fingerprint(resolve_checkpoint(config.judge.path, "judge"))
+    if objective.scores_answers and (encoders := encoder_directories(config)):
+        identity["encoders"] = encoders_fingerprint(encoders)
     if config.rewards.files:
         identity["rewards"] = files_fingerprint(config.rewards.files)
     if held_out:

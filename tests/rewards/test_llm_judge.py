@@ -28,7 +28,7 @@ def row(answer, truth="Left lung", **facts) -> Answered:
 
 def score(port: int, rows, model="judge", **options):
     with closing(ChatClient(settings(port, model))) as chat:
-        return REWARDS["llm_judge"].score(rows, options, chat.ask)
+        return REWARDS["llm_judge"].score(rows, options, {"chat": chat.ask})
 
 
 def settings(port: int, model: str) -> EndpointConfig:
