@@ -423,12 +423,16 @@ class RewardsConfig:
     components: dict[str, Component] = field(default_factory=_components_of_the_paper)
     files: tuple[str, ...] = ()  # Python files that define components of your own
     timeout: float = 10.0  # seconds such a component has for one completion, which then counts as failed
+    # what is standardised: sum: the total | component: each component, then weighted and summed | component_batch: that sum once
+    # more over the batch (GDPO)
+    normalise: str = "sum"
     max_failure_rate: float = 0.25  # share of a step's completions without a reward, beyond which the run stops
 
     def __post_init__(self) -> None:
         """Refuses values out of range; names and options are checked where they are read, against the table."""
         for name, component in self.components.items():
             _check_choice(f"rewards.components.{name}.when", component.when, WHEN)
+        _check_choice("rewards.normalise", self.normalise, ("sum", "component", "component_batch"))
         _check(
             any(self.weights.values()),
             f"rewards.components: expected at least one weight other than 0; got {self.weights}. A mapping names all of its "
@@ -683,6 +687,11 @@ class Config:
             self.memory.attention != "fused" or self.policy.dtype == "bfloat16",
             "memory.attention=fused: its kernels compute in half precision; set policy.dtype=bfloat16 too, or "
             "memory.attention=auto.",
+        )
+        _check(
+            self.rewards.normalise == "sum" or self.grpo.kl_in == "loss",
+            f"rewards.normalise={self.rewards.normalise}: expected grpo.kl_in=loss, a penalty is taken off the total, which is "
+            "not standardised then; set one of them back.",
         )
 
 

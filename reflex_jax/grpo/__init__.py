@@ -1,6 +1,6 @@
 """Group relative policy optimisation: advantages and the clipped objective."""
 
-from reflex_jax.grpo.advantages import group_advantages
+from reflex_jax.grpo.advantages import component_advantages, group_advantages
 from reflex_jax.grpo.objective import (
     Objective,
     clipped_surrogate,
@@ -13,6 +13,7 @@ from reflex_jax.grpo.objective import (
 __all__ = [
     "Objective",
     "clipped_surrogate",
+    "component_advantages",
     "group_advantages",
     "kl_values",
     "loss_denominator",

@@ -6,6 +6,7 @@ rewards of 2.3 have a standard deviation that is not 0, and dividing by it makes
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, get_args
 
 import chex
@@ -79,6 +80,50 @@ def group_advantages(
     # the square root has no gradient at 0
     spread = jnp.sqrt(jnp.where(has_none, 1.0, squares / jnp.maximum(freedom, 1.0)))
     return deviation / (spread + epsilon), is_zero_variance
+
+
+def component_advantages(
+    components: Mapping[str, Float[Array, "P G"]],
+    weights: Mapping[str, float],
+    is_valid: Bool[Array, "P G"],
+    *,
+    normalise: AdvantageRule = "sample_std",
+    over_batch: bool = False,
+    epsilon: float = 1e-6,
+) -> tuple[Float[Array, "P G"], Bool[Array, "P"]]:
+    """The weighted sum of each component's own `group_advantages` (GDPO, arXiv:2601.05242).
+
+    Standardised as a sum, different mixtures of rewards can give one advantage, and what varies most drowns the rest; here each
+    component has spread 1 in its group before it is weighted. A component without spread in a group adds exactly 0 there. Failed
+    rows get 0 and are in no mean or spread. Where a component does not apply to a row, its 0 is the row's reward.
+
+    Args:
+      components: rewards by name.
+      weights: of the same names; a component of weight 0 is left out. Names are summed in alphabetical order.
+      is_valid: False where a reward failed.
+      normalise: the rule for each component.
+      over_batch: divides by the standard deviation (n) of the batch's valid sums, as GDPO does so that the size of an update does
+        not grow with the number of rewards. Their mean, 0 but for rounding, is not taken off: a group without spread keeps 0.
+      epsilon: added to the standard deviations.
+
+    Returns:
+      The advantages, and per group whether no component has spread.
+    """
+    names = [name for name in sorted(components) if weights[name] != 0]
+    found = {name: group_advantages(components[name], is_valid, normalise=normalise, epsilon=epsilon) for name in names}
+    total = jnp.zeros(is_valid.shape, jnp.float32)
+    is_flat = jnp.ones(is_valid.shape[0], bool)
+    for name, (advantages, is_flat_here) in found.items():
+        total = total + weights[name] * advantages
+        is_flat = is_flat & is_flat_here
+    if over_batch:
+        # components that cancel each other leave rounding, which a division would make a signal of
+        largest = sum(abs(weights[name]) * jnp.max(jnp.abs(found[name][0])) for name in names)
+        has_spread = jnp.max(jnp.abs(total)) > 1e-5 * largest
+        mean_square = jnp.sum(total**2) / jnp.maximum(jnp.sum(is_valid, dtype=jnp.float32), 1.0)
+        spread = jnp.sqrt(jnp.where(has_spread, mean_square, 1.0))  # the square root has no gradient at 0
+        total = jnp.where(has_spread, total / (spread + epsilon), 0.0)
+    return total, is_flat
 
 
 def _is_flat(rewards: Float[Array, "P G"], is_valid: Bool[Array, "P G"]) -> Bool[Array, "P 1"]:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from reflex_jax.config import Config, JudgeConfig, RewardsConfig
-from reflex_jax.grpo.advantages import AdvantageRule, group_advantages
+from reflex_jax.grpo.advantages import AdvantageRule, component_advantages, group_advantages
 from reflex_jax.judge.evidence import EvidenceSettings, gather_evidence
 from reflex_jax.models.biomedclip import BiomedClipConfig
 from reflex_jax.records import Evidence, HostScores, JudgeInputs, Rollout
@@ -110,9 +110,14 @@ def score_rollout(
         if name == "provenance":
             tightness = loop_tightness(evidence, **component.options)
     rewards = combine_rewards(components, config.rewards.weights)
-    advantages, is_zero_variance = group_advantages(
-        rewards, is_valid, normalise=cast(AdvantageRule, config.grpo.advantage)
-    )
+    rule = cast(AdvantageRule, config.grpo.advantage)
+    if config.rewards.normalise == "sum":
+        advantages, is_zero_variance = group_advantages(rewards, is_valid, normalise=rule)
+    else:
+        advantages, is_zero_variance = component_advantages(
+            components, config.rewards.weights, is_valid, normalise=rule,
+            over_batch=config.rewards.normalise == "component_batch",
+        )  # fmt: skip
     return Scored(
         components=components,
         applies=applies,

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from reflex_jax.grpo.advantages import group_advantages
+from reflex_jax.grpo.advantages import component_advantages, group_advantages
 from tests.unchecked import types_unchecked
 
 P, G = 3, 6
@@ -155,3 +155,73 @@ def test_unknown_rule_is_named():
         pytest.raises(ValueError, match="normalise: expected one of sample_std, .*, batch; got 'zscore'"),
     ):
         group_advantages(np.zeros((1, 2)), np.ones((1, 2), bool), normalise="zscore")
+
+
+# --- each component by itself
+
+# Three groups. a: 0 0 3 | 1 1 - | 2 2 2 and b: 1 0 0.5 | 0 1 - | 1 1 1, the third row of the second group failed.
+A = np.float32([[0, 0, 3], [1, 1, np.nan], [2, 2, 2]])
+B = np.float32([[1, 0, 0.5], [0, 1, np.nan], [1, 1, 1]])
+IS_VALID = np.isfinite(A)
+# population_std. a: deviations -1 -1 2 over sqrt(2); flat; flat. b: 0.5 -0.5 0 over sqrt(1/6); -0.5 0.5 over 0.5; flat.
+OF_A = np.array([[-1, -1, 2], [0, 0, 0], [0, 0, 0]]) / 2**0.5
+OF_B = np.array([[0.5 * 6**0.5, -0.5 * 6**0.5, 0], [-1, 1, 0], [0, 0, 0]])
+
+
+def by_component(weights, normalise="population_std", components=None, is_valid=IS_VALID, **options):
+    given = {"a": A, "b": B} if components is None else components
+    advantages, is_flat = component_advantages(given, weights, is_valid, normalise=normalise, **options)
+    return np.asarray(advantages), np.asarray(is_flat)
+
+
+def test_components_are_standardised_each_and_then_weighted_by_hand():
+    advantages, is_flat = by_component({"a": 1.0, "b": 2.0})
+    np.testing.assert_allclose(advantages, OF_A + 2 * OF_B, rtol=1e-5, atol=1e-6)
+    assert (advantages[~IS_VALID] == 0).all() and (advantages[2] == 0).all()
+    np.testing.assert_array_equal(is_flat, [False, False, True])
+
+
+def test_a_component_without_weight_is_neither_summed_nor_looked_at():
+    advantages, is_flat = by_component({"a": 1.0, "b": 0.0})
+    np.testing.assert_allclose(advantages, OF_A, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(is_flat, [False, True, True])
+
+
+def test_over_the_batch_the_sum_is_divided_by_its_spread_by_hand():
+    """Of the 8 valid sums the mean is 0 and the mean square their sum of squares / 8."""
+    sums = OF_A + 2 * OF_B
+    advantages, is_flat = by_component({"a": 1.0, "b": 2.0}, over_batch=True)
+    np.testing.assert_allclose(advantages, sums / ((sums**2).sum() / 8) ** 0.5, rtol=1e-5, atol=1e-6)
+    assert (advantages[2] == 0).all() and is_flat[2]
+    flat, _ = by_component({"a": 1.0, "b": 1.0}, components={"a": np.ones((2, 3)), "b": np.ones((2, 3))},
+                           is_valid=np.ones((2, 3), bool), over_batch=True)  # fmt: skip
+    assert (flat == 0).all()
+    noise = {"a": np.float32([[2.3, 0.1, 0.7]]), "b": -np.float32([[2.3, 0.1, 0.7]]) * np.float32(3) - np.float32(0.3)}
+    cancelled, _ = by_component({"a": 1.0, "b": 1.0}, components=noise, is_valid=np.ones((1, 3), bool), over_batch=True)
+    assert (cancelled == 0).all()
+
+
+def test_mixtures_that_a_sum_confounds_stay_apart():
+    """Two completions: the second is better in one reward, or in both. As a sum both groups get -0.71 and 0.71."""
+    is_valid = np.ones((2, 2), bool)
+    rewards = {"a": np.float32([[0, 1], [0, 1]]), "b": np.float32([[0, 0], [0, 1]])}
+    summed, _ = group_advantages(rewards["a"] + rewards["b"], is_valid)
+    apart, _ = by_component({"a": 1.0, "b": 1.0}, "sample_std", rewards, is_valid)
+    half = 0.5**0.5
+    np.testing.assert_allclose(summed, [[-half, half], [-half, half]], rtol=1e-5)
+    np.testing.assert_allclose(apart, [[-half, half], [-2 * half, 2 * half]], rtol=1e-5)
+
+
+@given(reward_arrays, valid_arrays, rules)
+def test_one_component_by_itself_is_the_rule(rewards, is_valid, rule):
+    ours = component_advantages({"only": rewards}, {"only": 1.0}, is_valid, normalise=rule)
+    for mine, theirs in zip(ours, advantages_of(rewards, is_valid, normalise=rule), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-6, atol=1e-7)
+
+
+def test_gradients_through_flat_and_failed_components_are_numbers():
+    def first(a):
+        return component_advantages({"a": a, "b": B}, {"a": 1.0, "b": 1.0}, IS_VALID, over_batch=True)[0][0, 0]
+
+    assert np.isfinite(np.asarray(jax.grad(first)(np.where(IS_VALID, A, 0.0)))).all()
+    assert np.isfinite(np.asarray(jax.grad(first)(np.full_like(A, 2.3)))).all()

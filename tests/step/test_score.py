@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reflex_jax.config import RewardsConfig
+from reflex_jax.config import ConfigError, RewardsConfig
 from reflex_jax.config_reader import load_config
 from reflex_jax.records import HostScores, JudgeInputs, Rollout
 from reflex_jax.rewards.components import REWARDS, Reward
@@ -70,6 +70,36 @@ def test_without_a_judge_strings_alone_are_rewarded_and_nothing_of_a_judge_is_re
     assert scored.evidence is None and scored.loop_tightness is None
     metrics = metrics_of(scored, scores)
     assert metrics["reward/total"] == 1.0 and not any(name.startswith("judge/") for name in metrics)
+
+
+def test_components_are_standardised_as_a_sum_or_each():
+    answer = [[1, 0, 0, 0], [1, 1, 1, 1]]
+    form = [[0, 0, 1, 1], [0, 1, 1, 1]]
+    scores = host_scores(answer=answer, format=form)
+
+    def scored(how):
+        settings = ["rewards.components={answer: 1, format: 0.5}", "grpo.advantage=population_std"]
+        return score_rollout(None, None, scores, load_config(None, [*settings, f"rewards.normalise={how}"]), None)
+
+    # answer: mean 1/4, std sqrt(3)/4, and flat; format: mean 1/2, std 1/2, and mean 3/4, std sqrt(3)/4
+    root = 3**0.5
+    of_answer = np.array([[root, -1 / root, -1 / root, -1 / root], [0, 0, 0, 0]])
+    of_format = np.array([[-1, -1, 1, 1], [-root, 1 / root, 1 / root, 1 / root]])
+    each = of_answer + 0.5 * of_format
+    np.testing.assert_allclose(scored("component").advantages, each, rtol=1e-5)
+    np.testing.assert_allclose(scored("component_batch").advantages, each / (each**2).mean() ** 0.5, rtol=1e-5)
+    totals = np.array([[1, 0, 0.5, 0.5], [1, 1.5, 1.5, 1.5]])
+    np.testing.assert_array_equal(scored("sum").rewards, totals)
+    np.testing.assert_array_equal(scored("component").rewards, totals)  # what is reported
+    as_sum = (totals - totals.mean(1, keepdims=True)) / totals.std(1, keepdims=True)
+    np.testing.assert_allclose(scored("sum").advantages, as_sum, rtol=1e-5)
+
+
+def test_a_penalty_off_the_total_and_components_apart_are_refused_together():
+    with pytest.raises(ConfigError, match="rewards.normalise=component: expected grpo.kl_in=loss"):
+        load_config(None, ["rewards.normalise=component", "grpo.kl_in=reward"])
+    with pytest.raises(ConfigError, match="rewards.normalise: expected one of sum, component, component_batch"):
+        load_config(None, ["rewards.normalise=group"])
 
 
 def test_a_device_component_that_is_no_number_is_a_failure_and_no_zero(judged):
