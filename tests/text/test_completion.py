@@ -1,10 +1,18 @@
 """Reading completions, honest ones and hacks."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reflex_jax.text.completion import parse_completion, repeats_answer_tag
+from reflex_jax.text.completion import (
+    DEFAULT_SHAPE,
+    THOUGHT_TAGS,
+    CompletionShape,
+    parse_completion,
+    repeats_answer_tag,
+)
 
 TAG_SOUP = st.lists(
     st.sampled_from(["<think>", "</think>", "<answer>", "</answer>", "yes", " ", "\n", "<", "/", "<ANSWER>", "\u200b"]),
@@ -101,3 +109,73 @@ def test_what_a_model_writes_between_the_tags_comes_back(thought, answer):
 def test_an_answer_tag_that_the_thought_mentions_leaves_no_answer_and_is_counted(text, is_repeated):
     assert repeats_answer_tag(text) == is_repeated
     assert not is_repeated or parse_completion(text).answer is None
+
+
+# --- other shapes
+
+THINKING = CompletionShape(thought="thinking")
+MEDIX = CompletionShape(thought="thinking", preamble=True, fallback=True, compact=True)
+NO_THOUGHT = CompletionShape(thought="none")
+
+
+def read(text, shape):
+    parsed = parse_completion(text, shape)
+    return parsed.thought, parsed.answer, parsed.is_well_formed
+
+
+def test_the_tag_around_the_thought_is_that_of_the_shape():
+    text = "<thinking>t</thinking><answer>a</answer>"
+    assert read(text, THINKING) == ("t", "a", True)
+    assert read(text, DEFAULT_SHAPE) == (None, "a", False)
+    assert read("<think>t</think><answer>a</answer>", THINKING) == (None, "a", False)
+
+
+def test_without_a_thought_the_format_is_one_answer_block_alone():
+    assert read(" \n<answer>a</answer> ", NO_THOUGHT) == (None, "a", True)
+    assert read("<think>t</think><answer>a</answer>", NO_THOUGHT) == (None, "a", False)
+    assert read("<answer>a</answer><answer>a</answer>", NO_THOUGHT) == (None, None, False)
+    assert read("<answer> </answer>", NO_THOUGHT) == (None, None, False)
+    assert not parse_completion("<think>t", NO_THOUGHT).has_tag
+
+
+def test_a_preamble_is_told_and_only_some_shapes_allow_it():
+    text = "<CT_SCAN> <thinking>t</thinking><answer>a</answer>"
+    allowed = CompletionShape(thought="thinking", preamble=True)
+    assert [parse_completion(text, shape).preamble for shape in (THINKING, allowed)] == ["<CT_SCAN>"] * 2
+    assert [parse_completion(text, shape).is_well_formed for shape in (THINKING, allowed)] == [False, True]
+    assert parse_completion("<CT_SCAN><answer>a</answer>", allowed).preamble is None
+    doubled = text + "<answer>b</answer>"
+    assert read(doubled, allowed) == ("t", None, False)  # it guesses no more than without a preamble
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("so it is. ", (None, "so it is", False)),  # the whole of it stands in
+        (" . ", (None, None, False)),
+        ("<thinking>t</thinking><answer>.a.</answer><answer>b</answer>", ("t", "a", True)),
+        ("<thinking>t</thinking><answer>a", ("t", "<thinking>t</thinking><answer>a", False)),
+        ("<thinking>t<thinking>u</thinking><answer></answer>", ("t<thinking>u", None, True)),
+        ("<answer>a</answer><thinking>t</thinking><answer>b</answer>", ("t", "a", True)),
+        ("< thinking >t< / thinking >\n< answer >left / right< /answer>", ("t", "left/right", True)),
+    ],
+)
+def test_a_shape_that_guesses_takes_the_first_answer_or_the_whole(text, expected):
+    assert read(text, MEDIX) == expected
+    assert not parse_completion(text, MEDIX).repeats_answer_tag
+
+
+@given(TAG_SOUP, st.booleans(), st.booleans(), st.booleans(), st.sampled_from(THOUGHT_TAGS))
+def test_no_shape_raises_and_a_strict_format_has_all_of_its_parts(text, preamble, fallback, compact, thought):
+    shape = CompletionShape(thought=thought, preamble=preamble, fallback=fallback, compact=compact)
+    parsed = parse_completion(text, shape)
+    assert parsed.answer is None or parsed.answer.strip() == parsed.answer != ""
+    if parsed.is_well_formed:
+        assert parsed.has_tag and (fallback or parsed.answer) and (thought == "none") == (parsed.thought is None)
+
+
+def test_a_long_run_of_blanks_is_compacted_in_time_that_grows_with_it():
+    text = " " * 200_000 + "x" + "\n" * 200_000 + "< answer >a"
+    started = time.perf_counter()
+    assert parse_completion(text, MEDIX).answer == "x<answer>a"
+    assert time.perf_counter() - started < 5  # the square of it would take minutes
