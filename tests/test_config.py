@@ -410,7 +410,9 @@ def test_what_is_saved_reads_back_as_it_was(tmp_path_factory, name, root, number
         rewards=dataclasses.replace(
             default.rewards,
             components={
-                "answer": Component(weight=number, options={"parts": {"rouge1": 1.0}, "contrasts": is_on}),
+                "answer": Component(
+                    weight=number, options={"parts": {"rouge1": 1.0}, "contrasts": is_on, "valid_only": is_on}
+                ),
                 "provenance": Component(when="wrong", options={"text_threshold": number, "image_threshold": -0.5}),
             },
         ),
@@ -496,7 +498,9 @@ def test_a_run_of_an_earlier_version_is_read_under_the_names_of_today(tmp_path):
     assert config.memory == MemoryConfig(remat=False, microbatch_prompts=4, rollout_weights="sharded")
     provenance = Component(weight=2.0, options={"text_threshold": 0.7, "image_threshold": 0.3})
     assert config.rewards.components == {
-        "answer": Component(options={"parts": {"bleu1": 1.0}, "contrasts": False}),  # as it was paid then
+        "answer": Component(
+            options={"parts": {"bleu1": 1.0}, "contrasts": False, "valid_only": False}
+        ),  # as it was paid then
         "provenance": provenance,
     }
     assert "policy.remat has moved: set memory.remat instead." in refusal([], path)

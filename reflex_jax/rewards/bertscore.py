@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from reflex_jax.rewards.answer import closed_answer_reward
 from reflex_jax.rewards.answered import Answered, Result
-from reflex_jax.rewards.text_encoder import JUDGE, Pair, TextEncoders, check_layer
+from reflex_jax.rewards.text_encoder import JUDGE, Pair, TextEncoders, layer_problems, refuse
 from reflex_jax.rewards.validity import is_valid_answer
 from reflex_jax.text.normalise import LONGEST_ANSWER
 
@@ -65,6 +65,7 @@ def check_bertscore(*, encoder: str, layer: int | None, closed: str, valid_only:
     Raises:
       ValueError: out of range.
     """
-    check_layer(layer)
+    problems = layer_problems(layer)
     if closed not in _CLOSED:
-        raise ValueError(f"closed: expected {' or '.join(_CLOSED)}; got {closed[:80]!r}.")
+        problems.append(f"closed: expected {' or '.join(_CLOSED)}; got {closed[:80]!r}")
+    refuse(problems)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from reflex_jax.rewards.answered import Answered, Result
-from reflex_jax.rewards.text_encoder import JUDGE, Pair, TextEncoders, check_pooling
+from reflex_jax.rewards.text_encoder import JUDGE, Pair, TextEncoders, pooling_problems, refuse
 from reflex_jax.rewards.validity import is_valid_answer
 from reflex_jax.text.completion import without_full_stops
 from reflex_jax.text.normalise import LONGEST_ANSWER
@@ -57,6 +57,7 @@ def check_embedding(*, encoder: str, pooling: str | None, threshold: float | Non
     Raises:
       ValueError: out of range.
     """
-    check_pooling(encoder, pooling)
+    problems = pooling_problems(encoder, pooling)
     if threshold is not None and not -1 < threshold <= 1:
-        raise ValueError(f"threshold: expected a cosine in (-1, 1], or null for none; got {threshold}.")
+        problems.append(f"threshold: expected a cosine in (-1, 1], or null for none; got {threshold}")
+    refuse(problems)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from reflex_jax.rewards.answered import Answered, Result
-from reflex_jax.rewards.text_encoder import JUDGE, TextEncoders, check_layer, check_pooling
+from reflex_jax.rewards.text_encoder import JUDGE, TextEncoders, layer_problems, pooling_problems, refuse
 from reflex_jax.text.normalise import has_visible_character
 
 _MEASURES = ("bertscore", "embedding")
@@ -57,7 +57,7 @@ def check_reasoning(*, measure: str, encoder: str, layer: int | None, pooling: s
     Raises:
       ValueError: one is.
     """
+    problems = [*layer_problems(layer), *pooling_problems(encoder, pooling)]
     if measure not in _MEASURES:
-        raise ValueError(f"measure: expected {' or '.join(_MEASURES)}; got {measure[:80]!r}.")
-    check_layer(layer)
-    check_pooling(encoder, pooling)
+        problems.append(f"measure: expected {' or '.join(_MEASURES)}; got {measure[:80]!r}")
+    refuse(problems)

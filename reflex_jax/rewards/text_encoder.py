@@ -37,27 +37,29 @@ class TextEncoder(Protocol):
 TextEncoders = Mapping[str, TextEncoder]  # by the option `encoder`
 
 
-def check_pooling(encoder: str, pooling: str | None) -> None:
-    """Refuses a way to pool that there is not, or that only the judge has.
-
-    Raises:
-      ValueError: it is one.
-    """
+def pooling_problems(encoder: str, pooling: str | None) -> list[str]:
+    """What is wrong with a way to pool: there is no such, or only the judge has it."""
     choices = POOLINGS if encoder == JUDGE else POOLINGS[1:]
-    if pooling is not None and pooling not in choices:
-        raise ValueError(
-            f"pooling: expected one of {', '.join(choices)}, or null for the encoder's own, with encoder={encoder[:80]}; "
-            f"got {pooling[:80]!r}."
-        )
+    if pooling is None or pooling in choices:
+        return []
+    return [
+        f"pooling: expected one of {', '.join(choices)}, or null for the encoder's own, with encoder={encoder[:80]}; "
+        f"got {pooling[:80]!r}"
+    ]
 
 
-def check_layer(layer: int | None) -> None:
-    """Refuses a layer that no encoder has.
+def layer_problems(layer: int | None) -> list[str]:
+    """What is wrong with a layer that no encoder has."""
+    if layer is None or layer >= 0:
+        return []
+    return [f"layer: expected 0 for the embedding, 1 for the first layer, ..., null for the last; got {layer}"]
+
+
+def refuse(problems: Sequence[str]) -> None:
+    """Says all that is wrong with the options of a reward.
 
     Raises:
-      ValueError: it is below 0.
+      ValueError: something is.
     """
-    if layer is not None and layer < 0:
-        raise ValueError(
-            f"layer: expected 0 for the embedding, 1 for the first layer, ..., null for the last; got {layer}."
-        )
+    if problems:
+        raise ValueError("; ".join(problems) + ".")

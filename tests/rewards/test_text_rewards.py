@@ -132,6 +132,11 @@ def test_an_encoder_that_fails_fails_its_rows():
         ("embedding_similarity", {"threshold": 1.5}, r"threshold: expected a cosine in \(-1, 1\]"),
         ("embedding_similarity", {"pooling": "max"}, "pooling: expected one of projection, cls, mean"),
         ("embedding_similarity", {"pooling": "projection", "encoder": "/bert"}, "pooling: expected one of cls, mean"),
+        (
+            "embedding_similarity",
+            {"threshold": 2.0, "pooling": "max"},
+            r"pooling: .*; got 'max'; threshold: .*; got 2.0\.$",
+        ),
         ("bertscore", {"layer": -1}, "layer: expected 0 for the embedding"),
         ("bertscore", {"closed": "f1"}, "closed: expected exact or bertscore; got 'f1'"),
         ("reasoning", {"measure": "rouge"}, "measure: expected bertscore or embedding; got 'rouge'"),

@@ -17,6 +17,7 @@ from reflex_jax.config import ConfigError
 from reflex_jax.config_reader import load_config, load_saved_config, save_config
 from reflex_jax.rewards.answered import Answered, Failed
 from reflex_jax.rewards.user_file import MOST_LOSSES, UserFileError, UserRewards, describe_files
+from reflex_jax.text.completion import CompletionShape, parse_completion
 
 TIMEOUT = 1.0
 FILE = '''
@@ -322,3 +323,20 @@ def test_what_a_saved_configuration_names_is_read_back_and_not_run(file, tmp_pat
     with pytest.raises(ConfigError, match="defines no reward"):
         load_saved_config(tmp_path / "config.yaml", [f"rewards.files=[{trap}]"])
     assert (tmp_path / "sprung").exists()
+
+
+def test_a_component_sees_the_parts_of_a_completion_as_the_run_reads_them(tmp_path):
+    file = tmp_path / "parts.py"
+    file.write_text(
+        "from reflex_jax.rewards import reward\n\n\n@reward\ndef parts(answered):\n"
+        "    return len(answered.parts.thought) + 10 * answered.parts.is_well_formed\n"
+    )
+    text = "<thinking>four</thinking><answer>x</answer>"
+    facts = {"question": "?", "completion": text, "answer": "x", "truth": "x", "answer_type": "open"}
+    parsed = parse_completion(text, CompletionShape(thought="thinking"))
+    rewards = UserRewards([str(file)], timeout=20.0)
+    try:
+        results = rewards.score("parts", [Answered(**facts, parsed=parsed), Answered(**facts)], {})
+    finally:
+        rewards.close()
+    assert results[0] == 14 and isinstance(results[1], Failed)  # read as <think>, it has no thought
