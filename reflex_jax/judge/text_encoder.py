@@ -1,8 +1,9 @@
 """A BERT that compares texts for the rewards: the judge's own text tower, or one from a Hugging Face directory.
 
-Texts are encoded on one device of this process, so processes need not agree on how many there are. They are sorted by length and
-padded to few lengths and few numbers of rows, each compiled when it is first needed and never again. A text is encoded once in a
-batch; what is true comes again with the next look at its question, so its rows are kept across steps, the latest of them.
+Texts are encoded on one device of this process, so processes need not agree on how many there are. They are padded to few
+lengths, each with its own number of rows and compiled when it is first needed: what a text gives depends on its own length
+alone, to the last bit, and not on what else is in a batch. A text is encoded once in a batch; what is true comes again with
+the next look at its question, so its rows are kept across steps, the latest of them.
 
 Matrix products run at the highest precision of the device, as those of the judge do.
 """
@@ -37,8 +38,8 @@ from reflex_jax.text.normalise import limit_marks
 from reflex_jax.trees import Array, Params
 
 _LENGTHS = (16, 32, 64, 128, 256, 512)  # to which texts are padded, tokens; the encoder's longest beside them
-_ROWS = (8, 32, 128, 512)  # of a call
-_CHUNK_TOKENS = 8192  # of a call, but for the fewest rows
+_CALL_TOKENS = 2048  # of a call, but for the fewest rows: few texts waste little, and many keep a device busy
+_FEWEST_ROWS = 4
 _KEPT_BYTES = 2**28  # of the rows of true texts
 
 Rows = Float[np.ndarray, "_ D"]
@@ -102,7 +103,7 @@ class BertTextEncoder:
         distinct = list(dict.fromkeys(pairs))
         lengths = [max(len(rows[said]), len(rows[true])) for said, true in distinct]
         found: dict[Pair, float] = {}
-        for chunk, size, length in _chunks(lengths, self.longest):
+        for chunk, size, length in _calls(lengths, self.longest):
             said, true = ([rows[distinct[i][side]] for i in chunk] for side in (0, 1))
             scores = _matched(*_padded(said, size, length), *_padded(true, size, length))
             found |= zip((distinct[i] for i in chunk), np.asarray(scores).tolist(), strict=False)
@@ -116,7 +117,7 @@ class BertTextEncoder:
         rows = {text: found for text in truths if (found := self._kept.get((text, how))) is not None}
         texts = [text for text in dict.fromkeys(text for pair in pairs for text in pair) if text not in rows]
         ids = [self.tokenize(text, longest) for text in texts]
-        for chunk, size, length in _chunks(list(map(len, ids)), longest):
+        for chunk, size, length in _calls(list(map(len, ids)), longest):
             batch = np.full((size, length), self.config.pad_token_id, np.int32)
             lengths = np.full(size, 2, np.int32)  # of rows that nobody asks for
             for row, index in enumerate(chunk):
@@ -208,16 +209,16 @@ def _token_states(
 _matched = jax.jit(greedy_f1)
 
 
-def _chunks(lengths: Sequence[int], longest: int) -> Iterator[tuple[Sequence[int], int, int]]:
-    """Texts of like lengths together: (their indices, rows of the call, tokens of each)."""
+def _calls(lengths: Sequence[int], longest: int) -> Iterator[tuple[Sequence[int], int, int]]:
+    """Texts of like lengths together: (their indices, rows of the call, tokens of each), which are two numbers for a length."""
     sizes = [size for size in _LENGTHS if size < longest] + [longest]
-    order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
-    while order:
-        length = sizes[bisect_left(sizes, lengths[order[0]])]
-        rows = [size for size in _ROWS if size == _ROWS[0] or size * length <= _CHUNK_TOKENS]
-        size = max((size for size in rows if size <= len(order)), default=rows[0])  # the rest comes in smaller calls
-        yield order[:size], size, length
-        order = order[size:]
+    members: dict[int, list[int]] = {}
+    for index, length in enumerate(lengths):
+        members.setdefault(sizes[bisect_left(sizes, length)], []).append(index)
+    for size, indices in sorted(members.items()):
+        rows = max(_FEWEST_ROWS, _CALL_TOKENS // size)
+        for start in range(0, len(indices), rows):
+            yield indices[start : start + rows], rows, size
 
 
 def _padded(rows: Iterable[Rows], size: int, length: int) -> tuple[Array, Array]:

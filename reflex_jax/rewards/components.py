@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -53,8 +54,16 @@ class Reward:
         """Results of a host reward, one for each row; it does not raise."""
         if self.kind == "row":
             return score_rows(self.function, rows, options)
-        given = [] if self.needs is None else [resources[self.needs]]
-        return score_batch(lambda rows, **options: self.function(rows, *given, **options), rows, options)
+        return score_batch(partial(self._score_batch, resources), rows, options)
+
+    def _score_batch(self, resources: Mapping[str, Any], rows: Sequence[Answered], **options: Any) -> Sequence[Result]:
+        if self.needs is None:
+            return self.function(rows, **options)
+        if self.needs not in resources:
+            raise ValueError(
+                f"resources: expected {self.needs}, which the run opens; got {', '.join(resources) or 'none'}."
+            )
+        return self.function(rows, resources[self.needs], **options)
 
 
 REWARDS: dict[str, Reward] = {

@@ -69,12 +69,17 @@ def checkpoint_fingerprint(directory: Path) -> str:
 
 
 def encoders_fingerprint(directories: Mapping[str, Path]) -> str:
-    """Hash of every byte of some text encoders, by content: what their folders are called does not matter.
+    """Hash of every byte of some text encoders, by content: where they lie does not matter.
+
+    What sentence-transformers keeps of them in folders of their own counts.
 
     Raises:
       ConfigError: a file cannot be read.
     """
-    digests = sorted(checkpoint_fingerprint(directory) for directory in directories.values())
+    digests = sorted(
+        [checkpoint_fingerprint(folder) for folder in (directory, *sorted(filter(Path.is_dir, directory.iterdir())))]
+        for directory in directories.values()
+    )
     return _KIND + hashlib.sha256(json.dumps(digests).encode()).hexdigest()
 
 

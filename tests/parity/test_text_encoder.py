@@ -37,7 +37,7 @@ def bert(tmp_path_factory):
     return directory, model, load_text_encoder(directory, setting=SETTING)
 
 
-@pytest.mark.parametrize("layer", [1, 2, 3])
+@pytest.mark.parametrize("layer", [1, 3])
 def test_greedy_f1_is_that_of_bert_score(bert, layer):
     """One pair at a time: the package lets padding be matched with, so that its numbers depend on the batch."""
     bert_score = pytest.importorskip("bert_score")
@@ -117,11 +117,11 @@ def test_each_text_is_encoded_once_in_a_batch_and_truths_once_in_a_run(fresh):
     encoder, shapes = fresh
     pairs = [("left", "left lung"), ("left", "nodule"), ("nodule", "left lung"), ("cyst", "nodule")]
     first = encoder.cosines(pairs, pooling="mean")
-    assert shapes == [((8, 16), 4)]  # left, left lung, nodule, cyst
+    assert shapes == [((128, 16), 4)]  # left, left lung, nodule, cyst
     assert encoder.cosines(pairs, pooling="mean") == first
-    assert shapes[1:] == [((8, 16), 2)]  # what was said alone
+    assert shapes[1:] == [((128, 16), 2)]  # what was said alone
     encoder.cosines(pairs, pooling="cls")
-    assert shapes[2:] == [((8, 16), 4)]  # another embedding
+    assert shapes[2:] == [((128, 16), 4)]  # another embedding
 
 
 def test_batches_of_like_size_are_compiled_once(fresh):
@@ -129,19 +129,22 @@ def test_batches_of_like_size_are_compiled_once(fresh):
     before = text_encoder._matched._cache_size()
     for words in range(1, 13):
         encoder.cosines([("no " * words, "left")], pooling="mean")
-    assert {shape for shape, _ in shapes} == {(8, 16)}
+    assert {shape for shape, _ in shapes} == {(128, 16)}
     many = [(f"nodule {i} of the left lung and the right side", "left") for i in range(200)]
     assert len(encoder.cosines(many, pooling="mean")) == 200
-    assert {rows for (rows, _), _ in shapes[12:]} <= {8, 32, 128} and {n for (_, n), _ in shapes[12:]} <= {16, 32, 40}
+    assert {shape for shape, _ in shapes[12:]} <= {(128, 16), (64, 32), (51, 40)}
     for words in range(1, 9):
         encoder.greedy_f1([("no " * words, "left")], layer=1)
     assert text_encoder._matched._cache_size() <= before + 1
 
 
-def test_a_batch_of_many_gives_what_each_alone_gives(bert):
-    _, _, encoder = bert
+def test_a_batch_of_many_gives_what_each_alone_gives_to_the_last_bit(bert):
+    """A run that is continued has nothing kept, and has to be paid what it would have been paid."""
+    encoder = dataclasses.replace(bert[2], _kept=text_encoder._Kept(0))
     alone = [encoder.greedy_f1([pair], layer=None)[0] for pair in PAIRS]
-    np.testing.assert_allclose(encoder.greedy_f1(PAIRS * 5, layer=None), alone * 5, rtol=0, atol=1e-6)
+    assert encoder.greedy_f1(PAIRS[::-1] * 5, layer=None) == alone[::-1] * 5
+    cosines = [encoder.cosines([pair], pooling="mean")[0] for pair in PAIRS]
+    assert encoder.cosines([(f"nodule {i}", "left") for i in range(70)] + PAIRS, pooling="mean")[70:] == cosines
     assert encoder.greedy_f1([], layer=None) == encoder.cosines([], pooling=None) == []
 
 

@@ -126,6 +126,15 @@ def test_an_encoder_that_fails_fails_its_rows():
     assert all(isinstance(score, Failed) and score.error == "KeyError" for score in scores)
 
 
+def test_without_the_encoders_of_a_run_every_row_fails_and_says_so():
+    options = {key: option.default for key, option in REWARDS["bertscore"].options.items()}
+    (failed,) = REWARDS["bertscore"].score([answered("x")], options)
+    assert (
+        isinstance(failed, Failed)
+        and failed.message == "resources: expected text_encoders, which the run opens; got none."
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "options", "told"),
     [

@@ -1,6 +1,7 @@
 """What a run belongs to is told by content: a link that points elsewhere, one byte, another picture."""
 
 import dataclasses
+import shutil
 
 import pytest
 
@@ -13,6 +14,7 @@ from reflex_jax.run.identity import (
     check_statements,
     checkpoint_fingerprint,
     data_fingerprint,
+    encoders_fingerprint,
 )
 from reflex_jax.statements.operator import DECL_VERSION
 from reflex_jax.text.chat_template import TEMPLATE_FOLDER
@@ -117,3 +119,17 @@ def test_a_run_on_statements_of_another_version_is_not_continued(tmp_path):
             ConfigError, match=f"statements of decl 1, .* decl {DECL_VERSION}: .*run.name for a new run"
         ):
             check_statements(found, tmp_path)
+
+
+def test_a_text_encoder_is_told_by_its_files_and_those_in_its_folders(checkpoint, tmp_path):
+    """Not by where it lies; how it pools stands in a folder."""
+    moved = shutil.copytree(checkpoint, tmp_path / "moved")
+    found = encoders_fingerprint({"judge": checkpoint})
+    assert encoders_fingerprint({"/somewhere": moved}) == found != encoders_fingerprint({"a": moved, "b": checkpoint})
+    (moved / "1_Pooling").mkdir()
+    (moved / "1_Pooling" / "config.json").write_text("{}")
+    pooled = encoders_fingerprint({"a": moved})
+    (moved / "1_Pooling" / "config.json").write_text('{"pooling_mode_cls_token": true}')
+    assert len({found, pooled, encoders_fingerprint({"a": moved})}) == 3
+    with pytest.raises(ConfigError, match="cannot be continued: the text encoders of rewards hold other weights"):
+        check_identity({"encoders": found}, {"encoders": pooled}, tmp_path)
