@@ -1,6 +1,7 @@
 """Groups of several draws become one batch, those whose rewards have a spread before the others (DAPO's dynamic sampling).
 
-A group is kept by the spread of its totals, highest minus lowest, and not by their mean: with several components all
+A group is kept by the spread of its totals, highest minus lowest (where each component is standardised by itself, by that of
+any component), and not by their mean: with several components all
 completions of a group may get the same partial reward, which teaches nothing (arXiv:2503.14476 filters groups that are all
 right or all wrong, which is the same thing where a reward is 0 or 1).
 """
@@ -8,17 +9,16 @@ right or all wrong, which is the same thing where a reward is 0 or 1).
 from __future__ import annotations
 
 import dataclasses
-from typing import cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from reflex_jax.grpo.advantages import AdvantageRule, group_advantages
+from reflex_jax.config import Config
 from reflex_jax.records import TrainBatch
 from reflex_jax.sharding import constrain_batch
-from reflex_jax.step.score import Scored, without_maps
+from reflex_jax.step.score import Scored, advantages_of, without_maps
 from reflex_jax.trees import Leaf, pytree_dataclass
 
 
@@ -67,21 +67,19 @@ def choose_groups(kept: Bool[np.ndarray, "P"], fresh: Bool[np.ndarray, "P"]) -> 
     return np.argsort(~np.concatenate([kept, fresh]), kind="stable")[: len(kept)].astype(np.int32)
 
 
-def keep_groups(kept: DrawnGroups, fresh: DrawnGroups, chosen: Int[jax.Array, "P"], *, advantage: str) -> DrawnGroups:
+def keep_groups(kept: DrawnGroups, fresh: DrawnGroups, chosen: Int[jax.Array, "P"], *, config: Config) -> DrawnGroups:
     """The chosen groups of both as one batch, with the advantages they have in it.
 
     Args:
       kept: of the draws before.
       fresh: the newest draw.
       chosen: of `choose_groups`.
-      advantage: the rule; some compare groups with one another.
+      config: of the run; some rules of advantages compare groups with one another.
     """
     both: DrawnGroups = jax.tree.map(
         lambda one, other: constrain_batch(jnp.concatenate([one, other])[chosen]), kept, fresh
     )
     scored = both.scored
-    advantages, is_zero_variance = group_advantages(
-        scored.rewards, scored.is_valid, normalise=cast(AdvantageRule, advantage)
-    )
+    advantages, is_zero_variance = advantages_of(scored.components, scored.rewards, scored.is_valid, config)
     scored = dataclasses.replace(scored, advantages=advantages, is_zero_variance=is_zero_variance)
     return dataclasses.replace(both, scored=scored)

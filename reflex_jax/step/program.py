@@ -110,7 +110,7 @@ def build_program(config: Config, shapes: Shapes, *, updates: int = 1, every_rou
         greedy=_sampler(config, shapes, group_size=1, temperature=0.0),
         score=jax.jit(score, out_shardings=batched),
         group_facts=jax.jit(group_facts, out_shardings=everywhere),
-        keep_groups=jax.jit(partial(keep_groups, advantage=config.grpo.advantage), out_shardings=batched),
+        keep_groups=jax.jit(partial(keep_groups, config=config), out_shardings=batched),
         count=jax.jit(count_tokens, out_shardings=everywhere),
         update=jit_update(update, out_shardings=(of_state, everywhere)),
         train_step=jit_update(train_step, out_shardings=(of_state, batched, everywhere)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import cast
 
 import jax.numpy as jnp
@@ -110,14 +111,7 @@ def score_rollout(
         if name == "provenance":
             tightness = loop_tightness(evidence, **component.options)
     rewards = combine_rewards(components, config.rewards.weights)
-    rule = cast(AdvantageRule, config.grpo.advantage)
-    if config.rewards.normalise == "sum":
-        advantages, is_zero_variance = group_advantages(rewards, is_valid, normalise=rule)
-    else:
-        advantages, is_zero_variance = component_advantages(
-            components, config.rewards.weights, is_valid, normalise=rule,
-            over_batch=config.rewards.normalise == "component_batch",
-        )  # fmt: skip
+    advantages, is_zero_variance = advantages_of(components, rewards, is_valid, config)
     return Scored(
         components=components,
         applies=applies,
@@ -127,6 +121,28 @@ def score_rollout(
         is_valid=is_valid,
         evidence=evidence,
         loop_tightness=tightness,
+    )
+
+
+def advantages_of(
+    components: Mapping[str, Float[Array, "P G"]],
+    rewards: Float[Array, "P G"],
+    is_valid: Bool[Array, "P G"],
+    config: Config,
+) -> tuple[Float[Array, "P G"], Bool[Array, "P"]]:
+    """Advantages of P groups, and which groups have no spread, as `rewards.normalise` and `grpo.advantage` say.
+
+    Args:
+      components: rewards by name.
+      rewards: their weighted total.
+      is_valid: False where a reward failed.
+      config: of the run.
+    """
+    how, rule = config.rewards.normalise, cast(AdvantageRule, config.grpo.advantage)
+    if how == "sum":
+        return group_advantages(rewards, is_valid, normalise=rule)
+    return component_advantages(
+        components, config.rewards.weights, is_valid, normalise=rule, over_batch=how == "component_batch"
     )
 
 
