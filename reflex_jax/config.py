@@ -689,7 +689,7 @@ class Config:
             "memory.attention=auto.",
         )
         _check(
-            self.rewards.normalise == "sum" or self.grpo.kl_in == "loss",
+            self.rewards.normalise == "sum" or self.grpo.kl_in != "reward",
             f"rewards.normalise={self.rewards.normalise}: expected grpo.kl_in=loss, a penalty is taken off the total, which is "
             "not standardised then; set one of them back.",
         )
