@@ -16,6 +16,7 @@ from tests.parity.bert_reference import POSITIONS, write_bert
 
 torch = pytest.importorskip("torch")
 
+hidden_states = jax.jit(bert_hidden_states, static_argnames="config")  # op by op, every shape would be compiled apart
 SETTING = "rewards.components.bertscore.encoder"
 TOLERANCE = {"rtol": 0, "atol": 1e-5}  # float32, hidden states of size 1: what two orders of summation differ in
 
@@ -48,7 +49,7 @@ def theirs(model, ids, is_valid, types=None):
 def compare(model, config, params, lengths, *, with_types=False):
     ids, is_valid, types = inputs(config, lengths)
     types = types if with_types else None
-    ours = jax.jit(bert_hidden_states, static_argnames="config")(params, ids, is_valid, config, token_types=types)
+    ours = hidden_states(params, ids, is_valid, config, token_types=types)
     expected = theirs(model, ids, is_valid, types)
     assert len(ours) == len(expected) == config.depth + 1
     for mine, right in zip(ours, expected, strict=True):
@@ -77,16 +78,17 @@ def test_activation_and_epsilon_are_those_of_the_directory(tmp_path, activation)
 def test_the_first_row_alone_is_that_of_all_rows(bert):
     _, _, config, params = bert
     ids, is_valid, _ = inputs(config, (6, 11))
-    states = bert_hidden_states(params, ids, is_valid, config)
-    np.testing.assert_allclose(bert_cls(params, ids, is_valid, config), states[-1][:, 0], **TOLERANCE)
-    assert len(bert_hidden_states(params, ids, is_valid, config, layers=1)) == 2
+    states = hidden_states(params, ids, is_valid, config)
+    cls = jax.jit(bert_cls, static_argnames="config")(params, ids, is_valid, config)
+    np.testing.assert_allclose(cls, states[-1][:, 0], **TOLERANCE)
+    assert len(jax.eval_shape(lambda: bert_hidden_states(params, ids, is_valid, config, layers=1))) == 2
 
 
 def test_more_padding_changes_nothing(bert):
     _, _, config, params = bert
     ids, is_valid, _ = inputs(config, (6, 11))
     more = [np.pad(x, ((0, 0), (0, 9))) for x in (ids, is_valid)]
-    short, long = (bert_hidden_states(params, *given, config)[-1] for given in ((ids, is_valid), more))
+    short, long = (hidden_states(params, *given, config)[-1] for given in ((ids, is_valid), more))
     np.testing.assert_allclose(np.asarray(long)[:, :11][is_valid], np.asarray(short)[is_valid], **TOLERANCE)
 
 
@@ -129,6 +131,7 @@ def test_names_of_models_with_a_head_and_of_old_files_are_read(copy, bert):
     jax.tree.map(np.testing.assert_array_equal, load(copy), bert[3])
 
 
+@pytest.mark.slow  # torch is imported in a second process; a judge's pickled file is converted in every run
 def test_a_pickled_file_is_converted(copy, bert, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     torch.save({n: torch.tensor(t) for n, t in tensors_of(copy).items()}, copy / "pytorch_model.bin")

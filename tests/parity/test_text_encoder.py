@@ -12,6 +12,7 @@ from reflex_jax.config import ConfigError
 from reflex_jax.judge import text_encoder
 from reflex_jax.judge.evidence import load_judge
 from reflex_jax.judge.text_encoder import judge_text_encoder, load_text_encoder
+from reflex_jax.models.biomedclip import encode_text
 from tests.parity.bert_reference import POSITIONS, write_bert
 
 torch = pytest.importorskip("torch")
@@ -78,10 +79,9 @@ def test_cosines_are_those_of_pooled_hidden_states(bert, pooling):
 def test_the_judge_compares_statements_as_it_does_in_the_step():
     judge = load_judge("phantom")
     encoder = judge_text_encoder(judge)
-    from reflex_jax.models.biomedclip import encode_text
-
     ids = [judge.tokenizer(text, encoder.longest) for text in ("left lung", "right lung")]
-    rows = [np.asarray(encode_text(judge.params, np.int32([row]), judge.config))[0] for row in ids]
+    assert len(ids[0]) == len(ids[1])
+    rows = np.asarray(jax.jit(encode_text, static_argnames="config")(judge.params, np.int32(ids), judge.config))
     expected = rows[0] @ rows[1] / np.linalg.norm(rows[0]) / np.linalg.norm(rows[1])
     ((cosine,),) = [encoder.cosines([("left lung", "right lung")], pooling=None)]
     assert cosine == pytest.approx(expected, abs=1e-5) and encoder.pooling == "projection"
