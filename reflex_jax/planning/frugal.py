@@ -35,7 +35,9 @@ def waiting_settings(config: Config, platform: str) -> list[Setting]:
     if platform == "cpu":
         return []
     values = ["none", "optimizer", "optimizer+masters"]
-    return [("memory.offload", value) for value in values[1 + values.index(config.memory.offload) :]]
+    more = values[1 + values.index(config.memory.offload) :]
+    has_moments = config.optimizer.name != "sgd"
+    return [("memory.offload", value) for value in more if has_moments or value != "optimizer"]
 
 
 def rounded_settings(config: Config) -> list[Setting]:

@@ -11,7 +11,7 @@ import jax
 from jax.sharding import AbstractMesh
 
 from reflex_jax.config import ConfigError, MemoryConfig
-from reflex_jax.sharding import AnyMesh, path_name
+from reflex_jax.sharding import AnyMesh, path_name, platform_of
 from reflex_jax.step.shapes import Shapes
 from reflex_jax.step.state import TrainState
 from reflex_jax.trees import Shardings, tree_of
@@ -28,7 +28,8 @@ def state_shardings(state: TrainState, shapes: Shapes, memory: MemoryConfig) -> 
       shapes: of the run.
       memory: says what waits on the host.
     Raises:
-      ConfigError: the mesh does not fit the model, or its devices have no host memory that programs reach.
+      ConfigError: the mesh does not fit the model, its devices have no host memory that programs reach, or nothing of the
+        state would wait there.
     """
     places = shapes.policy_shardings(state)
     if memory.offload == "none":
@@ -36,12 +37,25 @@ def state_shardings(state: TrainState, shapes: Shapes, memory: MemoryConfig) -> 
     _check_host_memory(shapes.mesh, memory.offload)
 
     with_masters = memory.offload == "optimizer+masters"
-    return tree_of(
+    places = tree_of(
         TrainState,
         step=places.step,
         params=_on_host(places.params) if with_masters else places.params,
         optimizer_state=_on_host(places.optimizer_state),
     )
+    if not any(place.memory_kind == HOST for place in jax.tree.leaves(places)):
+        raise ConfigError(
+            f"memory.offload={memory.offload}: expected matrices that can wait on the host; the state has none there "
+            "(optimizer.name=sgd has no moments). Set memory.offload=none, or optimizer+masters."
+        )
+    return places
+
+
+def say_of_offload(mesh: AnyMesh, memory: MemoryConfig) -> str:
+    """What has to be said where a state waits in vain; "" elsewhere."""
+    if memory.offload == "none" or platform_of(mesh) != "cpu":
+        return ""
+    return f"memory.offload={memory.offload}: saves nothing on a CPU, whose memory is that of its host; set memory.offload=none"
 
 
 def _on_host(places: Shardings) -> Shardings:

@@ -43,6 +43,7 @@ from reflex_jax.statements.operator import DECL_VERSION
 from reflex_jax.step.batch import leave_out_unfit, measure_prompts, refuse_colliding_options
 from reflex_jax.step.encoders import encoder_directories
 from reflex_jax.step.models import Models, load_models, load_params, make_host_bridge
+from reflex_jax.step.offload import say_of_offload
 from reflex_jax.step.program import Program, build_program
 from reflex_jax.step.score import most_failed_rows, needs_endpoint
 from reflex_jax.step.state import TrainState
@@ -196,6 +197,8 @@ def _open_run(objective: Objective, mesh: Mesh, held: ExitStack) -> tuple[_Run, 
         update_run_config(config)
     if is_resumed:
         print(f"{directory}: continuing after step {start} of {len(batches)}", flush=True)
+    if is_first() and (said := say_of_offload(mesh, config.memory)):
+        print(said, flush=True)
     if is_first() and config.grpo.algorithm and not objective.is_supervised:
         print(f"grpo.preset={config.grpo.algorithm}", flush=True)
     if is_first() and batches.repeating:

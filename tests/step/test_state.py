@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reflex_jax.config import Config, ConfigError
+from reflex_jax.config import Config, ConfigError, MemoryConfig
 from reflex_jax.data.prompts import PromptSizes
+from reflex_jax.planning.frugal import waiting_settings
 from reflex_jax.sharding import path_name
 from reflex_jax.step import offload as offload_module
 from reflex_jax.step.abstract_run import abstract_run
-from reflex_jax.step.offload import is_on_host
+from reflex_jax.step.offload import is_on_host, say_of_offload
 from reflex_jax.step.program import build_program
 from reflex_jax.step.state import reference_policy
 from tests.laid_out import laid_out
@@ -116,3 +117,14 @@ def test_offloading_is_refused_by_name_where_no_program_reaches_the_host(monkeyp
     monkeypatch.setattr(offload_module, "HOST", "a memory nobody has")
     with pytest.raises(ConfigError, match=r"memory.offload=optimizer: .* cpu do not. Set memory.offload=none"):
         build_program(program_config("optimizer"), tiny_shapes())
+
+
+def test_offloading_what_does_not_exist_is_refused_and_what_saves_nothing_is_said():
+    with pytest.raises(ConfigError, match=r"memory.offload=optimizer: expected matrices .*sgd has no moments"):
+        build_program(TinyWorld.config("memory.offload=optimizer"), tiny_shapes())
+    mesh = tiny_shapes().mesh
+    assert say_of_offload(mesh, MemoryConfig()) == ""
+    assert "memory.offload=optimizer: saves nothing on a CPU" in say_of_offload(mesh, MemoryConfig(offload="optimizer"))
+    for name, advised in (("sgd", ["optimizer+masters"]), ("adamw", ["optimizer", "optimizer+masters"])):
+        settings = waiting_settings(TinyWorld.config(f"optimizer.name={name}"), "gpu")
+        assert [value for _, value in settings] == advised
