@@ -111,6 +111,9 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument("--to", required=True, metavar="DIR", help="new or empty directory to write")
     command.add_argument("--step", type=_whole_number, help="default: the newest checkpoint")
     command.add_argument("--dtype", help="bfloat16 or float32; default: as the checkpoint the run started from")
+    command.add_argument(
+        "--layout", default="merged", help="merged (default) or peft: the adapter of policy.lora alone"
+    )
     command.add_argument("--shard-size", type=_gigabytes, default=5.0, metavar="GB", help="of one file (default 5)")
     command.set_defaults(run=_export)
     command = commands.add_parser("plan", help="does a run fit a machine, and how long does a step take at least")
@@ -286,8 +289,15 @@ def _export(options: argparse.Namespace) -> int:
     from reflex_jax.run.export import export_run
 
     shard_bytes = int(options.shard_size * 1e9)
-    step = export_run(config, target, step=options.step, dtype=options.dtype, shard_bytes=shard_bytes)
-    print(f"Step {step} of {options.directory} is in {target}; transformers loads it, and so does policy.path.")
+    step = export_run(
+        config, target, step=options.step, dtype=options.dtype, shard_bytes=shard_bytes, layout=options.layout
+    )
+    loads = (
+        "peft loads it, and so does policy.lora.path"
+        if options.layout == "peft"
+        else "transformers loads it, and so does policy.path"
+    )
+    print(f"Step {step} of {options.directory} is in {target}; {loads}.")
     return 0
 
 

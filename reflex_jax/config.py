@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import os
 import re
 from dataclasses import dataclass, field
@@ -41,6 +42,20 @@ def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
     )
 
 
+def _check_patterns(key: str, text: str) -> None:
+    for pattern in patterns_of(text):
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ConfigError(f"{key}: {pattern[:80]!r} is no regular expression ({error}).") from error
+    _check(bool(patterns_of(text)), f"{key}: expected at least one pattern; got {text[:80]!r}.")
+
+
+def patterns_of(text: str) -> tuple[str, ...]:
+    """The patterns of `policy.trainable` and `policy.lora.targets`: comma-separated, blanks around them left out."""
+    return tuple(pattern.strip() for pattern in text.split(",") if pattern.strip())
+
+
 def nearest_name(word: str, choices: Any) -> str:
     """Returns " Did you mean ...?" for a misspelt choice, "" where none is near."""
     close = difflib.get_close_matches(word[:80], list(choices), n=1, cutoff=0.5)
@@ -71,6 +86,42 @@ class RunConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """Low-rank adapters that train in the policy's place (LoRA, arXiv:2106.09685); the policy itself is then fixed."""
+
+    rank: int = 0  # r; 0: no adapters
+    alpha: float = 16.0
+    scaling: str = (
+        "standard"  # of what an adapter adds: standard, alpha / r | rslora, alpha / sqrt(r) (arXiv:2312.03732)
+    )
+    # linear layers that get one: patterns of their paths, comma-separated, see docs/lora.md
+    targets: str = "layers/(q|k|v|o)"
+    dropout: float = 0.0  # 0 alone: a policy that drops at random is not the one that sampled
+    path: str | None = None  # directory of an adapter in PEFT's layout to start from
+
+    def __post_init__(self) -> None:
+        """Refuses values out of range, and dropout."""
+        _check(self.rank >= 0, f"policy.lora.rank: expected a rank, or 0 for no adapters; got {self.rank}.")
+        _check(self.alpha > 0, f"policy.lora.alpha: expected > 0; got {self.alpha}.")
+        _check_choice("policy.lora.scaling", self.scaling, ("standard", "rslora"))
+        _check_patterns("policy.lora.targets", self.targets)
+        _check(
+            self.dropout == 0,
+            f"policy.lora.dropout: expected 0; got {self.dropout}. A group shares what is computed of its prompt, and ratios are "
+            "those of the policy that sampled: both end where the update drops numbers at random.",
+        )
+        _check(
+            self.path is None or self.rank > 0,
+            f"policy.lora.path: expected policy.lora.rank to be that of the adapter in {self.path}; got 0, no adapters.",
+        )
+
+    @property
+    def scale(self) -> float:
+        """What the product of an adapter's two matrices is multiplied by."""
+        return self.alpha / (math.sqrt(self.rank) if self.scaling == "rslora" else self.rank) if self.rank else 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class PolicyConfig:
     """The vision-language model that learns."""
 
@@ -80,18 +131,26 @@ class PolicyConfig:
     dtype: str = "float32"
     # what learns is stored in: bfloat16 is rounded at random, as likely up as what was cut off says (step/narrow.py)
     master_dtype: str = "float32"
-    trainable: str = "all"  # all | language (vision tower frozen)
+    # what learns: all | language | vision | merger, or patterns of parameters' paths, comma-separated (docs/lora.md)
+    trainable: str = "all"
+    lora: LoraConfig = field(default_factory=LoraConfig)  # adapters that learn in its place
 
     def __post_init__(self) -> None:
-        """Refuses unknown choices."""
+        """Refuses unknown choices, patterns that are none, and parameters that train beside adapters."""
         for name in ("dtype", "master_dtype"):
             _check_choice(f"policy.{name}", getattr(self, name), ("float32", "bfloat16"))
-        _check_choice("policy.trainable", self.trainable, ("all", "language"))
+        _check_patterns("policy.trainable", self.trainable)
+        _check(
+            not self.lora.rank or self.trainable == "all",
+            f"policy.trainable: expected none beside policy.lora.rank={self.lora.rank}, whose adapters alone train; got "
+            f"{self.trainable[:80]!r}. Choose what gets adapters by policy.lora.targets, or set policy.lora.rank=0.",
+        )
 
     @property
     def widest_dtype(self) -> str:
         """What the weights are read in: nothing of the run holds more of them."""
-        return "bfloat16" if self.dtype == self.master_dtype == "bfloat16" else "float32"
+        masters = self.dtype if self.lora.rank else self.master_dtype  # beside adapters there are none of the policy
+        return "bfloat16" if self.dtype == masters == "bfloat16" else "float32"
 
 
 @dataclass(frozen=True, kw_only=True)

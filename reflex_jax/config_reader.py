@@ -221,6 +221,10 @@ def _over(before: Any, value: Any) -> Any:
 
 
 def _default_entries(section: str, key: str) -> dict[str, Any]:
+    """The entries that an override of one of them keeps: a section inside of a section has its own defaults."""
+    hints = _type_hints(_type_hints(Config)[section])
+    if dataclasses.is_dataclass(hints[key]):
+        return {}
     field: Any = {f.name: f for f in dataclasses.fields(_type_hints(Config)[section])}[key]
     return {name: {} for name in field.default_factory()}
 

@@ -56,3 +56,20 @@ def tree_of(cls: type[T], **leaves: Any) -> T:
     for name, leaf in leaves.items():
         object.__setattr__(instance, name, leaf)
     return instance
+
+
+def joined(one: Params, other: Params) -> Params:
+    """Both trees as one.
+
+    Raises:
+      ValueError: a leaf is in both of them.
+    """
+    tree = dict(one)
+    for name, part in other.items():
+        if name not in tree:
+            tree[name] = part
+        elif isinstance(part, dict) and isinstance(tree[name], dict):
+            tree[name] = joined(tree[name], part)
+        else:
+            raise ValueError(f"{name}: expected it in one of the trees; it is in both.")
+    return tree

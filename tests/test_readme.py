@@ -57,6 +57,9 @@ WALKED = {
     "reflex train configs/phantom.yaml run.name=mine grpo.group_size=4 rewards.components.visual_fidelity=0": f"{PHANTOM} "
     "grpo.group_size=4 training.steps=200 training.save_every=200 grpo.prompts_per_step=2 rollout.max_new_tokens=2",
     "reflex train configs/phantom.yaml grpo.preset=dapo grpo.clip_high=0.25": f"{PHANTOM} run.name=dapo",
+    "reflex train configs/phantom.yaml run.name=adapted policy.lora.rank=8 optimizer.learning_rate=1e-4": PHANTOM,
+    "reflex export runs/adapted --to DIR": "",
+    "reflex export runs/adapted --to DIR --layout peft": "",
     "reflex export runs/mine --to DIR": "",
     "reflex export runs/mine --to DIR --step 200 --dtype float32 --shard-size 2": "",
     "bash launch/local.sh --processes 2 configs/phantom.yaml training.steps=6": f"{PHANTOM} run.name=two training.steps=6",
@@ -86,6 +89,9 @@ ELSEWHERE = {
     "ruff check .": ("launch/test.sh", "ruff check ."),
     "reflex train configs/reflex_med_7b.yaml policy.path=DIR judge.path=DIR data.root=DIR": (
         "tests/run/test_export.py", "policy.path={start}/policy\", f\"judge.path={start}/judge"),
+    "reflex train configs/reflex_med_3b.yaml policy.lora.rank=8 optimizer.learning_rate=1e-5 grpo.prompts_per_step=16 "
+    "memory.microbatch_prompts=4 mesh.preset=1-gpu policy.path=DIR judge.path=DIR data.root=DIR": (
+        "tests/planning/test_memory.py", "def test_the_setting_for_a_card_of_40_gb_has_room_there"),
     "reflex plan configs/reflex_med_7b.yaml --topology v5p:4x4x4": (
         "tests/planning/test_plan.py", "def test_the_tpu_compiler_plans_a_slice"),
     "reflex plan configs/reflex_med_7b.yaml --topology v5e:2x2": (
@@ -415,5 +421,9 @@ def test_the_commands_work_one_after_the_other(clone, data_root, tmp_path):
     mine = [json.loads(line) for line in (clone / "runs" / "mine" / "metrics.jsonl").read_text().splitlines()]
     assert {"reward/format", "reward/answer", "reward/provenance"} <= mine[-1].keys()
     assert mine[-1]["step"] == 200
-    exports = [number for number, command in enumerate(WALKED) if command.startswith("reflex export")]
-    assert len(exports) == 2 and all((clone / f"exported-{n}" / "config.json").is_file() for n in exports)
+    exports = {
+        number: "peft" in command for number, command in enumerate(WALKED) if command.startswith("reflex export")
+    }
+    assert len(exports) == 4
+    for number, is_adapter in exports.items():
+        assert (clone / f"exported-{number}" / ("adapter_config.json" if is_adapter else "config.json")).is_file()

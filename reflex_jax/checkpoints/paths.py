@@ -40,7 +40,9 @@ def resolve_checkpoint(path: str | Path, kind: str, *, setting: str | None = Non
         directory = _snapshot(directory, setting)
     found = _listed(directory, setting)
     if kind == "policy" and _ADAPTER_FILE in found:
-        raise ConfigError(f"{setting}: {directory} is an adapter ({_ADAPTER_FILE}). {MERGE_REMEDY}")
+        raise ConfigError(
+            f"{setting}: {directory} is an adapter ({_ADAPTER_FILE}). {MERGE_REMEDY} Or train it on: policy.lora.path."
+        )
     if not os.path.isfile(directory / marker):
         is_there = f"; {marker} is there but is no file, or a link to nothing" if marker in found else ""
         raise ConfigError(f"{setting}: expected the file {marker} in {str(directory)!r}; found {found[:8]}{is_there}.")

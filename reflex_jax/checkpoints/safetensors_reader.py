@@ -76,7 +76,7 @@ def open_tensors(
     tensors: dict[str, Tensor] = {}
     doubles: list[str] = []
     for file in weight_files(directory, setting=setting) if files is None else files:
-        for tensor in _headers(file, setting):
+        for tensor in headers(file, setting=setting):
             known = tensors.setdefault(rename(tensor.name), tensor)
             if known is not tensor:
                 doubles.append(
@@ -135,7 +135,12 @@ def _leads_out(name: str) -> bool:
     return any(path.anchor or ".." in path.parts for path in paths) or not name.isprintable()
 
 
-def _headers(file: Path, setting: str) -> Iterator[Tensor]:
+def headers(file: Path, *, setting: str = "policy.path") -> Iterator[Tensor]:
+    """Yields what a file's header says of its tensors.
+
+    Raises:
+      ConfigError: it is damaged, or a Git LFS pointer; the message begins with the setting that led to it.
+    """
     try:
         with file.open("rb") as raw:
             is_pointer = raw.read(len(LFS_POINTER)) == LFS_POINTER.encode()

@@ -64,7 +64,7 @@ def write_tensors(
         weight_map |= dict.fromkeys(names, file)
         tensors = (tensor(name) for name in names)
         if is_writer:
-            _write_file(directory / file, {name: specs[name] for name in names}, tensors)
+            write_file(directory / file, {name: specs[name] for name in names}, tensors)
         else:
             for _ in tensors:
                 pass
@@ -87,8 +87,16 @@ def _cut(specs: Mapping[str, TensorSpec], shard_bytes: int) -> list[list[str]]:
     return shards
 
 
-def _write_file(path: Path, specs: Mapping[str, TensorSpec], tensors: Iterator[np.ndarray]) -> None:
-    """Length of the header (8 bytes), header (JSON, padded to 8 bytes), then the tensors behind one another."""
+def write_file(path: Path, specs: Mapping[str, TensorSpec], tensors: Iterator[np.ndarray]) -> None:
+    """Writes one file: length of the header (8 bytes), header (JSON, padded to 8 bytes), the tensors behind one another.
+
+    Args:
+      path: of the file.
+      specs: its tensors in their order, wide dtypes first.
+      tensors: the same, in their shapes and any float dtype.
+    Raises:
+      OSError: the disk is full, or the like.
+    """
     header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, spec in specs.items():

@@ -9,7 +9,7 @@ import jax
 
 from reflex_jax.chat.check import look_at_endpoint
 from reflex_jax.checkpoints.paths import resolve_checkpoint
-from reflex_jax.config import Config
+from reflex_jax.config import Config, user_path
 from reflex_jax.data.examples import Example
 from reflex_jax.data.sources import load_evaluation
 from reflex_jax.evaluation.validation import Evaluator, chosen_questions
@@ -27,10 +27,10 @@ from reflex_jax.run.weights import restore_policy
 from reflex_jax.sharding import make_mesh
 from reflex_jax.step.batch import leave_out_unfit, measure_prompts, refuse_colliding_options
 from reflex_jax.step.encoders import encoder_directories, encoder_settings
-from reflex_jax.step.models import Models, load_models, load_params, make_host_bridge
+from reflex_jax.step.models import Models, load_adapters, load_models, load_params, make_host_bridge
 from reflex_jax.step.program import Program, build_program
 from reflex_jax.step.score import needs_endpoint, needs_judge
-from reflex_jax.step.state import split_trainable
+from reflex_jax.step.trained import draw_adapters, split_trainable
 
 
 def evaluate_run(config: Config, *, blank_image: bool = False, initial: bool = False) -> dict[str, float]:
@@ -54,7 +54,7 @@ def evaluate_run(config: Config, *, blank_image: bool = False, initial: bool = F
         examples = leave_out_unfit(config, models.processor, examples, with_judge=with_judge)
         sizes = measure_prompts(config, models.processor, examples, with_judge=with_judge)
         refuse_colliding_options(models.judge, config.judge.max_statement_tokens, examples)
-        identity = _identify(config, examples, with_judge=with_judge)
+        identity = _identify(config, examples, with_judge=with_judge, initial=initial)
     checkpoints = RunCheckpoints(config.run.directory, keep=config.training.keep_checkpoints, is_owner=False)
     try:
         facts = checkpoints.read_facts(checkpoints.find_step()) if checkpoints.steps() else {}
@@ -72,21 +72,26 @@ def evaluate_run(config: Config, *, blank_image: bool = False, initial: bool = F
 
 def _weights(config: Config, models: Models, program: Program, checkpoints: RunCheckpoints | None) -> Any:
     """The policy as sampling reads it: of the newest checkpoint, or (None) the one the run started from."""
-    trainable = config.policy.trainable
     if checkpoints is None:
-        trained, fixed = split_trainable(load_params(models), trainable)
+        params = load_params(models)
+        trained, fixed = split_trainable(params, config.policy)
+        trained = (
+            load_adapters(models, config.policy) or draw_adapters(params, config.policy, config.run.seed) or trained
+        )
     else:
         trained, fixed = restore_policy(
             checkpoints, checkpoints.find_step(), models.directory, models.shapes.policy, models.shapes.mesh,
-            trainable=trainable,
+            settings=config.policy,
         )  # fmt: skip
     return program.gather(trained, jax.tree.map(lambda x: x.astype(config.policy.dtype), fixed))
 
 
-def _identify(config: Config, examples: list[Example], *, with_judge: bool) -> dict[str, str]:
+def _identify(config: Config, examples: list[Example], *, with_judge: bool, initial: bool) -> dict[str, str]:
     """What has to be as the run knew it. Another judge or other questions may be asked for by name; the policy may not."""
     run = load_run_config(config.run.directory, [], runs_rewards=False)
     identity = {"policy": checkpoint_fingerprint(resolve_checkpoint(config.policy.path, "policy"))}
+    if initial and config.policy.lora.path:
+        identity["adapter"] = checkpoint_fingerprint(user_path(config.policy.lora.path))
     if with_judge and config.judge.path == run.judge.path:
         identity["judge"] = checkpoint_fingerprint(resolve_checkpoint(config.judge.path, "judge"))
     if encoder_settings(config) and encoder_settings(config) == encoder_settings(run):

@@ -8,12 +8,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Float
 
+from reflex_jax.models.lora import KERNEL, LORA_A, LORA_B
 from reflex_jax.trees import Array, Params
 
 # Name of what an attention that holds no scores keeps for its backward pass: its outputs and log-sum-exp.
 SAVED_ATTENTION = "attention"
+SAVED_SUM = "adapted"  # of what a linear layer with an adapter keeps: the sum of both products, not each of them
 
 
 def rms_norm(x: Float[Array, "*rows D"], scale: Float[Array, "D"], *, epsilon: float) -> Float[Array, "*rows D"]:
@@ -77,7 +80,7 @@ def _rows_times_kernel_backward(saved: tuple[Array, Array], gradient: Float[Arra
 _rows_times_kernel.defvjp(lambda x, kernel: (_product(x, kernel), (x, kernel)), _rows_times_kernel_backward)
 
 
-def _dense_product(x: Float[Array, "*rows in"], kernel: Float[Array, "in out"], *_: Any, **__: Any) -> Array:
+def _rows_product(x: Float[Array, "*rows in"], kernel: Float[Array, "in out"]) -> Float[Array, "*rows out"]:
     """The product of a dense layer, with the kernel's gradient as x^T @ gradient.
 
     JAX's own rule writes it as (gradient^T @ x)^T, for which XLA on a CPU computes the gradient's elementwise part (of
@@ -86,10 +89,31 @@ def _dense_product(x: Float[Array, "*rows in"], kernel: Float[Array, "in out"], 
     return _rows_times_kernel(x.reshape(-1, x.shape[-1]), kernel).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
-def dense(features: int, name: str, *, use_bias: bool) -> nn.Dense:
+class Dense(nn.Module):
+    """A linear layer, and what a low-rank adapter among its parameters adds (`lora.py`).
+
+    On activations, x W + (x A) B: the backward pass then needs the gradients of A and B alone, [in, r] and [r, out], where
+    the kernel W + A B would have one of [in, out] in every layer.
+    """
+
+    features: int
+    use_bias: bool
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*rows in"]) -> Float[Array, "*rows out"]:
+        """Maps the last axis."""
+        outputs = _rows_product(x, self.param(KERNEL, nn.initializers.normal(0.02), (x.shape[-1], self.features)))
+        if self.use_bias:
+            outputs = outputs + self.param("bias", nn.initializers.zeros, (self.features,))
+        if not self.has_variable("params", LORA_A):
+            return outputs
+        reduced = _rows_product(x, self.get_variable("params", LORA_A))
+        return checkpoint_name(outputs + _rows_product(reduced, self.get_variable("params", LORA_B)), SAVED_SUM)
+
+
+def dense(features: int, name: str, *, use_bias: bool) -> Dense:
     """A linear layer [in, out] drawn with standard deviation 0.02, as Qwen's are."""
-    init = nn.initializers.normal(0.02)
-    return nn.Dense(features, use_bias=use_bias, kernel_init=init, dot_general=_dense_product, name=name)
+    return Dense(features, use_bias=use_bias, name=name)
 
 
 def gated_feed_forward(x: Float[Array, "*rows D"], *, hidden: int, use_bias: bool) -> Float[Array, "*rows D"]:
@@ -107,6 +131,8 @@ def checkpointed(layer: Callable[..., Any], *, remat: bool) -> Callable[..., Any
     the layer: its result is kept, not the scores inside of it. With `remat` only the layer's input is kept.
     """
     policies = jax.checkpoint_policies
-    kept = policies.save_from_both_policies(policies.dots_saveable, policies.save_only_these_names(SAVED_ATTENTION))
+    kept = policies.save_from_both_policies(
+        policies.dots_saveable, policies.save_only_these_names(SAVED_ATTENTION, SAVED_SUM)
+    )
     policy = None if remat else kept
     return jax.checkpoint(layer, prevent_cse=False, policy=policy)

@@ -2,12 +2,13 @@
 
 The leading axis of everything under `layers` counts layers. What may not divide over `tensor` is whole on all of its devices
 where it does not: the decoder's key/value heads, and the heads and hidden units of the vision tower (16 and 3420 in the
-published models). The judge has no table: it is replicated.
+published models). An adapter is cut as its kernel is, but along its rank. The judge has no table: it is replicated.
 """
 
 from __future__ import annotations
 
 from reflex_jax.config import ConfigError
+from reflex_jax.models.lora import KERNEL, LORA_A, LORA_B
 from reflex_jax.models.qwen_vl import QwenVLConfig
 from reflex_jax.sharding import AnyMesh
 
@@ -29,7 +30,7 @@ def policy_table(config: QwenVLConfig, mesh: AnyMesh) -> Table:
     own_heads = "heads" if vision.heads % tensor == 0 else None
     own_hidden = "hidden" if vision.hidden % tensor == 0 else None
     merged = "hidden" if vision.width * vision.patches_per_feature % tensor == 0 else None
-    return [
+    table: Table = [
         (r"vision/patch_embed/kernel", (None, "embed")),
         (r"vision/layers/(q|k|v)/kernel", ("layers", "embed", own_heads)),
         (r"vision/layers/(q|k|v)/bias", ("layers", own_heads)),
@@ -52,3 +53,15 @@ def policy_table(config: QwenVLConfig, mesh: AnyMesh) -> Table:
         (r"layers/(gate|up)/kernel", ("layers", "embed", "hidden")),
         (r"layers/down/kernel", ("layers", "hidden", "embed")),
     ]
+    return table + _of_adapters(table)
+
+
+def _of_adapters(table: Table) -> Table:
+    """Rows of `lora_a` [*L, in, r] and `lora_b` [*L, r, out] of each kernel [*L, in, out]."""
+    rows: Table = []
+    for pattern, axes in table:
+        if pattern.endswith(KERNEL):
+            *stack, into, out = axes
+            layer = pattern.removesuffix(KERNEL)
+            rows += [(layer + LORA_A, (*stack, into, None)), (layer + LORA_B, (*stack, None, out))]
+    return rows

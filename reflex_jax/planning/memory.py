@@ -60,7 +60,9 @@ def estimate_memory(run: AbstractRun) -> MemoryEstimate:
     """Adds up the arrays of a run that exist at the same time."""
     shapes = _Shapes(run)
     resident = {
-        f"{run.config.policy.master_dtype} masters": bytes_on_device(run.state.params),
+        f"{run.config.policy.master_dtype} {'adapters' if run.config.policy.lora.rank else 'masters'}": bytes_on_device(
+            run.state.params
+        ),
         "moments": bytes_on_device((run.state.optimizer_state, run.state.step)),
         "fixed parameters": bytes_on_device(run.frozen.fixed),
         "reference": bytes_on_device(run.frozen.reference),
@@ -149,13 +151,22 @@ class _Shapes:
         return 2 * width * rows * self.text.vocabulary / self.tensor * 4
 
     def head(self, prompts: float) -> dict[str, float]:
-        """Where logits come chunk by chunk: the head whole over `fsdp`, as each reads it, and its gradient so far."""
+        """Where logits come chunk by chunk: the head whole over `fsdp`, as each reads it; its gradient so far, if it trains."""
         rows = max(1, int(prompts))
         if self.config.memory.log_prob_chunk // rows >= self.prompt + self.completions:
             return {}
         numbers = self.text.vocabulary / self.tensor * self.text.width
         gathered = self.number * numbers if self.run.shapes.mesh.shape["fsdp"] > 1 else 0.0
-        return {"head": gathered, "gradient of the head": 4 * numbers}
+        trains = ("embed" if self.text.is_tied else "head") in self.run.state.params
+        return {"head": gathered, "gradient of the head": 4 * numbers if trains else 0.0}
+
+    def reaches_layers(self) -> bool:
+        """Whether gradients go through the decoder's layers: something trains that is read in them or before them."""
+        return bool({"layers", "embed", "vision"} & self.run.state.params.keys())
+
+    def reaches_tower(self) -> bool:
+        """The same of the vision tower's layers: not where its merger alone trains."""
+        return bool({"layers", "patch_embed"} & self.run.state.params.get("vision", {}).keys())
 
     def text_reading(self) -> Terms:
         """The largest array while one decoder layer reads a prompt."""
@@ -270,15 +281,17 @@ def _update(shapes: _Shapes) -> dict[str, Terms]:
     is_one_round = at_once == prompts / shapes.ways
     # of all rounds, with their gradients where the tower trains
     before["features of the pictures"] = prompts / shapes.ways * shapes.features() * (2 if of_vision else 1)
-    by_vision = {"saved by the vision tower": at_once * shapes.saved_by_vision()} if of_vision else {}
+    by_vision = {"saved by the vision tower": at_once * shapes.saved_by_vision()} if shapes.reaches_tower() else {}
     # in one round the tower remembers what it saw while the decoder works; in several it looks again
-    saved = (by_vision if is_one_round else {}) | {"saved by the decoder": at_once * shapes.saved_by_text()}
+    by_text = {"saved by the decoder": at_once * shapes.saved_by_text()} if shapes.reaches_layers() else {}
+    saved = (by_vision if is_one_round else {}) | by_text
     gradients = {"gradients": trained * narrow - of_vision}
     phases: dict[str, Terms] = {
         "log-probs": before | saved | {"logits": shapes.logits(at_once)} | shapes.head(at_once),
-        "language model": before | saved | gradients | _times(at_once, shapes.text_backward()),
     }
-    if of_vision:
+    if shapes.reaches_layers():
+        phases["language model"] = before | saved | gradients | _times(at_once, shapes.text_backward())
+    if shapes.reaches_tower():
         gradients = {"gradients": trained * narrow}
         phases["pictures"] = before | by_vision | gradients | _times(at_once, shapes.image_backward())
     return phases

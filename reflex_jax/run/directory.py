@@ -21,6 +21,7 @@ _PART = ".part"
 # what decides where, how often and how long; what changes numbers by rounding alone; and what is compared by content.
 FREE_KEYS = {
     "policy.path": "by content: another policy is refused (identity.py)",
+    "policy.lora.path": "by content, as well",
     "judge.path": "by content, as well",
     "run.name": "where it lies",
     "run.dir": "where it lies",

@@ -21,6 +21,7 @@ _KIND = "sha256:"  # earlier versions wrote digests of samples, which cannot be 
 _WHAT = {
     "data": "the training questions or their pictures (data.*) are others",
     "policy": "policy.path holds other weights or settings, so the reference policy would be another",
+    "adapter": "policy.lora.path holds other weights or settings, so the start would be another",
     "judge": "judge.path holds other weights or settings, so the rewards would be others",
     "encoders": "the text encoders of rewards hold other weights or settings, so the rewards would be others",
     "rewards": "rewards.files hold other code, so the rewards would be others",

@@ -26,7 +26,8 @@ from reflex_jax.step.offload import is_on_host, state_shardings
 from reflex_jax.step.program import Program, build_program
 from reflex_jax.step.rows import abstract_rows, plan_rows
 from reflex_jax.step.shapes import Shapes, largest_prompt, rollout_rules
-from reflex_jax.step.state import FrozenParams, TrainState, init_state, split_trainable
+from reflex_jax.step.state import FrozenParams, TrainState, init_state
+from reflex_jax.step.trained import abstract_trained, split_trainable
 from reflex_jax.trees import Params, Shardings
 
 
@@ -99,7 +100,7 @@ def abstract_run(
     """
     program = build_program(config, shapes, every_round=True)
     params = abstract_policy_params(shapes.policy)
-    trainable, fixed = split_trainable(params, config.policy.trainable)
+    own, fixed = split_trainable(params, config.policy)
     compute = jnp.dtype(config.policy.dtype)
 
     def placed(tree: Any, dtype: Any = None, places: Shardings = None) -> Any:
@@ -107,10 +108,11 @@ def abstract_run(
 
     frozen = FrozenParams(
         fixed=placed(fixed, compute),
-        reference=placed(trainable, compute) if config.grpo.needs_reference and not supervised else None,
+        reference=placed(own, compute) if config.grpo.needs_reference and not supervised else None,
         judge=None if supervised else _judge_params(config, shapes),
     )
-    state = jax.eval_shape(lambda p: init_state(p, program.optimizer, config.policy.master_dtype), trainable)
+    trained = abstract_trained(params, config.policy)
+    state = jax.eval_shape(lambda p: init_state(p, program.optimizer, config.policy.master_dtype), trained)
     sizes = sizes or largest_prompt(config.data, shapes.policy.vision)
     batched = _batched(shapes.mesh, config.grpo.prompts_per_step)
     key = jax.eval_shape(lambda: jax.random.key(0))

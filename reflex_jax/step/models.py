@@ -12,19 +12,22 @@ from jax.sharding import Mesh
 from reflex_jax.chat.client import ChatClient
 from reflex_jax.checkpoints.huggingface import load_policy_params
 from reflex_jax.checkpoints.paths import resolve_checkpoint
+from reflex_jax.checkpoints.peft import read_adapter
 from reflex_jax.checkpoints.policy import policy_shardings, special_ids
-from reflex_jax.config import Config, ConfigError
+from reflex_jax.checkpoints.qwen_tensors import abstract_policy_params
+from reflex_jax.config import Config, ConfigError, PolicyConfig, user_path
 from reflex_jax.data.prompt_texts import PROMPTS
 from reflex_jax.data.prompts import Processor, load_processor
 from reflex_jax.judge.evidence import Judge, load_judge
 from reflex_jax.rewards.text_encoder import TextEncoders
 from reflex_jax.rewards.user_file import UserRewards
-from reflex_jax.sharding import check_attention
+from reflex_jax.sharding import check_attention, to_global
 from reflex_jax.step.bridge import HostBridge
 from reflex_jax.step.encoders import open_encoders
 from reflex_jax.step.sampling import Vocabulary, allowed_tokens
 from reflex_jax.step.score import needs_endpoint
 from reflex_jax.step.shapes import Shapes
+from reflex_jax.step.trained import adapted_layers, linear_layers
 from reflex_jax.text.completion import CompletionShape, parse_completion
 from reflex_jax.text.tokenizer import decode
 
@@ -82,6 +85,21 @@ def load_params(models: Models, dtype: str = "float32") -> Any:
     """
     shapes = models.shapes
     return load_policy_params(models.directory, shapes.policy, dtype, policy_shardings(shapes.policy, shapes.mesh))
+
+
+def load_adapters(models: Models, policy: PolicyConfig) -> Any:
+    """The adapters of `policy.lora.path`, cut over the mesh as their kernels are; None: the run draws its own, or has none.
+
+    Raises:
+      ConfigError: it is no such adapter, or not the one that `policy.lora` describes.
+    """
+    lora, shapes = policy.lora, models.shapes
+    if not lora.path:
+        return None
+    params = abstract_policy_params(shapes.policy)
+    layers = adapted_layers(params, lora)
+    adapters = read_adapter(user_path(lora.path), shapes.policy, layers, linear_layers(params), lora)
+    return to_global(adapters, shapes.policy_shardings(adapters))
 
 
 def make_host_bridge(config: Config, models: Models, *, is_used: bool = True) -> HostBridge:

@@ -11,13 +11,14 @@ import jax
 from jax.sharding import AbstractMesh
 
 from reflex_jax.config import ConfigError, MemoryConfig
+from reflex_jax.models.lora import KERNEL, LORA_A, LORA_B
 from reflex_jax.sharding import AnyMesh, path_name, platform_of
 from reflex_jax.step.shapes import Shapes
 from reflex_jax.step.state import TrainState
 from reflex_jax.trees import Shardings, tree_of
 
 HOST = "pinned_host"  # JAX's name for host memory that devices read and write
-_MATRICES = ("/kernel", "/embedding")
+_MATRICES = tuple(f"/{name}" for name in (KERNEL, "embedding", LORA_A, LORA_B))
 
 
 def state_shardings(state: TrainState, shapes: Shapes, memory: MemoryConfig) -> Shardings:

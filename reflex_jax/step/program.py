@@ -17,6 +17,7 @@ import optax
 
 from reflex_jax.checkpoints.qwen_tensors import abstract_policy_params
 from reflex_jax.config import Config
+from reflex_jax.models.lora import merge_adapters
 from reflex_jax.models.qwen_vl import layers_apart
 from reflex_jax.records import Draws, HostScores, JudgeInputs, PromptInputs, Rollout, TokenCounts, TrainBatch
 from reflex_jax.sharding import UPDATE_RULES, batch_sharding, replicated
@@ -31,11 +32,11 @@ from reflex_jax.step.shapes import Shapes, attention_of, rollout_rules
 from reflex_jax.step.state import (
     FrozenParams,
     TrainState,
-    compute_params,
     init_state,
     make_optimizer,
-    split_trainable,
+    params_to_merge,
 )
+from reflex_jax.step.trained import abstract_trained, draw_adapters, split_trainable
 from reflex_jax.step.update import row_reader, scored_update
 from reflex_jax.trees import Array, Params, Shardings
 
@@ -119,8 +120,8 @@ def build_program(config: Config, shapes: Shapes, *, updates: int = 1, every_rou
 
 
 def _abstract_state(config: Config, shapes: Shapes, optimizer: optax.GradientTransformationExtraArgs) -> TrainState:
-    trainable, _ = split_trainable(abstract_policy_params(shapes.policy), config.policy.trainable)
-    return jax.eval_shape(lambda params: init_state(params, optimizer, config.policy.master_dtype), trainable)
+    trained = abstract_trained(abstract_policy_params(shapes.policy), config.policy)
+    return jax.eval_shape(lambda params: init_state(params, optimizer, config.policy.master_dtype), trained)
 
 
 def _start(
@@ -131,6 +132,7 @@ def _start(
     judge_params: Params | None = None,
     *,
     with_reference: bool,
+    adapters: Params | None = None,
 ) -> tuple[TrainState, FrozenParams]:
     """Builds the training state and the frozen parameters on the mesh.
 
@@ -141,40 +143,47 @@ def _start(
       params: of `load_params`; the state takes them over, and its first step gives their memory away.
       judge_params: None: nothing asks the judge.
       with_reference: whether the initial policy stays beside the one that learns.
+      adapters: of `load_adapters`, taken over as well; None: drawn, where the run has any.
     """
-    trainable, fixed = split_trainable(params, config.policy.trainable)
+    policy, seed = config.policy, config.run.seed
+    own, fixed = split_trainable(params, policy)
     # copies, also where the dtype is the masters': these arrays outlive the ones the first step gives away
-    cast = jax.jit(lambda tree: jax.tree.map(lambda x: jnp.copy(x.astype(config.policy.dtype)), tree))
-    reference = cast(trainable) if with_reference else None
-    frozen = FrozenParams(fixed=cast(fixed), reference=reference, judge=judge_params)
-    masters = jnp.dtype(config.policy.master_dtype)
+    cast = jax.jit(lambda tree: jax.tree.map(lambda x: jnp.copy(x.astype(policy.dtype)), tree))
+    reference = cast(own) if with_reference else None
+    # nobody gives these away, so what is in its dtype is there once
+    fixed = jax.tree.map(lambda x: x if x.dtype == policy.dtype else cast(x), fixed)
+    frozen = FrozenParams(fixed=fixed, reference=reference, judge=judge_params)
+    masters = jnp.dtype(policy.master_dtype)
+    trained = own if adapters is None else adapters
     is_taken_over = config.memory.offload != "optimizer+masters" and all(
-        leaf.dtype == masters for leaf in jax.tree.leaves(trainable)
+        leaf.dtype == masters for leaf in jax.tree.leaves(trained)
     )
+    shapes = jax.eval_shape(lambda: params)
     # where the compiled step will put them: else the second step would compile again
     init = jax.jit(
-        lambda tree: init_state(tree, optimizer, masters),
+        lambda tree: init_state(tree or draw_adapters(shapes, policy, seed), optimizer, masters),
         out_shardings=places,
         donate_argnums=[0] if is_taken_over else [],
     )
-    return init(trainable), frozen
+    return init(trained), frozen
 
 
 def _gatherer(config: Config, shapes: Shapes) -> Callable[[Any, Any], Any]:
     """The one reshard between update and rollout.
 
-    The weights are in the compute dtype, the decoder's layers apart (`layers_apart`) and, with
+    The weights are in the compute dtype, adapters added to their kernels, the decoder's layers apart (`layers_apart`) and, with
     `memory.rollout_weights=gathered`, no longer cut over `fsdp`, because sampling reads all of them for every token.
     """
-    dtype = jnp.dtype(config.policy.dtype)
+    dtype, lora_scale = jnp.dtype(config.policy.dtype), config.policy.lora.scale
+    cut, whole = (
+        shapes.sampling_shardings(abstract_policy_params(shapes.policy), rules)
+        for rules in (UPDATE_RULES, rollout_rules(config.memory))
+    )
 
     def gather(params: Params, fixed: Params) -> Params:
-        weights = compute_params(params, fixed, dtype)
-        cut, whole = (
-            shapes.sampling_shardings(weights, rules) for rules in (UPDATE_RULES, rollout_rules(config.memory))
-        )
+        apart = layers_apart(params_to_merge(params, fixed, dtype, lora_scale=lora_scale))
         # cast where they lie, then gather: half the bytes of gathering the float32 masters
-        weights = jax.lax.with_sharding_constraint(layers_apart(weights), cut)
+        weights = jax.lax.with_sharding_constraint(merge_adapters(apart), cut)
         return jax.lax.with_sharding_constraint(weights, whole)
 
     return jax.jit(gather)

@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from reflex_jax.grpo.objective import TokenMetrics
+from reflex_jax.models.lora import whole_policy
 from reflex_jax.models.qwen_vl import (
     HowToCompute,
     QwenVLConfig,
@@ -55,6 +56,7 @@ class RowReader:
     how: HowToCompute
     ways: int  # devices that share the prompts
     every_round: bool = False  # computes rounds that are not used too
+    lora_scale: float = 1.0  # of the adapters, where some train
 
     def log_probs(
         self, params: Params, sequences: Sequences, features: Float[Array, "p V D"] | None
@@ -118,8 +120,8 @@ class RowReader:
         """Loss, metrics and gradients of a minibatch.
 
         Args:
-          params: what trains, in the compute dtype.
-          fixed: the rest of the policy.
+          params: what trains, in the compute dtype: parts of the policy, or adapters beside its layers.
+          fixed: the rest of the policy; no gradient of it is computed.
           sequences: of the minibatch.
           loss_of: a sum over tokens, so that the parts of all rounds add up.
           features: of the vision tower where it does not train; None: there are none, or they are computed here.
@@ -132,7 +134,8 @@ class RowReader:
             return loss, metrics, gradients
         tower = {"vision": params["vision"]}
         rest = {name: part for name, part in params.items() if name != "vision"}
-        features, pull_back = self._look_and_remember(tower, sequences)
+        fixed_tower = {"vision": fixed["vision"]} if "vision" in fixed else {}
+        features, pull_back = self._look_and_remember(tower, fixed_tower, sequences)
         loss, metrics, gradients, of_features = self._decoder_gradients(rest, fixed, sequences, loss_of, features)
         return loss, metrics, gradients | pull_back(of_features)
 
@@ -142,7 +145,7 @@ class RowReader:
         """The same of the decoder alone, and the gradient of the features."""
 
         def loss_of_round(params: Params, images: Array | None, n: Array) -> tuple[Array, TokenMetrics]:
-            return loss_of(*self.read_round({**params, **fixed}, sequences, images, n))
+            return loss_of(*self.read_round(self._whole(params, fixed), sequences, images, n))
 
         def add(n: Array, total: tuple[Array, TokenMetrics, Params, Array | None]) -> Any:
             loss, metrics, gradients, of_features = total
@@ -163,7 +166,9 @@ class RowReader:
         layout = sequences.layout
         return self._in_rounds(layout.rounds, len(layout.source), add, (*zeros, empty, of_features))
 
-    def _look_and_remember(self, tower: Params, sequences: Sequences) -> tuple[Array | None, Callable[[Any], Params]]:
+    def _look_and_remember(
+        self, tower: Params, fixed: Params, sequences: Sequences
+    ) -> tuple[Array | None, Callable[[Any], Params]]:
         """The features, and what turns their gradient into that of the tower."""
         vision, layout = sequences.prompts.vision, sequences.layout
         if vision is None or layout.window_source is None or layout.window_rounds is None:
@@ -171,13 +176,15 @@ class RowReader:
         rounds, most = layout.window_rounds, len(layout.window_source)
         if most == 1:
             features, pull_back = jax.vjp(
-                lambda tower: encode_images(tower, vision, self.config, remat=self.how.remat, attention=self.how.attention), tower
+                lambda tower: encode_images(
+                    self._whole(tower, fixed), vision, self.config, remat=self.how.remat, attention=self.how.attention
+                ), tower
             )  # fmt: skip
             return features, lambda of_features: _float32(pull_back(of_features)[0])
 
         def add(n: Array, total: Params, *, of_features: Array) -> Params:
             # looked at once more: what one picture's backward pass reads is as large as its forward pass
-            _, pull_back = jax.vjp(lambda tower: self._look(tower, sequences, n), tower)
+            _, pull_back = jax.vjp(lambda tower: self._look(self._whole(tower, fixed), sequences, n), tower)
             (own,) = pull_back(self._take_windows(of_features, sequences, n))
             return jax.tree.map(lambda so_far, part: so_far + part.astype(jnp.float32), total, own)
 
@@ -185,7 +192,10 @@ class RowReader:
             empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), tower)
             return self._in_rounds(rounds, most, lambda n, total: add(n, total, of_features=of_features), empty)
 
-        return self.features(tower, sequences), pull_back_all
+        return self.features(self._whole(tower, fixed), sequences), pull_back_all
+
+    def _whole(self, params: Params, fixed: Params) -> Params:
+        return whole_policy(params, fixed, lora_scale=self.lora_scale)
 
     def _rows(self, sequences: Sequences, n: Array) -> tuple[PackedRows, Int[Array, "B T"]]:
         """The rows of a round, and which completion tokens their log-probs are of."""

@@ -10,9 +10,10 @@ import optax
 from jaxtyping import Int
 
 from reflex_jax.config import OptimizerConfig
+from reflex_jax.models.lora import has_adapters, whole_policy
 from reflex_jax.sharding import path_name
 from reflex_jax.step.narrow import narrow
-from reflex_jax.trees import Array, Leaf, Params, pytree_dataclass
+from reflex_jax.trees import Array, Leaf, Params, joined, pytree_dataclass
 
 
 @pytree_dataclass
@@ -28,15 +29,11 @@ class TrainState:
 class FrozenParams:
     """Everything a step only reads; the optimiser never sees it."""
 
-    fixed: Params  # the policy's parameters that do not train ({} when all do)
-    reference: Params | None  # what trains, as it began, in the compute dtype; None: no KL term and no ratio to it
+    fixed: Params  # the policy's parameters that do not train ({} when all do), in the compute dtype
+    # what trains of the policy itself ({} beside adapters), as it began, in the compute dtype; None: there is neither a KL term
+    # nor a ratio to it
+    reference: Params | None
     judge: Params | None
-
-
-def split_trainable(params: Params, trainable: str) -> tuple[Params, Params]:
-    """Splits the policy's parameters into (trained, fixed) by `policy.trainable`."""
-    fixed = {"vision"} if trainable == "language" else set()
-    return {k: v for k, v in params.items() if k not in fixed}, {k: v for k, v in params.items() if k in fixed}
 
 
 def on_device(x: Any) -> Any:
@@ -63,14 +60,22 @@ def cast_params(params: Params, dtype: Any) -> Params:
     return jax.tree_util.tree_map_with_path(cast, params)
 
 
-def compute_params(params: Params, fixed: Params, dtype: Any) -> Params:
-    """Returns the whole policy, cast to the dtype of its matrix products."""
-    return {**cast_params(params, dtype), **fixed}
+def compute_params(params: Params, fixed: Params, dtype: Any, *, lora_scale: float) -> Params:
+    """Returns the whole policy with its adapters beside it, cast to the dtype of its matrix products."""
+    return whole_policy(cast_params(params, dtype), fixed, lora_scale=lora_scale)
+
+
+def params_to_merge(params: Params, fixed: Params, dtype: Any, *, lora_scale: float) -> Params:
+    """Returns the same for `merge_adapters`: adapters in float32, so that the sum with their kernels is rounded once."""
+    return compute_params(params, fixed, jnp.float32 if has_adapters(params) else dtype, lora_scale=lora_scale)
 
 
 def reference_policy(frozen: FrozenParams) -> Params | None:
-    """Returns the whole initial policy, the parameters that never train shared with the one that learns; None: there is none."""
-    return None if frozen.reference is None else {**frozen.reference, **frozen.fixed}
+    """Returns the whole initial policy, the parameters that never train shared with the one that learns; None: there is none.
+
+    Beside adapters nothing of the policy trains: it is the reference itself, and no array exists twice.
+    """
+    return None if frozen.reference is None else joined(frozen.reference, frozen.fixed)
 
 
 def make_optimizer(

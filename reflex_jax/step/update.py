@@ -107,7 +107,7 @@ def policy_update(
 
     parts = (by_minibatch(inputs, layout, reader.ways), layout)
     is_tower_fixed = "vision" not in state.params
-    whole = compute_params(state.params, frozen.fixed, dtype)
+    whole = compute_params(state.params, frozen.fixed, dtype, lora_scale=reader.lora_scale)
     features = _each(partial(look, whole), *parts) if is_tower_fixed else None
     reference = old = None
     initial = reference_policy(frozen)
@@ -283,4 +283,5 @@ def row_reader(config: Config, shapes: Shapes, temperature: float, *, every_roun
         ),
         ways=mesh.shape["data"] * mesh.shape["fsdp"],
         every_round=every_round,
+        lora_scale=config.policy.lora.scale,
     )

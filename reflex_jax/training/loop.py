@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from reflex_jax.chat.check import look_at_endpoint
 from reflex_jax.checkpoints.paths import resolve_checkpoint
-from reflex_jax.config import Config, ConfigError
+from reflex_jax.config import Config, ConfigError, user_path
 from reflex_jax.data.draws import Draws
 from reflex_jax.data.examples import Example
 from reflex_jax.data.pipeline import Batches, TrainingBatches
@@ -42,7 +42,7 @@ from reflex_jax.sharding import make_mesh
 from reflex_jax.statements.operator import DECL_VERSION
 from reflex_jax.step.batch import leave_out_unfit, measure_prompts, refuse_colliding_options
 from reflex_jax.step.encoders import encoder_directories
-from reflex_jax.step.models import Models, load_models, load_params, make_host_bridge
+from reflex_jax.step.models import Models, load_adapters, load_models, load_params, make_host_bridge
 from reflex_jax.step.offload import say_of_offload
 from reflex_jax.step.program import Program, build_program
 from reflex_jax.step.score import most_failed_rows, needs_endpoint
@@ -170,6 +170,7 @@ def _open_run(objective: Objective, mesh: Mesh, held: ExitStack) -> tuple[_Run, 
         check_memory(objective, mesh, sizes)
         batches = objective.lay_out(examples)
         check_best_metric(objective, models.shapes, sizes, held_out)
+        adapters = load_adapters(models, config.policy)
         params = load_params(models, config.policy.widest_dtype)
         identity = _identify(objective, examples, held_out)
         is_resumed = is_first() and held.enter_context(open_run_directory(config))
@@ -189,8 +190,8 @@ def _open_run(objective: Objective, mesh: Mesh, held: ExitStack) -> tuple[_Run, 
     program = build_program(config, models.shapes, updates=len(batches) * objective.updates_per_step)
     with_reference = config.grpo.needs_reference and not objective.is_supervised
     judge = models.judge.params if models.judge else None
-    state, frozen = program.start(params, judge, with_reference=with_reference)
-    del params
+    state, frozen = program.start(params, judge, with_reference=with_reference, adapters=adapters)
+    del params, adapters
     if start:
         state, _ = checkpoints.restore(state, start)
     if is_first():
@@ -229,6 +230,8 @@ def _identify(objective: Objective, examples: list[Example], held_out: list[Exam
         "data": data_fingerprint(examples),
         "policy": checkpoint_fingerprint(resolve_checkpoint(config.policy.path, "policy")),
     }
+    if config.policy.lora.path:
+        identity["adapter"] = checkpoint_fingerprint(user_path(config.policy.lora.path))
     if objective.with_judge:
         identity["judge"] = checkpoint_fingerprint(resolve_checkpoint(config.judge.path, "judge"))
     if objective.scores_answers and (encoders := encoder_directories(config)):

@@ -16,6 +16,7 @@ from reflex_jax.data.examples import Example, list_offenders
 from reflex_jax.data.pipeline import Batches, SupervisedBatches, training_batches
 from reflex_jax.data.prompts import PromptSizes
 from reflex_jax.data.sources import load_training
+from reflex_jax.models.lora import merge_adapters
 from reflex_jax.processes import any_process, is_first
 from reflex_jax.sharding import check_batches
 from reflex_jax.step.batch import BatchBuilder
@@ -25,7 +26,7 @@ from reflex_jax.step.models import Models
 from reflex_jax.step.program import Program
 from reflex_jax.step.rows import plan_rows
 from reflex_jax.step.score import needs_judge
-from reflex_jax.step.state import FrozenParams, TrainState, compute_params
+from reflex_jax.step.state import FrozenParams, TrainState, params_to_merge
 from reflex_jax.stops import not_written
 from reflex_jax.training.dynamic_sampling import DynamicTrainer
 from reflex_jax.training.trainer import GrpoTrainer, SupervisedTrainer, Trainer
@@ -248,9 +249,12 @@ class Supervised:
         directory = supervised_policy(self.config)
         if any_process(is_first() and directory.exists()):
             return
-        params = compute_params(state.params, frozen.fixed, "float32")
+        lora_scale = self.config.policy.lora.scale
+        params = params_to_merge(state.params, frozen.fixed, "float32", lora_scale=lora_scale)
         try:
-            save_policy(models.directory, models.shapes.policy, params, directory, dtype="float32")
+            save_policy(
+                models.directory, models.shapes.policy, merge_adapters(params, "float32"), directory, dtype="float32"
+            )
         except OSError as error:
             raise not_written("the policy of the last step", directory, error) from error
 

@@ -121,8 +121,9 @@ def _advice(objective: Objective, mesh: Mesh, sizes: PromptSizes | None, room: f
         if needed <= room:
             return f"Set {' and '.join(said)}.{said_of(said)}"
     tried = f"Not enough: {', '.join(said)}. " if said else ""
+    less = "" if objective.config.policy.lora.rank else "policy.lora.rank=8, policy.trainable=language, "
     return tried + (
-        "Cut the weights over more devices (mesh.fsdp, mesh.tensor), or train and sample less: policy.trainable=language, "
+        f"Cut the weights over more devices (mesh.fsdp, mesh.tensor), or train and sample less: {less}"
         "policy.dtype=bfloat16, a smaller model, rollout.max_new_tokens, data.max_pixels, grpo.prompts_per_step."
     )
 

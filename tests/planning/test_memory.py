@@ -7,14 +7,16 @@ import pytest
 from jax.sharding import AbstractMesh, AxisType
 
 from reflex_jax.config_reader import load_config
-from reflex_jax.planning.device_memory import GIB
-from reflex_jax.planning.memory import estimate_memory
+from reflex_jax.planning.device_memory import GIB, GPU_SHARE
+from reflex_jax.planning.memory import COMPILERS_SHARE, estimate_memory
 from reflex_jax.planning.plan import plan_run
 from reflex_jax.planning.topology import Topology, find_topology
 from reflex_jax.sharding import MESH_AXES
 from reflex_jax.step.abstract_run import abstract_run
 from reflex_jax.step.shapes import named_shapes
 
+# without the judge: a compiler does not count arguments that an update does not read
+LORA_ON_A_MESH = ["mesh.data=1", "mesh.fsdp=2", "mesh.tensor=2", "policy.lora.rank=4", "memory.microbatch_prompts=4"]
 SHORT = ["data.max_prompt_tokens=512", "rollout.max_new_tokens=256", "data.max_pixels=262144", "data.min_pixels=3136"]
 
 
@@ -101,6 +103,35 @@ def test_a_state_is_counted_in_its_dtype_and_where_it_waits():
     assert shared.resident["fixed parameters"] == 2 * numbers - shared.resident["reference"]
 
 
+def test_adapters_leave_one_policy_on_the_device_and_a_state_of_themselves():
+    """Rank 8 beside q, k, v and o of 36 layers, of width 2048 with 2 key heads of 128: 8 x (2048 + 2048) and so on."""
+    numbers, adapters = 3_754_622_976, 36 * 8 * 2 * ((2048 + 2048) + (2048 + 256))
+    estimate = _estimate("3b", (1, 1, 1), "policy.lora.rank=8", "memory.microbatch_prompts=1")
+    assert estimate.resident["float32 adapters"] == 4 * adapters
+    assert estimate.resident["moments"] == pytest.approx(8 * adapters, rel=1e-5)
+    assert estimate.resident["reference"] == 0 and estimate.resident["fixed parameters"] == 2 * numbers
+    reading = estimate.phases["update: language model"]
+    assert (reading["gradients so far"], reading["gradients"]) == (4 * adapters, 2 * adapters)
+    assert estimate.phases["update: log-probs"].get("gradient of the head", 0) == 0
+    assert estimate.of("update")[1] < 0.15 * _estimate("3b", (1, 1, 1), "memory.microbatch_prompts=1").of("update")[1]
+    assert "saved by the vision tower" not in reading and "update: pictures" not in estimate.phases
+
+
+def test_the_setting_for_a_card_of_40_gb_has_room_there(repository):
+    """As docs/lora.md has it, with what compilers take beyond the estimate; without adapters it has none."""
+    manual = (repository / "docs" / "lora.md").read_text()
+    command = next(line for line in manual.splitlines() if line.startswith("reflex train configs/reflex_med_3b.yaml"))
+    overrides = [word for word in command.split()[3:] if "=DIR" not in word]
+    assert "policy.lora.rank=8" in overrides
+    room = GPU_SHARE * 39.4 * GIB
+    for settings, has_room in ((overrides, True), ([*overrides, "policy.lora.rank=0"], False)):
+        estimate = _estimate("3b", (1, 1, 1), *settings)
+        assert all(share * estimate.of(name)[1] <= room for name, share in COMPILERS_SHARE.items()) == has_room
+    estimate = _estimate("3b", (1, 1, 1), *overrides)
+    for function, said in (("generate", "22.2 while sampling"), ("update", "17.0 in the update")):
+        assert f"{estimate.of(function)[1] / GIB:.1f}" == said.split()[0] and said in " ".join(manual.split())
+
+
 @pytest.fixture(scope="module")
 def small_policy(tmp_path_factory):
     """A directory with the sizes of a policy whose towers repeat, as the published ones do."""
@@ -138,6 +169,11 @@ def small_policy(tmp_path_factory):
         (4, ["mesh.data=1", "mesh.tensor=4"]),  # more devices than key heads
         (4, ["mesh.data=1", "mesh.fsdp=4", "grpo.epochs=2", "grpo.minibatches=2"]),
         (4, ["policy.trainable=language", "grpo.kl_coefficient=0", "rollout.max_new_tokens=256"]),
+        (1, ["policy.lora.rank=4"]),
+        (1, ["policy.lora.rank=4", "policy.lora.targets=layers/.*,vision/layers/up", "memory.remat=false"]),
+        (4, [*LORA_ON_A_MESH, "rewards.components={answer: 1, format: 1}"]),
+        (1, ["policy.trainable=merger", "memory.microbatch_prompts=4"]),
+        (1, ["policy.trainable=final_norm"]),
     ],
 )
 def test_the_estimate_lies_below_cpu_programs(small_policy, devices, overrides):

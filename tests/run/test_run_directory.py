@@ -58,17 +58,19 @@ def changed(key: str, value):
     return value + 1 if isinstance(value, (int, float)) else f"{value}-other"
 
 
-def with_setting(config: Config, key: str, value) -> Config:
+def with_setting(config, key: str, value):
+    """A record with another value at "section.key", or deeper, which none of them checks."""
     section, _, name = key.partition(".")
     if key == "data.phases":
         value = tuple(dataclasses.replace(config.data.phases[0], **phase) for phase in value)
-    changed_section = object.__new__(
-        type(getattr(config, section))
-    )  # the choice need not be one of this source or device
+    if name:
+        value = with_setting(getattr(config, section), name, value)
+    # the choice need not be one of this source or device
+    changed_section = object.__new__(type(config))
     for field in dataclasses.fields(changed_section):
-        object.__setattr__(changed_section, field.name, getattr(getattr(config, section), field.name))
-    object.__setattr__(changed_section, name, value)
-    return dataclasses.replace(config, **{section: changed_section})
+        object.__setattr__(changed_section, field.name, getattr(config, field.name))
+    object.__setattr__(changed_section, section, value)
+    return changed_section
 
 
 def refusal(config: Config) -> str:

@@ -24,6 +24,7 @@ SETTINGS = [
     [
         ("train", 8, ["rollout.max_new_tokens=24"]),
         ("train", 6, ["rollout.max_new_tokens=24", "grpo.preset=dapo"]),  # in the middle of a step's draws
+        ("train", 4, ["rollout.max_new_tokens=24", "policy.lora.rank=2", "optimizer.learning_rate=1e-3"]),
         ("sft", 4, ["rollout.max_new_tokens=44"]),
     ],
 )

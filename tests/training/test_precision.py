@@ -15,7 +15,8 @@ from reflex_jax.models.qwen_vl import init_policy_params
 from reflex_jax.records import Draws
 from reflex_jax.step.program import build_program
 from reflex_jax.step.score import score_rollout
-from reflex_jax.step.state import FrozenParams, init_state, split_trainable
+from reflex_jax.step.state import FrozenParams, init_state
+from reflex_jax.step.trained import split_trainable
 from tests.laid_out import laid_out
 from tests.step.conftest import JUDGE, POLICY, TinyWorld, tiny_shapes
 
@@ -47,7 +48,7 @@ def _lower_step(world: TinyWorld, dtype: str):
     config = world.config(f"policy.dtype={dtype}", "judge.saliency_block=-2", "memory.remat=true")
     program = build_program(config, tiny_shapes())
     params = _abstract(world.policy_params)
-    trainable, fixed = split_trainable(params, config.policy.trainable)
+    trainable, fixed = split_trainable(params, config.policy)
     cast = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype)), trainable)
     frozen = FrozenParams(fixed=fixed, reference=cast, judge=_abstract(world.judge_params))
     state = jax.eval_shape(lambda p: init_state(p, program.optimizer), trainable)
