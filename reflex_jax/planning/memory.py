@@ -78,7 +78,6 @@ def estimate_memory(run: AbstractRun) -> MemoryEstimate:
         for function, prompts in sampled.items():
             parts = _generate(shapes, prompts).items()
             phases |= {f"{function}: {part}": {**weights, **terms} for part, terms in parts}
-    if run.shapes.judge is not None and not run.is_supervised:
         phases["score_rollout"] = _score(shapes)
     return MemoryEstimate(resident, phases, on_host=bytes_on_host(run.state))
 
