@@ -23,7 +23,7 @@ class VisionInputs:
     """
 
     # levels 0 to 255 of a still frame, or normalised pixels of two; four patches in a row make one merged feature
-    patches: UInt8[Leaf, "P W U 588"] | Float[Leaf, "P W U 1176"]
+    patches: UInt8[Leaf, "P W U still"] | Float[Leaf, "P W U frames"]
     coordinates: Int[Leaf, "P W U 2"]  # (row, column) of each patch in its own image, in patches
     image_ids: Int[Leaf, "P W U"]  # 0: empty slot; 1, 2, ...: which image of the row
     # (slope, intercept) of each channel: a level becomes level * slope + intercept; None: `patches` are normalised

@@ -11,8 +11,22 @@ from reflex_jax.checkpoints.huggingface import save_policy_params
 from reflex_jax.checkpoints.paths import resolve_checkpoint
 from reflex_jax.models.qwen_vl import init_policy_params, read_qwen_config
 
+# what config.json of a family says beside what all say; the vision tower whole, or what differs from the phantom's
+FAMILIES: dict[str, dict] = {
+    "qwen2_5_vl": {
+        "vision_config": {
+            "depth": 2, "hidden_size": 16, "intermediate_size": 8, "num_heads": 2, "out_hidden_size": 16,
+            "fullatt_block_indexes": [1],
+        },
+    },
+    "qwen2_vl": {
+        "architectures": ["Qwen2VLForConditionalGeneration"],
+        "vision_config": {"depth": 2, "embed_dim": 16, "hidden_size": 16, "num_heads": 2},
+    },
+}  # fmt: skip
 
-def write_tiny_policy(directory: Path, *, is_tied: bool = True) -> Path:
+
+def write_tiny_policy(directory: Path, *, is_tied: bool = True, family: str = "qwen2_5_vl") -> Path:
     """Writes a directory that every reader of a policy accepts."""
     directory.mkdir(parents=True, exist_ok=True)
     source = resolve_checkpoint("phantom", "policy")
@@ -22,10 +36,7 @@ def write_tiny_policy(directory: Path, *, is_tied: bool = True) -> Path:
     change_json(
         directory / "config.json", hidden_size=16, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2,
         num_key_value_heads=1, tie_word_embeddings=is_tied, rope_scaling={"type": "mrope", "mrope_section": [1, 2, 1]},
-        vision_config={
-            "depth": 2, "hidden_size": 16, "intermediate_size": 8, "num_heads": 2, "out_hidden_size": 16,
-            "fullatt_block_indexes": [1],
-        },
+        model_type=family, **FAMILIES[family],
     )  # fmt: skip
     config = read_qwen_config(directory)
     rng = np.random.default_rng(0)

@@ -1,5 +1,7 @@
 """A tiny random policy and a batch of odd prompts, without torch."""
 
+import dataclasses
+
 import jax
 import numpy as np
 
@@ -19,10 +21,20 @@ CONFIG = QwenVLConfig(
     image_token_id=IMAGE, video_token_id=94, vision_start_token_id=95, vision_end_token_id=96,
     eos_token_ids=(EOS, SECOND_EOS), pad_token_id=PAD,
 )  # fmt: skip
+CONFIGS = {
+    "qwen2_5_vl": CONFIG,
+    "qwen2_vl": dataclasses.replace(
+        CONFIG, family="qwen2_vl",
+        vision=QwenVisionConfig(
+            width=16, depth=2, heads=2, hidden=24, output_width=32, full_attention_layers=(0, 1), window_features=4,
+            norm="layer", feed_forward="quick_gelu",
+        ),
+    ),
+}  # fmt: skip
 ALLOWED = np.arange(100) < EOS + 2
 
 
-def tiny_params(seed: int = 0) -> Params:
+def tiny_params(seed: int = 0, config: QwenVLConfig = CONFIG) -> Params:
     """Random parameters as wide as trained ones, with biases and scales away from 0 and 1."""
     rng = np.random.default_rng(seed)
 
@@ -30,11 +42,11 @@ def tiny_params(seed: int = 0) -> Params:
         is_scale = path[-1].key == "scale"
         return (rng.normal(size=leaf.shape) * 0.12 + is_scale).astype(np.float32)
 
-    shapes = jax.eval_shape(lambda: init_policy_params(CONFIG, jax.random.key(0)))
+    shapes = jax.eval_shape(lambda: init_policy_params(config, jax.random.key(0)))
     return jax.device_put(jax.tree_util.tree_map_with_path(draw, shapes))
 
 
-def odd_prompts(*, padding: str = "left", seed: int = 0) -> PromptInputs:
+def odd_prompts(*, padding: str = "left", seed: int = 0, config: QwenVLConfig = CONFIG) -> PromptInputs:
     """Two prompts of different length, one with an image whose windows are cut, one without an image."""
     rng = np.random.default_rng(seed)
     grid = (1, 6, 4)
@@ -44,8 +56,8 @@ def odd_prompts(*, padding: str = "left", seed: int = 0) -> PromptInputs:
     for index, row in enumerate(rows):
         where = slice(length - len(row), length) if padding == "left" else slice(0, len(row))
         input_ids[index, where], attention_mask[index, where] = row, 1
-    pixels = rng.normal(size=(grid[1] * grid[2], 1176)).astype(np.float32)
-    return prompt_inputs_from_huggingface(input_ids, attention_mask, pixels, np.array([grid]), CONFIG)
+    pixels = rng.normal(size=(grid[1] * grid[2], config.vision.patch_width)).astype(np.float32)
+    return prompt_inputs_from_huggingface(input_ids, attention_mask, pixels, np.array([grid]), config)
 
 
 def odd_completions(*, group_size: int = 3, steps: int = 7, seed: int = 1) -> np.ndarray:

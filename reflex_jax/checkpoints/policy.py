@@ -149,7 +149,7 @@ def policy_logits(
     policy: Policy,
     input_ids: Int[np.ndarray, "B S"],
     attention_mask: Int[np.ndarray, "B S"],
-    pixel_values: Float[np.ndarray, "n 1176"] | None = None,
+    pixel_values: Float[np.ndarray, "n frames"] | None = None,
     image_grid_thw: Int[np.ndarray, "images 3"] | None = None,
 ) -> Float[Array, "B S V"]:
     """Raw float32 logits for inputs named and laid out as Hugging Face's processor returns them.

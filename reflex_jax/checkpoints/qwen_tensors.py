@@ -1,4 +1,4 @@
-"""Which tensors of a Qwen2.5-VL checkpoint make which leaf of our tree: names, shapes and parts, no bytes.
+"""Which tensors of a policy's checkpoint make which leaf of our tree: names, shapes and parts, no bytes.
 
 The names are the hub's (`model.`, `visual.`); other spellings are turned into them by `hub_name`.
 """
@@ -31,15 +31,21 @@ _TEXT_LAYER = {
 }
 _VISION_LAYER = {
     "norm1/scale": "norm1.weight",
+    "norm1/bias": "norm1.bias",
     "o/kernel": "attn.proj.weight",
     "o/bias": "attn.proj.bias",
     "norm2/scale": "norm2.weight",
+    "norm2/bias": "norm2.bias",
     "gate/kernel": "mlp.gate_proj.weight",
     "gate/bias": "mlp.gate_proj.bias",
     "up/kernel": "mlp.up_proj.weight",
     "up/bias": "mlp.up_proj.bias",
     "down/kernel": "mlp.down_proj.weight",
     "down/bias": "mlp.down_proj.bias",
+    "fc1/kernel": "mlp.fc1.weight",
+    "fc1/bias": "mlp.fc1.bias",
+    "fc2/kernel": "mlp.fc2.weight",
+    "fc2/bias": "mlp.fc2.bias",
 }
 _SINGLE = {
     "embed/embedding": "model.embed_tokens.weight",
@@ -47,6 +53,7 @@ _SINGLE = {
     "head/kernel": "lm_head.weight",
     "vision/patch_embed/kernel": "visual.patch_embed.proj.weight",
     "vision/merger/norm/scale": "visual.merger.ln_q.weight",
+    "vision/merger/norm/bias": "visual.merger.ln_q.bias",
     "vision/merger/fc1/kernel": "visual.merger.mlp.0.weight",
     "vision/merger/fc1/bias": "visual.merger.mlp.0.bias",
     "vision/merger/fc2/kernel": "visual.merger.mlp.2.weight",

@@ -2,8 +2,9 @@
 
 The resize rule and the order of the patches equal those of Hugging Face's PIL image processor for Qwen2-VL; pixels stay 8-bit
 levels, and a still picture is kept once: the device normalises and repeats them (`models.patches`). The tower wants more: patches
-sorted into windows of U slots, four consecutive slots making one merged feature. A window cut by the edge of the image keeps
-empty slots, so that every image is a whole number of windows and any aspect ratio is exact.
+sorted into windows of U slots, four consecutive slots making one merged feature. Windows are squares of the image where layers
+read them (Qwen2.5-VL), else runs of its features in reading order. A window cut by the edge or the end of the image keeps empty
+slots, so that every image is a whole number of windows and any aspect ratio is exact.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 Grid = tuple[int, int, int]  # frames, rows, columns, in patches
 # Patches in Hugging Face's order, levels of a still frame or normalised pixels of two, and their grid.
-PatchedImage = tuple[UInt8[np.ndarray, "_ 588"] | Float[np.ndarray, "_ 1176"], Grid]
+PatchedImage = tuple[UInt8[np.ndarray, "_ _"] | Float[np.ndarray, "_ _"], Grid]
 LARGEST_ASPECT_RATIO = 200
 
 
@@ -53,7 +54,7 @@ def smart_resize(height: int, width: int, *, factor: int = 28, min_pixels: int, 
 
 def patchify(
     image: Image.Image, *, min_pixels: int, max_pixels: int, patch: int = 14, merge: int = 2
-) -> tuple[UInt8[np.ndarray, "n 588"], Grid]:
+) -> tuple[UInt8[np.ndarray, "n still"], Grid]:
     """Resizes (bicubic) and cuts an RGB image into flat patches.
 
     Args:
@@ -82,16 +83,20 @@ def patchify(
 
 
 def count_windows(grid: Grid, config: QwenVisionConfig) -> int:
-    """How many attention windows an image fills, those cut by its edge included."""
-    units = _units_per_window_side(config)
+    """How many windows an image fills, those cut by its edge or its end included."""
     rows, columns = _units(grid, config)
+    if config.window_features:
+        return -(-rows * columns // config.window_features)
+    units = _units_per_window_side(config)
     return -(-rows // units) * -(-columns // units)
 
 
 def vision_windows(grid: Grid, config: QwenVisionConfig) -> Int[np.ndarray, "units"]:
     """For each merge unit of an image in reading order, its place among the merged features of the image's windows."""
-    side = _units_per_window_side(config)
     rows, columns = _units(grid, config)
+    if config.window_features:
+        return np.arange(rows * columns, dtype=np.int32)
+    side = _units_per_window_side(config)
     row, column = np.divmod(np.arange(rows * columns), columns)
     window = (row // side) * -(-columns // side) + column // side
     return (window * side**2 + (row % side) * side + column % side).astype(np.int32)
@@ -190,7 +195,7 @@ def feature_index(
 def prompt_inputs_from_huggingface(
     input_ids: Int[np.ndarray, "P Lp"],
     attention_mask: Int[np.ndarray, "P Lp"] | None,
-    pixel_values: Float[np.ndarray, "n 1176"] | None,
+    pixel_values: Float[np.ndarray, "n frames"] | None,
     image_grid_thw: Int[np.ndarray, "images 3"] | None,
     config: QwenVLConfig,
 ) -> PromptInputs:

@@ -12,7 +12,7 @@ from reflex_jax.records import VisionInputs
 from reflex_jax.trees import Array
 
 
-def normalised_patches(vision: VisionInputs, *, frames: int) -> Float[Array, "P W U 1176"]:
+def normalised_patches(vision: VisionInputs, *, frames: int) -> Float[Array, "P W U frames"]:
     """Normalises levels in float32 and repeats a still picture for each frame of a patch.
 
     Args:

@@ -6,6 +6,7 @@ A checkpoint on disk is never read through this table: its own config.json count
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from reflex_jax.models.bert import BertConfig
 from reflex_jax.models.biomedclip import BiomedClipConfig
@@ -14,33 +15,49 @@ from reflex_jax.models.qwen_decoder import QwenTextConfig
 from reflex_jax.models.qwen_vision import QwenVisionConfig
 from reflex_jax.models.qwen_vl import QwenVLConfig
 
+_QWEN_IDS: dict[str, Any] = {
+    "image_token_id": 151655,
+    "video_token_id": 151656,
+    "vision_start_token_id": 151652,
+    "vision_end_token_id": 151653,
+    "eos_token_ids": (151645, 151643),
+    "pad_token_id": 151643,
+}
 
-def _qwen2_5_vl(**sizes: int) -> QwenVLConfig:
+
+def _qwen2_text(**sizes: Any) -> QwenTextConfig:
+    return QwenTextConfig(epsilon=1e-6, rope_theta=1e6, rope_sections=(16, 24, 24), **sizes)
+
+
+def _qwen2_vl(**sizes: Any) -> QwenVLConfig:
+    """One of the family; the sizes that differ are named."""
+    vision = QwenVisionConfig(
+        width=1280, depth=32, heads=16, hidden=5120, output_width=sizes["width"],
+        full_attention_layers=tuple(range(32)), window_features=16, norm="layer", feed_forward="quick_gelu",
+    )  # fmt: skip
+    return QwenVLConfig(family="qwen2_vl", text=_qwen2_text(**sizes), vision=vision, **_QWEN_IDS)
+
+
+def _qwen2_5_vl(**sizes: Any) -> QwenVLConfig:
     """One of the family; the sizes that differ are named."""
     vision = QwenVisionConfig(
         width=1280, depth=32, heads=16, hidden=3420, output_width=sizes["width"], full_attention_layers=(7, 15, 23, 31)
     )
-    text = QwenTextConfig(
-        epsilon=1e-6, rope_theta=1e6, rope_sections=(16, 24, 24), is_tied=bool(sizes.pop("is_tied", 0)), **sizes
-    )
-    return QwenVLConfig(
-        text=text,
-        vision=vision,
-        image_token_id=151655,
-        video_token_id=151656,
-        vision_start_token_id=151652,
-        vision_end_token_id=151653,
-        eos_token_ids=(151645, 151643),
-        pad_token_id=151643,
-    )
+    return QwenVLConfig(text=_qwen2_text(**sizes), vision=vision, **_QWEN_IDS)
 
 
 POLICIES = {
+    "Qwen2-VL-2B-Instruct": _qwen2_vl(
+        vocabulary=151936, width=1536, layers=28, heads=12, key_heads=2, hidden=8960, is_tied=True
+    ),
+    "Qwen2-VL-7B-Instruct": _qwen2_vl(
+        vocabulary=152064, width=3584, layers=28, heads=28, key_heads=4, hidden=18944, is_tied=False
+    ),
     "Qwen2.5-VL-3B-Instruct": _qwen2_5_vl(
-        vocabulary=151936, width=2048, layers=36, heads=16, key_heads=2, hidden=11008, is_tied=1
+        vocabulary=151936, width=2048, layers=36, heads=16, key_heads=2, hidden=11008, is_tied=True
     ),
     "Qwen2.5-VL-7B-Instruct": _qwen2_5_vl(
-        vocabulary=152064, width=3584, layers=28, heads=28, key_heads=4, hidden=18944
+        vocabulary=152064, width=3584, layers=28, heads=28, key_heads=4, hidden=18944, is_tied=False
     ),
 }
 JUDGES = {

@@ -1,7 +1,8 @@
-"""The vision tower of Qwen2.5-VL: patches in attention windows, a few layers that read the whole image, a 2x2 merger.
+"""The vision towers: patches in windows, layers that read their window or the whole image, a merger; flags tell families apart.
 
 Patches arrive sorted into windows (`reflex_jax.data.images`), so window attention is a mask over one axis and nothing
-here depends on the size of an image. Empty slots are computed and never read.
+here depends on the size of an image. Empty slots are computed and never read. Qwen2.5-VL reads square windows and the
+whole image in a few layers; Qwen2-VL reads the whole image in all of them.
 """
 
 from __future__ import annotations
@@ -19,7 +20,15 @@ from jaxtyping import Float, Int
 
 from reflex_jax.models import attention
 from reflex_jax.models.attention_choice import XLA, AttentionChoice
-from reflex_jax.models.layers import RMSNorm, apply, checkpointed, dense, gated_feed_forward, product_precision
+from reflex_jax.models.layers import (
+    LayerNorm,
+    RMSNorm,
+    apply,
+    checkpointed,
+    dense,
+    gated_feed_forward,
+    product_precision,
+)
 from reflex_jax.models.patches import normalised_patches
 from reflex_jax.models.rope import Rotation, image_rotation, rotate, rotate_exactly
 from reflex_jax.records import VisionInputs
@@ -28,6 +37,13 @@ from reflex_jax.trees import Array, Params
 
 EPSILON = 1e-6  # of every norm of the tower; not part of the checkpoint's configuration
 ImageAttention = Callable[[Array, Array, Array, Array], Array]
+# of a feed-forward block of two products, by the names of transformers
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
+    "gelu": partial(nn.gelu, approximate=False),
+    "gelu_pytorch_tanh": partial(nn.gelu, approximate=True),
+}
+GATED = "gated silu"  # the feed-forward block of three products
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +56,15 @@ class QwenVisionConfig:
     hidden: int  # of the feed-forward block
     output_width: int  # of the decoder
     full_attention_layers: tuple[int, ...]  # the others read their own window only
-    window_size: int = 112  # pixels
+    window_size: int = 112  # pixels per side of a square window
+    # merged features of a window where windows are runs in reading order, which cut no picture into squares; 0: squares
+    window_features: int = 0
     patch_size: int = 14  # pixels
     merge_size: int = 2  # patches per side that make one feature
     temporal_patch_size: int = 2  # frames in one patch; a still image is repeated
     channels: int = 3
+    norm: str = "rms"  # or "layer", with a bias
+    feed_forward: str = GATED  # or one of ACTIVATIONS
 
     @property
     def patch_width(self) -> int:
@@ -59,7 +79,14 @@ class QwenVisionConfig:
     @property
     def patches_per_window(self) -> int:
         """U, the slots of one attention window."""
+        if self.window_features:
+            return self.window_features * self.patches_per_feature
         return (self.window_size // self.patch_size) ** 2
+
+    @property
+    def hidden_products(self) -> int:
+        """How many products of a feed-forward block are `hidden` wide."""
+        return 2 if self.feed_forward == GATED else 1
 
     @property
     def patches_per_feature(self) -> int:
@@ -67,8 +94,24 @@ class QwenVisionConfig:
         return self.merge_size**2
 
 
+def _normed(x: Float[Array, "*rows D"], config: QwenVisionConfig, name: str) -> Float[Array, "*rows D"]:
+    """The norm of the tower's family. Called inside a module, whose parameters it declares."""
+    if config.norm == "rms":
+        return RMSNorm(EPSILON, name=name)(x)
+    # the fast variance, E[x^2] - E[x]^2, loses digits of rows that lie far from 0
+    return LayerNorm(epsilon=EPSILON, use_fast_variance=False, name=name)(x)
+
+
+def _fed_forward(x: Float[Array, "*rows D"], config: QwenVisionConfig) -> Float[Array, "*rows D"]:
+    """The feed-forward block of the tower's family. Called inside a module, whose parameters it declares."""
+    if config.feed_forward == GATED:
+        return gated_feed_forward(x, hidden=config.hidden, use_bias=True)
+    wide = ACTIVATIONS[config.feed_forward](dense(config.hidden, "fc1", use_bias=True)(x))
+    return dense(config.width, "fc2", use_bias=True)(wide)
+
+
 class VisionLayer(nn.Module):
-    """One pre-norm block: attention, then a gated feed-forward block."""
+    """One pre-norm block: attention, then a feed-forward block."""
 
     config: QwenVisionConfig
 
@@ -78,14 +121,13 @@ class VisionLayer(nn.Module):
     ) -> Float[Array, "P W U D"]:
         """Applies the block; `attend` is `window_attention` or `image_attention`."""
         width, heads = self.config.width, self.config.heads
-        normed = RMSNorm(EPSILON, name="norm1")(x)
+        normed = _normed(x, self.config, "norm1")
         queries, keys, values = (
             dense(width, name, use_bias=True)(normed).reshape(*x.shape[:-1], heads, width // heads) for name in "qkv"
         )
         mixed = attend(rotate_exactly(queries, rotation), rotate(keys, rotation), values, image_ids)
         x = x + dense(width, "o", use_bias=True)(mixed.reshape(x.shape))
-        normed = RMSNorm(EPSILON, name="norm2")(x)
-        return x + gated_feed_forward(normed, hidden=self.config.hidden, use_bias=True)
+        return x + _fed_forward(_normed(x, self.config, "norm2"), self.config)
 
 
 class PatchMerger(nn.Module):
@@ -97,7 +139,7 @@ class PatchMerger(nn.Module):
     def __call__(self, x: Float[Array, "P W U D"]) -> Float[Array, "P F out"]:
         """Merges four consecutive slots into one feature."""
         wide = self.config.width * self.config.patches_per_feature
-        x = RMSNorm(EPSILON, name="norm")(x).reshape(x.shape[0], -1, wide)
+        x = _normed(x, self.config, "norm").reshape(x.shape[0], -1, wide)
         x = nn.gelu(dense(wide, "fc1", use_bias=True)(x), approximate=False)
         return dense(self.config.output_width, "fc2", use_bias=True)(x)
 
@@ -167,8 +209,13 @@ def init_vision_params(config: QwenVisionConfig, key: jax.Array) -> Params:
 
 
 def _period_of_kinds(config: QwenVisionConfig) -> tuple[bool, ...]:
-    """Which layers read the whole image, as the shortest pattern that repeats (seven windowed ones and a full one)."""
+    """Which layers read the whole image, as the shortest pattern that repeats (seven windowed ones and a full one).
+
+    Layers that are all of one kind are one scan as they are.
+    """
     kinds = tuple(index in config.full_attention_layers for index in range(config.depth))
+    if len(set(kinds)) == 1:
+        return kinds
     lengths = (n for n in range(1, config.depth + 1) if config.depth % n == 0)
     return next(kinds[:n] for n in lengths if kinds[:n] * (config.depth // n) == kinds)
 

@@ -140,7 +140,9 @@ class _Shapes:
             return vision.depth * self.slots * vision.width * self.number
         full = len(vision.full_attention_layers)
         windowed = 4 * vision.heads / self.tensor * self.slots * vision.patches_per_window
-        rows = ((5 * vision.width + 2 * vision.hidden) * self.number + 4 * vision.width) / self.tensor
+        rows = (
+            (5 * vision.width + vision.hidden_products * vision.hidden) * self.number + 4 * vision.width
+        ) / self.tensor
         return vision.depth * self.slots * rows + full * self.image_scores() + (vision.depth - full) * windowed
 
     def logits(self, prompts: float) -> float:
@@ -186,7 +188,8 @@ class _Shapes:
         """The same of a vision layer that reads the whole image."""
         rows: dict[str, float] = {"rows of one layer": 6 * self.slots * self.vision.width * self.number}
         return rows | self._backward(
-            self.image_scores(), 2 * self.slots * self.vision.hidden / self.tensor * self.number
+            self.image_scores(),
+            self.slots * self.vision.hidden_products * self.vision.hidden / self.tensor * self.number,
         )
 
     def _backward(self, scores: float, block: float) -> dict[str, float]:

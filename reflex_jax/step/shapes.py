@@ -123,4 +123,7 @@ def smallest_prompt(data: DataConfig, vision: QwenVisionConfig) -> PromptSizes:
     """What every question of a run needs at least: its picture, as small as `data` allows, and the tokens of that."""
     # a side that is cut down to whole features loses less than half
     pixels = min(data.min_pixels, data.max_pixels // 4)
-    return PromptSizes(1 + pixels // (vision.patch_size * vision.merge_size) ** 2, -(-pixels // vision.window_size**2))
+    return PromptSizes(
+        1 + pixels // (vision.patch_size * vision.merge_size) ** 2,
+        -(-pixels // (vision.patches_per_window * vision.patch_size**2)),
+    )

@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from reflex_jax.models.attention_choice import AttentionChoice
 from reflex_jax.models.qwen_vl import init_policy_params, prompt_logits
 from reflex_jax.records import PromptInputs
 from tests.laid_out import log_probs_in_rows, sequences_in_rows
-from tests.tiny_policy import ALLOWED, CONFIG, odd_completions, odd_prompts, tiny_params
+from tests.tiny_policy import ALLOWED, CONFIG, CONFIGS, odd_completions, odd_prompts, tiny_params
 
 TOLERANCE = 1e-4  # of the largest number of a leaf; the sums cancel, 4e-5 was seen
 TEMPERATURE = 0.7
@@ -38,11 +39,11 @@ def repeated_prompts(prompts: PromptInputs, tokens: np.ndarray) -> PromptInputs:
     )
 
 
-def repeated_log_probs(params, prompts: PromptInputs, tokens: np.ndarray) -> jax.Array:
+def repeated_log_probs(params, prompts: PromptInputs, tokens: np.ndarray, config=CONFIG) -> jax.Array:
     """The oracle: G whole sequences per prompt, full logits, log_softmax."""
     whole = repeated_prompts(prompts, tokens)
     length, steps = prompts.tokens.shape[1], tokens.shape[2]
-    logits = jnp.where(ALLOWED, prompt_logits(params, whole, CONFIG) / TEMPERATURE, -jnp.inf)
+    logits = jnp.where(ALLOWED, prompt_logits(params, whole, config) / TEMPERATURE, -jnp.inf)
     last = jnp.where(whole.is_valid[:, :length], jnp.arange(length), 0).max(1)
     rows = jnp.concatenate([last[:, None], jnp.broadcast_to(length + jnp.arange(steps - 1), (len(last), steps - 1))], 1)
     log_probs = jax.nn.log_softmax(jnp.take_along_axis(logits, rows[..., None], axis=1))
@@ -95,6 +96,22 @@ def test_shared_path_has_values_and_gradients_of_repeated_path(params, expected,
     errors = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max() / jnp.abs(b).max()), got, expected)
     assert max(jax.tree.leaves(errors)) < TOLERANCE, errors
     assert all(float(jnp.abs(leaf).max()) > 0 for leaf in jax.tree.leaves(got[1]["vision"]))
+
+
+@pytest.mark.parametrize("family", [family for family in CONFIGS if family != CONFIG.family])
+def test_shared_path_of_every_family_has_values_and_gradients_of_its_repeated_path(family):
+    """In blocks, with layers computed again and logits in chunks, against scores in memory and nothing shared."""
+    config, tokens = CONFIGS[family], odd_completions()
+    params, prompts = tiny_params(config=config), odd_prompts(padding="right", config=config)
+    sequences = sequences_in_rows(prompts, tokens)
+    how = {"attention": AttentionChoice("blocked"), "remat": True, "log_prob_chunk": 13}
+    got = gradients_of(
+        lambda p: log_probs_in_rows(p, sequences, config, allowed=ALLOWED, temperature=TEMPERATURE, **how)[0], params
+    )
+    expected = gradients_of(lambda p: repeated_log_probs(p, prompts, tokens, config), params)
+    errors = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max() / jnp.abs(b).max()), got, expected)
+    assert max(jax.tree.leaves(errors)) < TOLERANCE, errors
+    assert all(float(jnp.abs(leaf).max()) > 0 for leaf in jax.tree.leaves(got[1]))
 
 
 def test_padding_side_and_amount_change_nothing(params):

@@ -1,4 +1,4 @@
-"""Tiny random Qwen2.5-VL checkpoints written by transformers, and batches of odd images to compare on."""
+"""Tiny random checkpoints of each family written by transformers, and batches of odd images to compare on."""
 
 import json
 from pathlib import Path
@@ -9,17 +9,17 @@ VOCABULARY = 160
 IMAGE, VIDEO, VISION_START, VISION_END, EOS, PAD = 150, 151, 152, 153, 154, 155
 
 
-def write_checkpoint(directory: Path, *, is_tied: bool = True, seed: int = 0) -> Path:
-    """Saves a random model in the hub's layout (flat config.json, hub tensor names) and returns its directory."""
+def write_checkpoint(directory: Path, *, family: str = "qwen2_5_vl", is_tied: bool = True, seed: int = 0) -> Path:
+    """Saves a random model in the hub's layout of its family (config.json and names) and returns its directory."""
     import torch
     from safetensors.torch import save_file
-    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "config.json").write_text(json.dumps(_config(is_tied)))
+    (directory / "config.json").write_text(json.dumps(CONFIGS[family](is_tied)))
     (directory / "generation_config.json").write_text(json.dumps({"eos_token_id": [EOS, 149], "pad_token_id": PAD}))
     torch.manual_seed(seed)
-    model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig.from_pretrained(directory)).float()
+    model_class = _model_class(family)
+    model = model_class(model_class.config_class.from_pretrained(directory)).float()
     with torch.no_grad():
         for parameter in model.parameters():  # as wide as trained weights; biases and norms away from 0 and 1
             if parameter.ndim > 1:
@@ -27,7 +27,7 @@ def write_checkpoint(directory: Path, *, is_tied: bool = True, seed: int = 0) ->
             else:
                 parameter.add_(0.1 * torch.randn_like(parameter))
     tensors = {
-        name.replace("model.language_model.", "model.").replace("model.visual.", "visual."): tensor.contiguous()
+        hub_spelling(name, family): tensor.contiguous()
         for name, tensor in model.state_dict().items()
         if not (is_tied and name == "lm_head.weight")
     }
@@ -35,14 +35,24 @@ def write_checkpoint(directory: Path, *, is_tied: bool = True, seed: int = 0) ->
     return directory
 
 
+def hub_spelling(name: str, family: str) -> str:
+    """A parameter of the torch model as the hub's files of its family name it."""
+    return name.replace("model.language_model.", "model.").replace("model.visual.", "visual.")
+
+
+def _model_class(family: str):
+    import transformers
+
+    return getattr(transformers, MODEL_CLASSES[family])
+
+
 def load_torch(directory: Path):
     """The same checkpoint as a torch model."""
-    from transformers import Qwen2_5_VLForConditionalGeneration
+    family = json.loads((directory / "config.json").read_text())["model_type"]
+    return _model_class(family).from_pretrained(directory, attn_implementation="eager").float().eval()
 
-    return Qwen2_5_VLForConditionalGeneration.from_pretrained(directory, attn_implementation="eager").float().eval()
 
-
-def batch(*, padding: str, seed: int = 0) -> dict[str, np.ndarray]:
+def batch(*, padding: str, seed: int = 0, pixels_of_patch: int = 1176) -> dict[str, np.ndarray]:
     """Three rows as a Hugging Face processor would make them.
 
     Row 0 has a wide image whose windows are cut on both sides, row 1 none, row 2 a tall one and a small one: two aspect
@@ -63,7 +73,7 @@ def batch(*, padding: str, seed: int = 0) -> dict[str, np.ndarray]:
         where = slice(length - len(row), length) if padding == "left" else slice(0, len(row))
         input_ids[index, where], attention_mask[index, where] = row, 1
     flat = [grid for images in grids for grid in images]
-    pixels = rng.normal(size=(sum(h * w for _, h, w in flat), 1176)).astype(np.float32)
+    pixels = rng.normal(size=(sum(h * w for _, h, w in flat), pixels_of_patch)).astype(np.float32)
     return {
         "input_ids": input_ids,
         "attention_mask": attention_mask,
@@ -87,18 +97,41 @@ def relative_error(got: np.ndarray, expected: np.ndarray) -> float:
     return float(np.abs(got - expected).max() / np.abs(expected).max())
 
 
-def _config(is_tied: bool) -> dict:
+_ROOT = {
+    "image_token_id": IMAGE, "video_token_id": VIDEO, "vision_start_token_id": VISION_START,
+    "vision_end_token_id": VISION_END,
+}  # fmt: skip
+_TEXT = {
+    "hidden_act": "silu", "hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_hidden_layers": 3,
+    "num_key_value_heads": 2, "rms_norm_eps": 1e-6, "rope_theta": 1e6, "vocab_size": VOCABULARY, "bos_token_id": PAD,
+    "eos_token_id": EOS, "max_position_embeddings": 4096, "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]},
+}  # fmt: skip
+_QWEN2 = {"use_sliding_window": False, "sliding_window": 32768, "max_window_layers": 3}
+
+
+def _qwen2_5_vl(is_tied: bool) -> dict:
     return {
-        "model_type": "qwen2_5_vl", "architectures": ["Qwen2_5_VLForConditionalGeneration"], "hidden_act": "silu",
-        "image_token_id": IMAGE, "video_token_id": VIDEO, "vision_start_token_id": VISION_START,
-        "vision_end_token_id": VISION_END, "bos_token_id": PAD, "eos_token_id": EOS, "hidden_size": 64,
-        "intermediate_size": 96, "num_attention_heads": 4, "num_hidden_layers": 3, "num_key_value_heads": 2,
-        "rms_norm_eps": 1e-6, "rope_theta": 1e6, "tie_word_embeddings": is_tied, "vocab_size": VOCABULARY,
-        "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]}, "use_sliding_window": False,
-        "sliding_window": 32768, "max_window_layers": 3, "max_position_embeddings": 4096,
+        "model_type": "qwen2_5_vl", "architectures": ["Qwen2_5_VLForConditionalGeneration"], **_ROOT, **_TEXT, **_QWEN2,
+        "tie_word_embeddings": is_tied,
         "vision_config": {
             "depth": 4, "hidden_act": "silu", "hidden_size": 32, "intermediate_size": 44, "num_heads": 2, "in_chans": 3,
             "out_hidden_size": 64, "patch_size": 14, "spatial_merge_size": 2, "spatial_patch_size": 14,
             "window_size": 112, "fullatt_block_indexes": [1, 3], "tokens_per_second": 2, "temporal_patch_size": 2,
         },
     }  # fmt: skip
+
+
+def _qwen2_vl(is_tied: bool) -> dict:
+    """Its tower names the decoder's width `hidden_size`, and leaves out what is as published."""
+    return {
+        "model_type": "qwen2_vl", "architectures": ["Qwen2VLForConditionalGeneration"], **_ROOT, **_TEXT, **_QWEN2,
+        "tie_word_embeddings": is_tied,
+        "vision_config": {
+            "depth": 3, "embed_dim": 32, "hidden_size": 64, "num_heads": 2, "in_chans": 3, "model_type": "qwen2_vl",
+            "spatial_patch_size": 14,
+        },
+    }  # fmt: skip
+
+
+CONFIGS = {"qwen2_5_vl": _qwen2_5_vl, "qwen2_vl": _qwen2_vl}
+MODEL_CLASSES = {"qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration", "qwen2_vl": "Qwen2VLForConditionalGeneration"}

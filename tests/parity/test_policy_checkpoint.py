@@ -14,6 +14,8 @@ from reflex_jax.checkpoints.huggingface import load_policy_params, save_policy_p
 from reflex_jax.checkpoints.paths import resolve_checkpoint
 from reflex_jax.checkpoints.policy import policy_shardings, save_policy
 from reflex_jax.config import ConfigError, MeshConfig
+from reflex_jax.models.published import published_policy
+from reflex_jax.models.qwen_config import MODEL_TYPES
 from reflex_jax.models.qwen_vl import init_policy_params, read_qwen_config
 from reflex_jax.sharding import make_mesh
 from tests.parity import qwen_reference as reference
@@ -126,6 +128,21 @@ def source(request, tmp_path):
         tensors[name] = tensors[name].astype(dtype)
     save_file(tensors, directory / "model.safetensors")
     return directory
+
+
+@pytest.mark.parametrize("family", MODEL_TYPES)
+def test_what_transformers_saves_of_a_family_comes_back_with_its_names_byte_for_byte(tmp_path, family):
+    """Its own save_pretrained is the source, its own from_pretrained reads what we write: nothing missing, nothing extra."""
+    model = reference.load_torch(reference.write_checkpoint(tmp_path / "written", family=family))
+    model.save_pretrained(tmp_path / "source")
+    config = read_qwen_config(tmp_path / "source")
+    assert config.family == family
+    shardings = policy_shardings(config, make_mesh(MeshConfig(data=2, fsdp=2, tensor=2)))
+    params = load_policy_params(tmp_path / "source", config, jnp.float32, shardings)
+    save_policy(tmp_path / "source", config, params, tmp_path / "copy")
+    assert_same_bytes(tmp_path / "source", tmp_path / "copy")
+    _, report = type(model).from_pretrained(tmp_path / "copy", output_loading_info=True)
+    assert not any(report.values()), report
 
 
 @pytest.mark.parametrize("mesh", [None, MeshConfig(data=2, fsdp=2, tensor=2)], ids=["one device", "mesh"])
@@ -260,7 +277,7 @@ def test_a_head_beside_a_tied_embedding_is_accepted_only_if_it_is_the_embedding(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "qwen3_vl"}, "expected model_type qwen2_5_vl; got 'qwen3_vl'"),
+        ({"model_type": "llava"}, "expected model_type qwen2_vl or qwen2_5_vl.*; got 'llava'"),
         ({"hidden_act": "gelu"}, "hidden_act: expected 'silu', got 'gelu'"),
         ({"use_sliding_window": True}, "use_sliding_window: expected False, got True"),
         ({"rope_scaling": {"type": "yarn", "mrope_section": [2, 3, 3]}}, "type: expected 'mrope' or 'default'"),
@@ -278,6 +295,21 @@ def test_an_incomplete_config_is_refused_by_name(tied, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(raw))
     with pytest.raises(ConfigError, match="num_hidden_layers: expected .* got nothing"):
         read_qwen_config(tmp_path)
+
+
+def test_the_qwen2_vl_configuration_of_the_hub_is_understood_but_for_its_quantised_weights(data_root, tmp_path):
+    """Of the AWQ variant, whose tower leaves out all that is as transformers' defaults."""
+    source = data_root / "tokenizers" / "qwen2-vl-2b-instruct-awq"
+    with pytest.raises(ConfigError, match="quantization_config: expected none"):
+        read_qwen_config(source)
+    raw = json.loads((source / "config.json").read_text())
+    del raw["quantization_config"]
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    (tmp_path / "generation_config.json").write_bytes((source / "generation_config.json").read_bytes())
+    config = read_qwen_config(tmp_path)
+    assert config == published_policy("Qwen2-VL-2B-Instruct")
+    shapes = jax.eval_shape(lambda: init_policy_params(config, jax.random.key(0)))
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == 2_208_985_600  # of its card: 2B
 
 
 def test_the_7b_configuration_of_the_hub_is_understood(data_root):

@@ -1,4 +1,4 @@
-"""Qwen2.5-VL against transformers on the same weights: features, logits, log-probs, gradients.
+"""Each family of policies against transformers on the same weights: features, logits, log-probs, gradients.
 
 Everything is float32 on both sides; the issue's bound of 1e-4 of the largest number leaves room for the order of sums
 only (1e-6 is usual). The batches hold two aspect ratios, windows cut by the edge of the image, two images in a row, and
@@ -15,6 +15,7 @@ from flax.traverse_util import flatten_dict
 
 from reflex_jax.checkpoints.huggingface import load_policy_params
 from reflex_jax.data.images import merged_feature_order, prompt_inputs_from_huggingface
+from reflex_jax.models.qwen_config import MODEL_TYPES
 from reflex_jax.models.qwen_vl import encode_images, prompt_logits, read_qwen_config
 from tests.laid_out import log_probs_in_rows, sequences_in_rows
 from tests.parity import qwen_reference as reference
@@ -23,7 +24,7 @@ TOLERANCE = 1e-4
 GRADIENT_TOLERANCE = 1e-3
 TEMPERATURE = 0.8
 
-# our leaf -> tensor of the torch model, how to bring the torch gradient into our layout
+# our leaf -> tensor of the torch model, how to bring the torch gradient into our layout; those that a family has
 NAMED_TENSORS = {
     "embed/embedding": ("model.language_model.embed_tokens.weight", lambda g: g),
     "layers/q/bias": ("model.language_model.layers.1.self_attn.q_proj.bias", lambda g: g),
@@ -35,15 +36,20 @@ NAMED_TENSORS = {
     "vision/layers/v/kernel": ("model.visual.blocks.1.attn.qkv.weight", lambda g: np.split(g, 3)[2].T),
     "vision/layers/q/bias": ("model.visual.blocks.1.attn.qkv.bias", lambda g: np.split(g, 3)[0]),
     "vision/layers/down/kernel": ("model.visual.blocks.1.mlp.down_proj.weight", lambda g: g.T),
+    "vision/layers/fc1/kernel": ("model.visual.blocks.1.mlp.fc1.weight", lambda g: g.T),
+    "vision/layers/norm2/bias": ("model.visual.blocks.1.norm2.bias", lambda g: g),
     "vision/merger/fc1/bias": ("model.visual.merger.mlp.0.bias", lambda g: g),
     "vision/merger/norm/scale": ("model.visual.merger.ln_q.weight", lambda g: g),
+    "head/kernel": ("lm_head.weight", lambda g: g.T),
 }
 
 
-@pytest.fixture(scope="module", params=["tied", "untied"])
+@pytest.fixture(scope="module", params=["tied", "untied", "qwen2_vl"])
 def policy(request, tmp_path_factory):
-    """(torch model, our parameters, config) of one checkpoint."""
-    directory = reference.write_checkpoint(tmp_path_factory.mktemp("policy"), is_tied=request.param == "tied")
+    """(torch model, our parameters, config) of one checkpoint: two of Qwen2.5-VL, one of each other family."""
+    family = request.param if request.param in MODEL_TYPES else "qwen2_5_vl"
+    is_tied = request.param != "untied"
+    directory = reference.write_checkpoint(tmp_path_factory.mktemp("policy"), family=family, is_tied=is_tied)
     config = read_qwen_config(directory)
     return reference.load_torch(directory), load_policy_params(directory, config), config
 
@@ -112,9 +118,10 @@ def test_vision_features_are_those_of_transformers(policy):
     assert reference.relative_error(got, torch.cat(expected).numpy()) < TOLERANCE
 
 
-def test_log_probs_and_gradients_are_those_of_transformers(policy):
+def test_log_probs_and_gradients_are_those_of_transformers(policy, tmp_path):
     """The loss weights every log-prob differently, so that no two errors cancel."""
     import torch
+    from safetensors.torch import save_file
 
     model, params, config = policy
     inputs, completions = reference.batch(padding="left"), random_completions(3)
@@ -133,16 +140,21 @@ def test_log_probs_and_gradients_are_those_of_transformers(policy):
 
     gradients, got = jax.jit(jax.grad(loss, has_aux=True))(params)
     assert reference.relative_error(got, expected.detach().numpy()) < TOLERANCE
-    of_torch = dict(model.named_parameters())
-    names = dict(NAMED_TENSORS)
-    if not config.text.is_tied:
-        names["head/kernel"] = ("lm_head.weight", lambda g: g.T)
+    of_torch = {name: parameter for name, parameter in model.named_parameters() if parameter.grad is not None}
     flat = flatten_dict(gradients, sep="/")
-    for path, (name, arrange) in names.items():
+    named = {path: named for path, named in NAMED_TENSORS.items() if named[0] in of_torch}
+    assert len(named) >= 10 and (config.text.is_tied or "head/kernel" in named)
+    for path, (name, arrange) in named.items():
         got = np.asarray(flat[path])
         got = got[1] if "layers/" in path else got
         error = reference.relative_error(got, arrange(of_torch[name].grad.numpy()))
         assert error < GRADIENT_TOLERANCE, (path, error)
+    # and all of them, through the names of a checkpoint, which the logits hold
+    grads = {reference.hub_spelling(name, config.family): p.grad.contiguous() for name, p in of_torch.items()}
+    save_file(grads, tmp_path / "model.safetensors")
+    whole = load_policy_params(tmp_path, config)
+    errors = jax.tree.map(reference.relative_error, gradients, whole)
+    assert max(jax.tree.leaves(errors)) < GRADIENT_TOLERANCE, errors
 
 
 def test_half_precision_is_as_near_to_float32_as_that_of_transformers(policy):

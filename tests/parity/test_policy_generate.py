@@ -17,9 +17,11 @@ from tests.parity import qwen_reference as reference
 STEPS = 24
 
 
-@pytest.mark.parametrize("is_tied", [True, False], ids=["tied", "untied"])
-def test_greedy_tokens_are_those_of_transformers(tmp_path, is_tied):
-    directory = reference.write_checkpoint(tmp_path, is_tied=is_tied, seed=5)
+@pytest.mark.parametrize(
+    ("family", "is_tied"), [("qwen2_5_vl", True), ("qwen2_5_vl", False), ("qwen2_vl", True)], ids=str
+)
+def test_greedy_tokens_are_those_of_transformers(tmp_path, family, is_tied):
+    directory = reference.write_checkpoint(tmp_path, family=family, is_tied=is_tied, seed=5)
     model, config = reference.load_torch(directory), read_qwen_config(directory)
     inputs = reference.batch(padding="left", seed=7)
     free = _torch_generate(model, inputs, eos_ids=[reference.EOS])

@@ -5,18 +5,20 @@ import importlib.util
 
 import jax
 import pytest
+from jax.sharding import AbstractMesh, AxisType
 
 from reflex_jax.cli import main
 from reflex_jax.config import Component, ConfigError
 from reflex_jax.config_reader import load_config
 from reflex_jax.models.biomedclip import read_judge_config
-from reflex_jax.models.published import published_judge, published_policy
+from reflex_jax.models.published import POLICIES, published_judge, published_policy
 from reflex_jax.models.qwen_vl import read_qwen_config
 from reflex_jax.planning.frugal import rounded_settings, said_of, waiting_settings, with_settings
+from reflex_jax.planning.memory import estimate_memory
 from reflex_jax.planning.plan import _frugal_settings, adapt, find_remedy, largest_microbatch, plan_run
 from reflex_jax.planning.report import describe_plan, describe_verdict
 from reflex_jax.planning.topology import Topology, find_topology
-from reflex_jax.sharding import make_mesh
+from reflex_jax.sharding import MESH_AXES, make_mesh
 from reflex_jax.step.abstract_run import abstract_run, bytes_on_device
 from reflex_jax.step.models import load_models, load_params
 from reflex_jax.step.program import build_program
@@ -26,6 +28,13 @@ SMALL = [
     "grpo.prompts_per_step=32", "grpo.group_size=4", "rollout.max_new_tokens=64", "data.max_prompt_tokens=64",
     "data.max_pixels=12544", "memory.remat=true", "mesh.fsdp=4", "mesh.tensor=2", "judge.max_statement_tokens=16",
 ]  # fmt: skip
+
+
+# in billions, of the models' cards: with the embedding once where the head is tied to it
+PARAMETERS = {
+    "Qwen2-VL-2B-Instruct": 2.21, "Qwen2-VL-7B-Instruct": 8.29, "Qwen2.5-VL-3B-Instruct": 3.75,
+    "Qwen2.5-VL-7B-Instruct": 8.29,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +163,20 @@ def test_published_sizes_are_those_of_their_config_files(data_root):
     judge = "BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
     assert published_judge(judge) == read_judge_config(tokenizers / "biomedclip")
     assert published_policy("elsewhere") is None
+
+
+@pytest.mark.parametrize(("name", "billions"), PARAMETERS.items())
+def test_every_published_policy_is_planned_by_its_name(name, billions):
+    config = load_config("configs/reflex_med_3b.yaml", ["data.root=unread", f"policy.path=somewhere/{name}"])
+    run = abstract_run(
+        config, named_shapes(config, AbstractMesh((1, 1, 1), MESH_AXES, axis_types=(AxisType.Auto,) * 3))
+    )
+    assert sum(leaf.size for leaf in jax.tree.leaves(run.state.params)) / 1e9 == pytest.approx(billions, abs=0.01)
+    estimate = estimate_memory(run)
+    assert estimate.resident["float32 masters"] == pytest.approx(4e9 * billions, rel=0.01)
+    for phase in ("update: pictures", "update: language model", "generate: tokens"):
+        assert sum(estimate.phases[phase].values()) > 1e9
+    assert set(PARAMETERS) == POLICIES.keys()
 
 
 def test_the_3b_policy_has_as_many_parameters_as_its_card_says():

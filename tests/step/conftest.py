@@ -1,5 +1,6 @@
 """Tiny random models and one batch, for tests of the step."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,16 @@ POLICY = QwenVLConfig(
     vision=QwenVisionConfig(width=32, depth=2, heads=2, hidden=48, output_width=32, full_attention_layers=(1,), window_size=28),
     image_token_id=60, video_token_id=61, vision_start_token_id=58, vision_end_token_id=59, eos_token_ids=(1,), pad_token_id=0,
 )  # fmt: skip
+POLICIES = {
+    "qwen2_5_vl": POLICY,
+    "qwen2_vl": dataclasses.replace(
+        POLICY, family="qwen2_vl",
+        vision=QwenVisionConfig(
+            width=32, depth=2, heads=2, hidden=48, output_width=32, full_attention_layers=(0, 1), window_features=1,
+            norm="layer", feed_forward="quick_gelu",
+        ),
+    ),
+}  # fmt: skip
 JUDGE = BiomedClipConfig(
     vision=VisionTowerConfig(image_size=32, patch_size=8, width=32, depth=2, heads=2, hidden=64),
     text=BertConfig(

@@ -11,6 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from reflex_jax.config import ConfigError, MeshConfig
 from reflex_jax.models.partitioning import policy_table
+from reflex_jax.models.qwen_config import MODEL_TYPES
 from reflex_jax.models.qwen_vl import init_policy_params
 from reflex_jax.records import Draws
 from reflex_jax.sharding import (
@@ -27,9 +28,10 @@ from reflex_jax.step.program import build_program
 from reflex_jax.step.sampling import Sampling, Vocabulary
 from reflex_jax.step.shapes import Shapes
 from reflex_jax.step.state import init_state, make_optimizer
-from tests.step.conftest import ALLOWED, POLICY, TinyWorld
+from tests.step.conftest import ALLOWED, POLICIES, POLICY, TinyWorld
 
-GOLDEN = Path(__file__).parent / "partitioning.golden.txt"
+FOLDER = Path(__file__).parent
+GOLDEN = {family: FOLDER / f"partitioning.{family}.golden.txt" for family in MODEL_TYPES}
 SHAPES = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2)]  # data, fsdp, tensor; 8 heads, 2 key/value heads
 
 
@@ -37,19 +39,25 @@ def mesh_of(shape):
     return make_mesh(MeshConfig(data=shape[0], fsdp=shape[1], tensor=shape[2]))
 
 
-def specs(shape, rules) -> dict[str, str]:
+def specs(policy, shape, rules) -> dict[str, str]:
     mesh = mesh_of(shape)
-    abstract = jax.eval_shape(lambda: init_policy_params(POLICY, jax.random.key(0)))
-    tree = parameter_shardings(abstract, policy_table(POLICY, mesh), mesh, rules)
+    abstract = jax.eval_shape(lambda: init_policy_params(policy, jax.random.key(0)))
+    tree = parameter_shardings(abstract, policy_table(policy, mesh), mesh, rules)
     return {path_name(path): ",".join(str(axis or "-") for axis in s.spec) or "whole"
             for path, s in jax.tree_util.tree_leaves_with_path(tree)}  # fmt: skip
 
 
-def test_every_parameter_lies_where_the_golden_file_says():
-    columns = [specs(shape, rules) for shape in ((2, 2, 2), (1, 1, 8)) for rules in (UPDATE_RULES, ROLLOUT_RULES)]
+@pytest.mark.parametrize("family", MODEL_TYPES)
+def test_every_parameter_lies_where_the_golden_file_says(family):
+    policy = POLICIES[family]
+    columns = [
+        specs(policy, shape, rules) for shape in ((2, 2, 2), (1, 1, 8)) for rules in (UPDATE_RULES, ROLLOUT_RULES)
+    ]
     lines = ["parameter | update (2,2,2) | rollout (2,2,2) | update (1,1,8) | rollout (1,1,8)"]
     lines += [" | ".join([name, *(column[name] for column in columns)]) for name in sorted(columns[0])]
-    assert "\n".join(lines) + "\n" == GOLDEN.read_text(), "a parameter moved; if that is meant, write the file anew"
+    assert "\n".join(lines) + "\n" == GOLDEN[family].read_text(), (
+        "a parameter moved; if that is meant, write the file anew"
+    )
 
 
 def test_the_optimiser_is_cut_like_the_parameters():

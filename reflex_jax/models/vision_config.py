@@ -1,0 +1,112 @@
+"""The vision tower as the config.json of each family describes it: sizes, and the flags that tell the towers apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from reflex_jax.models.config_fields import MOST_LAYERS, Fields, is_token
+from reflex_jax.models.qwen_vision import ACTIVATIONS
+
+_THETA = 10_000.0  # of `rope.image_rotation`
+_WINDOW_FEATURES = 16  # of towers without windows of their own: as many slots as a window of Qwen2.5-VL
+
+
+def _windowed(vision: Fields, text: Fields) -> dict[str, Any]:
+    """Qwen2.5-VL: square windows, RMS norms and gated feed-forward blocks."""
+    depth = vision.size("depth", most=MOST_LAYERS)
+    patch, merge = vision.size("patch_size", 14), vision.size("spatial_merge_size", 2)
+    window = vision.size("window_size", 112)
+    if patch and merge and window and window % (patch * merge):
+        vision.wrong("window_size", f"a multiple of patch_size x spatial_merge_size, {patch * merge}")
+    layers = vision.ids("fullatt_block_indexes", below=depth)
+    vision.only("hidden_act", "silu")
+    return {
+        "width": vision.size("hidden_size"),
+        "depth": depth,
+        "heads": vision.size("num_heads"),
+        "hidden": vision.size("intermediate_size"),
+        "output_width": _output_width(vision, text, "out_hidden_size"),
+        "full_attention_layers": layers and tuple(sorted(layers)),
+        "window_size": window,
+        "patch_size": patch,
+        "merge_size": merge,
+    }
+
+
+def _plain(vision: Fields, text: Fields) -> dict[str, Any]:
+    """Qwen2-VL: each layer reads the whole image; layer norms and a feed-forward block of two products.
+
+    What a published file leaves out has the default of transformers; its `hidden_size` is that of the decoder.
+    """
+    depth, ratio = vision.size("depth", 32, most=MOST_LAYERS), vision.size("mlp_ratio", 4)
+    width = vision.size("embed_dim", 1280)
+    return {
+        "width": width,
+        "depth": depth,
+        "heads": vision.size("num_heads", 16),
+        "hidden": width * ratio if width and ratio else None,
+        "output_width": _output_width(vision, text, "hidden_size"),
+        "patch_size": vision.size("patch_size", 14),
+        "merge_size": vision.size("spatial_merge_size", 2),
+        **_reads_whole_images(depth, _activation(vision, "quick_gelu")),
+    }
+
+
+class _Tower(NamedTuple):
+    """How the tower of a family is read."""
+
+    read: Callable[[Fields, Fields], dict[str, Any]]
+    width: str  # the key of its width
+
+
+FAMILIES = {"qwen2_vl": _Tower(_plain, "embed_dim"), "qwen2_5_vl": _Tower(_windowed, "hidden_size")}
+
+
+def vision_values(family: str, vision: Fields, text: Fields) -> dict[str, Any]:
+    """What `QwenVisionConfig` is made of; problems are noted in the fields.
+
+    Args:
+      family: `model_type` of the file.
+      vision: its section `vision_config`.
+      text: what it says of the decoder.
+    """
+    tower = FAMILIES[family]
+    values = tower.read(vision, text)
+    width, heads = values["width"], values["heads"]
+    if width and heads and (width % heads or (width // heads) % 4):
+        vision.wrong("num_heads", f"a divisor of {tower.width} {width} that leaves heads of a multiple of 4")
+    vision.only("in_channels", 3)
+    vision.only("in_chans", 3)
+    rope = vision.section("rope_parameters", is_needed=False)
+    rope.only("rope_theta", _THETA)
+    rope.only("partial_rotary_factor", 1.0)
+    if rope.get("rope_type") not in ("axial", "default", None):
+        rope.wrong("rope_type", "'axial'")
+    return {**values, "temporal_patch_size": vision.size("temporal_patch_size", 2)}
+
+
+def _output_width(vision: Fields, text: Fields, key: str) -> Any:
+    """The decoder's width, which the tower's file names once more."""
+    width = text.get("hidden_size")
+    if is_token(width, None) and vision.size(key) not in (width, None):
+        vision.wrong(key, f"hidden_size {width} of the decoder")
+    return width
+
+
+def _activation(vision: Fields, default: str) -> str:
+    """Of a feed-forward block of two products."""
+    name = vision.get("hidden_act")
+    if name is not None and name not in tuple(ACTIVATIONS):
+        vision.wrong("hidden_act", " or ".join(map(repr, ACTIVATIONS)))
+    return name or default
+
+
+def _reads_whole_images(depth: int | None, activation: str) -> dict[str, Any]:
+    """What towers without windows of their own have in common."""
+    return {
+        "full_attention_layers": tuple(range(depth or 0)),
+        "window_features": _WINDOW_FEATURES,
+        "norm": "layer",
+        "feed_forward": activation,
+    }
