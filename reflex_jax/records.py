@@ -28,6 +28,8 @@ class VisionInputs:
     image_ids: Int[Leaf, "P W U"]  # 0: empty slot; 1, 2, ...: which image of the row
     # (slope, intercept) of each channel: a level becomes level * slope + intercept; None: `patches` are normalised
     normalisation: Float[Leaf, "P 2 3"] | None = None
+    # where each patch lies in the tower's table of learned positions, between its rows and columns; None: it has none
+    places: Float[Leaf, "P W U 2"] | None = None
 
 
 @pytree_dataclass

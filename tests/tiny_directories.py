@@ -23,6 +23,14 @@ FAMILIES: dict[str, dict] = {
         "architectures": ["Qwen2VLForConditionalGeneration"],
         "vision_config": {"depth": 2, "embed_dim": 16, "hidden_size": 16, "num_heads": 2},
     },
+    "qwen3_vl": {
+        "architectures": ["Qwen3VLForConditionalGeneration"], "head_dim": 12,
+        "rope_scaling": {"mrope_section": [2, 2, 2], "mrope_interleaved": True},
+        "vision_config": {
+            "depth": 2, "hidden_size": 16, "intermediate_size": 8, "num_heads": 2, "out_hidden_size": 16,
+            "num_position_embeddings": 16, "deepstack_visual_indexes": [0],
+        },
+    },
 }  # fmt: skip
 
 
@@ -35,10 +43,11 @@ def write_tiny_policy(directory: Path, *, is_tied: bool = True, family: str = "q
             shutil.copyfile(file, directory / file.name)
     change_json(
         directory / "config.json", hidden_size=16, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, tie_word_embeddings=is_tied, rope_scaling={"type": "mrope", "mrope_section": [1, 2, 1]},
-        model_type=family, **FAMILIES[family],
+        num_key_value_heads=1, tie_word_embeddings=is_tied, model_type=family,
+        **{"rope_scaling": {"type": "mrope", "mrope_section": [1, 2, 1]}, **FAMILIES[family]},
     )  # fmt: skip
     config = read_qwen_config(directory)
+    change_json(directory / "preprocessor_config.json", patch_size=config.vision.patch_size)
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(lambda: init_policy_params(config, jax.random.key(0)))
     params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)

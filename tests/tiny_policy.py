@@ -30,6 +30,18 @@ CONFIGS = {
             norm="layer", feed_forward="quick_gelu",
         ),
     ),
+    "qwen3_vl": dataclasses.replace(
+        CONFIG, family="qwen3_vl",
+        text=dataclasses.replace(
+            CONFIG.text, own_head_width=12, rope_sections=(2, 2, 2), is_tied=False, has_qkv_bias=False,
+            has_head_norms=True, is_interleaved=True,
+        ),
+        vision=QwenVisionConfig(
+            width=16, depth=3, heads=2, hidden=24, output_width=32, full_attention_layers=(0, 1, 2), window_features=4,
+            patch_size=16, norm="layer", feed_forward="gelu_pytorch_tanh", has_patch_bias=True, position_side=5,
+            deepstack_layers=(1,),
+        ),
+    ),
 }  # fmt: skip
 ALLOWED = np.arange(100) < EOS + 2
 

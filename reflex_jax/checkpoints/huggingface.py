@@ -1,8 +1,8 @@
-"""Qwen2.5-VL checkpoints in the Hugging Face layout, into our parameter tree and back.
+"""Policies in the Hugging Face layout, into our parameter tree and back.
 
 Every tensor of the checkpoint has one place in the tree and every leaf of the tree comes from the checkpoint, or the
-load fails and names all that are missing, extra or misshaped. Two spellings of the same names exist and both are read:
-the hub's (`model.`, `visual.`) and that of transformers 5 (`model.language_model.`, `model.visual.`).
+load fails and names all that are missing, extra or misshaped. Two spellings of the same names exist and both are read,
+`model.`, `visual.` and `model.language_model.`, `model.visual.`; written is the one of the family on the hub.
 
 Neither direction ever holds the model on the host: loading fills one shard of one leaf after the other from the bytes
 that belong to it, saving fetches one layer of one leaf after the other.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +58,9 @@ def load_policy_params(
         infinity (a process tells of those that it reads).
     """
     directory, dtype = Path(directory), jnp.dtype(dtype)
-    tensors = open_tensors(directory, hub_name)
+    tensors = open_tensors(directory, partial(hub_name, family=config.family))
     sources = leaf_sources(config)
-    check_fit(tensors, sources, is_tied=config.text.is_tied, directory=directory)
+    check_fit(tensors, sources, config, directory=directory)
     places = {path_name(path): sharding for path, sharding in jax.tree_util.tree_leaves_with_path(shardings)}
     not_finite: Counter[str] = Counter()
     leaves = {
@@ -115,9 +116,9 @@ def save_policy_params(
     write_tensors(Path(directory), specs, tensor, shard_bytes=shard_bytes, is_writer=is_writer)
 
 
-def tensor_dtypes(directory: str | Path) -> dict[str, np.dtype]:
+def tensor_dtypes(directory: str | Path, config: QwenVLConfig) -> dict[str, np.dtype]:
     """Dtype of every float tensor of a checkpoint, under the hub's names; only headers are read."""
-    tensors = open_tensors(Path(directory), hub_name)
+    tensors = open_tensors(Path(directory), partial(hub_name, family=config.family))
     return {name: FLOATS[tensor.code] for name, tensor in tensors.items() if tensor.code in FLOATS}
 
 

@@ -37,7 +37,7 @@ _WEIGHT_SUFFIXES = (".safetensors", ".index.json", ".bin", ".pt", ".pth", ".gguf
 
 @dataclass(frozen=True)
 class Policy:
-    """A Qwen2.5-VL policy."""
+    """A policy of one of the families."""
 
     config: QwenVLConfig
     params: Params
@@ -113,7 +113,7 @@ def save_policy(
     Raises:
       OSError: the disk is full, or the like; then nothing is left behind.
     """
-    dtypes = tensor_dtypes(source)
+    dtypes = tensor_dtypes(source, config)
     if dtype is not None:
         dtypes = dict.fromkeys(dtypes, jnp.dtype(dtype))
     if jax.process_index() == 0:

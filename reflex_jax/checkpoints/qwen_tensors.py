@@ -1,12 +1,13 @@
 """Which tensors of a policy's checkpoint make which leaf of our tree: names, shapes and parts, no bytes.
 
-The names are the hub's (`model.`, `visual.`); other spellings are turned into them by `hub_name`.
+The names are those of the family's checkpoints on the hub; other spellings are turned into them by `hub_name`.
 """
 
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -24,6 +25,8 @@ _TEXT_LAYER = {
     "v/kernel": "self_attn.v_proj.weight",
     "v/bias": "self_attn.v_proj.bias",
     "o/kernel": "self_attn.o_proj.weight",
+    "q_norm/scale": "self_attn.q_norm.weight",
+    "k_norm/scale": "self_attn.k_norm.weight",
     "post_norm/scale": "post_attention_layernorm.weight",
     "gate/kernel": "mlp.gate_proj.weight",
     "up/kernel": "mlp.up_proj.weight",
@@ -59,10 +62,25 @@ _SINGLE = {
     "vision/merger/fc2/kernel": "visual.merger.mlp.2.weight",
     "vision/merger/fc2/bias": "visual.merger.mlp.2.bias",
 }
+_QWEN3_VISION_LAYER = {
+    "fc1/kernel": "mlp.linear_fc1.weight",
+    "fc1/bias": "mlp.linear_fc1.bias",
+    "fc2/kernel": "mlp.linear_fc2.weight",
+    "fc2/bias": "mlp.linear_fc2.bias",
+}
+_QWEN3_MERGER = {
+    "norm/scale": "norm.weight",
+    "norm/bias": "norm.bias",
+    "fc1/kernel": "linear_fc1.weight",
+    "fc1/bias": "linear_fc1.bias",
+    "fc2/kernel": "linear_fc2.weight",
+    "fc2/bias": "linear_fc2.bias",
+}
 # Wrappers leave their names in what they hold: data parallel and DeepSpeed, PEFT; torch.compile and FSDP, at any depth.
 _OUTER_WRAPPERS = ("module.", "base_model.model.")
 _INNER_WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
-# Prefixes of transformers 5; twice `model.` came from some of its versions, none from a model without its head.
+# Prefixes of transformers 5, and of Qwen3-VL everywhere; twice `model.` came from some of its versions, none from a model
+# without its head.
 _SPELLINGS = {
     "model.language_model.model.": "model.",
     "model.language_model.": "model.",
@@ -70,7 +88,42 @@ _SPELLINGS = {
     "language_model.": "model.",
     "model.visual.": "visual.",
 }
-HEAD, EMBEDDING = _SINGLE["head/kernel"], _SINGLE["embed/embedding"]
+HEAD = _SINGLE["head/kernel"]
+
+
+@dataclass(frozen=True)
+class _Names:
+    """How the checkpoints of a family spell what stands above as `model.` and `visual.`, and what they name otherwise."""
+
+    decoder: str = "model."
+    tower: str = "visual."
+    single: Mapping[str, str] = field(default_factory=dict)
+    vision_layer: Mapping[str, str] = field(default_factory=dict)
+    deepstack: Mapping[str, str] = field(default_factory=dict)
+
+    def spelled(self, name: str) -> str:
+        for prefix, own in (("model.", self.decoder), ("visual.", self.tower)):
+            if name.startswith(prefix):
+                return own + name.removeprefix(prefix)
+        return name
+
+
+_QWEN2_NAMES = _Names()
+_NAMES = {
+    "qwen2_vl": _QWEN2_NAMES,
+    "qwen2_5_vl": _QWEN2_NAMES,
+    "qwen3_vl": _Names(
+        decoder="model.language_model.",
+        tower="model.visual.",
+        single={
+            "vision/patch_embed/bias": "visual.patch_embed.proj.bias",
+            "vision/positions/embedding": "visual.pos_embed.weight",
+            **{f"vision/merger/{leaf}": f"visual.merger.{name}" for leaf, name in _QWEN3_MERGER.items()},
+        },
+        vision_layer=_QWEN3_VISION_LAYER,
+        deepstack=_QWEN3_MERGER,
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -102,23 +155,26 @@ def abstract_policy_params(config: QwenVLConfig) -> dict[str, Any]:
 @functools.lru_cache(maxsize=8)
 def leaf_sources(config: QwenVLConfig) -> dict[str, Source]:
     """For every leaf of the tree, by its path, the tensors it is made of and their shapes."""
-    vision = config.vision
+    vision, names = config.vision, _NAMES[config.family]
+    singles = {**_SINGLE, **names.single}
     patch_shape = (vision.width, vision.channels, vision.temporal_patch_size, vision.patch_size, vision.patch_size)
     sources: dict[str, Source] = {}
     for tree_path, leaf in jax.tree_util.tree_leaves_with_path(abstract_policy_params(config)):
         path = path_name(tree_path)
         is_transposed = path.endswith("/kernel")
-        if path in _SINGLE:
+        if path in singles:
             shape = leaf.shape[::-1] if is_transposed else leaf.shape
             shape = patch_shape if path == "vision/patch_embed/kernel" else shape
-            sources[path] = Source((_SINGLE[path],), leaf.shape, shape, is_stacked=False, is_transposed=is_transposed)
+            sources[path] = Source(
+                (names.spelled(singles[path]),), leaf.shape, shape, is_stacked=False, is_transposed=is_transposed
+            )
             continue
         layers, *shape = leaf.shape
         shape = shape[::-1] if is_transposed else shape
-        template, part = _layer_tensor(path)
+        template, part = _layer_tensor(path, names)
         shape = shape if part is None else (3 * shape[0], *shape[1:])  # the hub fuses the three on the first axis
         sources[path] = Source(
-            tuple(template.format(layer) for layer in range(layers)),
+            tuple(names.spelled(template.format(layer)) for layer in range(layers)),
             leaf.shape,
             tuple(shape),
             is_stacked=True,
@@ -138,24 +194,33 @@ def tensor_pieces(sources: dict[str, Source]) -> dict[str, list[Piece]]:
     return {name: [pieces[part] for part in sorted(pieces)] for name, pieces in parts.items()}
 
 
-def hub_name(name: str) -> str:
-    """Returns the hub's spelling of a tensor's name, whoever wrote it and whatever the model was wrapped in."""
+def hub_name(name: str, family: str = "qwen2_5_vl") -> str:
+    """Returns the hub's spelling of a tensor's name, whoever wrote it and whatever the model was wrapped in.
+
+    Args:
+      name: as a file has it.
+      family: `model_type` of the checkpoint.
+    """
     for wrapper in _INNER_WRAPPERS:
         name = name.replace(wrapper, "")
     while found := next((wrapper for wrapper in _OUTER_WRAPPERS if name.startswith(wrapper)), None):
         name = name.removeprefix(found)
     for spelling, hub in _SPELLINGS.items():
         if name.startswith(spelling):
-            return hub + name.removeprefix(spelling)
-    return name
+            name = hub + name.removeprefix(spelling)
+            break
+    return _NAMES[family].spelled(name)
 
 
-def _layer_tensor(path: str) -> tuple[str, int | None]:
+def _layer_tensor(path: str, names: _Names) -> tuple[str, int | None]:
     """Name of a layer's tensor with {} for the layer, and the part of it if it is fused."""
     if path.startswith("layers/"):
         return "model.layers.{}." + _TEXT_LAYER[path.removeprefix("layers/")], None
+    if path.startswith("vision/deepstack/"):
+        return "visual.deepstack_merger_list.{}." + names.deepstack[path.removeprefix("vision/deepstack/")], None
     leaf = path.removeprefix("vision/layers/")
-    if leaf in _VISION_LAYER:
-        return "visual.blocks.{}." + _VISION_LAYER[leaf], None
+    of_layer = {**_VISION_LAYER, **names.vision_layer}
+    if leaf in of_layer:
+        return "visual.blocks.{}." + of_layer[leaf], None
     projection, kind = leaf.split("/")
     return "visual.blocks.{}.attn.qkv." + {"kernel": "weight", "bias": "bias"}[kind], "qkv".index(projection)

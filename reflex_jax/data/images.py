@@ -136,6 +136,7 @@ def layout_vision(
     patches = np.zeros((len(rows), slots, width), dtype)
     coordinates = np.zeros((len(rows), slots, 2), np.int32)
     image_ids = np.zeros((len(rows), slots), np.int32)
+    places = np.zeros((len(rows), slots, 2), np.float32)
     for row, images in enumerate(rows):
         order = merged_feature_order([grid for _, grid in images], config)
         slot = (order[:, None] * merged + np.arange(merged)).reshape(-1)
@@ -143,6 +144,7 @@ def layout_vision(
             own, slot = np.split(slot, [len(image_patches)])
             patches[row, own] = image_patches
             coordinates[row, own] = _coordinates(grid, config)
+            places[row, own] = _places(coordinates[row, own], grid, config.position_side)
             image_ids[row, own] = number
     shape = (len(rows), windows, config.patches_per_window)
     return VisionInputs(
@@ -150,6 +152,7 @@ def layout_vision(
         coordinates=coordinates.reshape(*shape, 2),
         image_ids=image_ids.reshape(shape),
         normalisation=None if normalisation is None else np.repeat(normalisation[None], len(rows), axis=0),
+        places=places.reshape(*shape, 2) if config.position_side else None,
     )
 
 
@@ -270,6 +273,12 @@ def _coordinates(grid: Grid, config: QwenVisionConfig) -> Int[np.ndarray, "n 2"]
     index = np.stack(np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij"), axis=-1)
     index = index.reshape(rows // merge, merge, columns // merge, merge, 2)
     return index.swapaxes(1, 2).reshape(-1, 2)
+
+
+def _places(coordinates: Int[np.ndarray, "n 2"], grid: Grid, side: int) -> Float[np.ndarray, "n 2"]:
+    """Patches in a square table of learned positions, whose corners are those of every image."""
+    extent = np.maximum(np.array(grid[1:], np.int32) - 1, 1)
+    return coordinates.astype(np.float32) * np.float32(side - 1) / extent.astype(np.float32)
 
 
 def _units(grid: Grid, config: QwenVisionConfig) -> tuple[int, int]:

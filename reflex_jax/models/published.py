@@ -46,6 +46,24 @@ def _qwen2_5_vl(**sizes: Any) -> QwenVLConfig:
     return QwenVLConfig(text=_qwen2_text(**sizes), vision=vision, **_QWEN_IDS)
 
 
+def _qwen3_vl(*, tower: str, **sizes: Any) -> QwenVLConfig:
+    """One of the family, with the smaller or the larger of its two towers."""
+    towers: dict[str, dict[str, Any]] = {
+        "small": {"width": 1024, "depth": 24, "hidden": 4096, "deepstack_layers": (5, 11, 17)},
+        "large": {"width": 1152, "depth": 27, "hidden": 4304, "deepstack_layers": (8, 16, 24)},
+    }
+    vision = QwenVisionConfig(
+        heads=16, output_width=sizes["width"], full_attention_layers=tuple(range(towers[tower]["depth"])),
+        window_features=16, patch_size=16, norm="layer", feed_forward="gelu_pytorch_tanh", has_patch_bias=True,
+        position_side=48, **towers[tower],
+    )  # fmt: skip
+    text = QwenTextConfig(
+        vocabulary=151936, key_heads=8, epsilon=1e-6, rope_theta=5e6, rope_sections=(24, 20, 20), own_head_width=128,
+        has_qkv_bias=False, has_head_norms=True, is_interleaved=True, **sizes,
+    )  # fmt: skip
+    return QwenVLConfig(family="qwen3_vl", text=text, vision=vision, **_QWEN_IDS)
+
+
 POLICIES = {
     "Qwen2-VL-2B-Instruct": _qwen2_vl(
         vocabulary=151936, width=1536, layers=28, heads=12, key_heads=2, hidden=8960, is_tied=True
@@ -59,6 +77,9 @@ POLICIES = {
     "Qwen2.5-VL-7B-Instruct": _qwen2_5_vl(
         vocabulary=152064, width=3584, layers=28, heads=28, key_heads=4, hidden=18944, is_tied=False
     ),
+    "Qwen3-VL-2B-Instruct": _qwen3_vl(tower="small", width=2048, layers=28, heads=16, hidden=6144, is_tied=True),
+    "Qwen3-VL-4B-Instruct": _qwen3_vl(tower="small", width=2560, layers=36, heads=32, hidden=9728, is_tied=True),
+    "Qwen3-VL-8B-Instruct": _qwen3_vl(tower="large", width=4096, layers=36, heads=32, hidden=12288, is_tied=False),
 }
 JUDGES = {
     "BiomedCLIP-PubMedBERT_256-vit_base_patch16_224": BiomedClipConfig(

@@ -6,7 +6,8 @@ A value that this code would ignore or compute wrongly is refused; everything th
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,28 @@ from reflex_jax.models.vision_config import FAMILIES, vision_values
 
 MODEL_TYPES = tuple(FAMILIES)  # of config.json
 _VISION_IDS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
-_SECTIONS = [16, 24, 24]  # transformers' default
+_MIXTURE = "Mixtures of experts are not computed; take a dense model of the family. "
 _LISTED = 10  # problems that one message names
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Decoder:
+    """What tells the decoder of a family apart, and transformers' defaults of it."""
+
+    theta: float
+    sections: tuple[int, ...]
+    head_width: int | None = None  # None: hidden_size, shared by the heads
+    flags: Mapping[str, bool] = field(default_factory=dict)  # of QwenTextConfig
+
+
+_QWEN2 = _Decoder(theta=1e6, sections=(16, 24, 24))
+_QWEN3 = _Decoder(
+    theta=5e5,
+    sections=(24, 20, 20),
+    head_width=128,
+    flags={"has_qkv_bias": False, "has_head_norms": True, "is_interleaved": True},
+)
+_DECODERS = {"qwen2_vl": _QWEN2, "qwen2_5_vl": _QWEN2, "qwen3_vl": _QWEN3}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +72,8 @@ def read_qwen_config(directory: str | Path) -> QwenVLConfig:
     if family not in MODEL_TYPES:
         raise ConfigError(
             f"policy.path: {path}: expected model_type {' or '.join(MODEL_TYPES)}; got {shown(family)}. "
-            "Other families differ in their layers, so their weights would give wrong numbers."
+            + (_MIXTURE if "_moe" in str(family) else "")
+            + "Other families differ in their layers, so their weights would give wrong numbers."
         )
     generation_path = Path(directory) / "generation_config.json"
     has_generation = os.path.lexists(generation_path)  # a broken link is a fault, not an absence
@@ -63,7 +85,7 @@ def read_qwen_config(directory: str | Path) -> QwenVLConfig:
     generation = Fields(generation_raw, problems, f"{generation_path.name}: ")
     _refuse_other_formats(root, text)
     values = {
-        "text": _text_values(root, text),
+        "text": _text_values(root, text, _DECODERS[family]),
         "vision": vision_values(family, vision, text) if isinstance(raw.get("vision_config"), dict) else {},
         **_token_ids(root, text, generation),
     }
@@ -93,18 +115,14 @@ def _refuse_other_formats(root: Fields, text: Fields) -> None:
         text.wrong("layer_types", "'full_attention' alone")
 
 
-def _text_values(root: Fields, text: Fields) -> dict[str, Any]:
+def _text_values(root: Fields, text: Fields, decoder: _Decoder) -> dict[str, Any]:
     width, heads = text.size("hidden_size"), text.size("num_attention_heads")
     # transformers: null means as many as queries, absent means 8
     is_null = "num_key_value_heads" in text.values and text.get("num_key_value_heads") is None
     key_heads = heads if is_null else text.size("num_key_value_heads")
-    head_width = width // heads if width and heads else None
-    if width and heads and width % heads:
-        text.wrong("num_attention_heads", f"a divisor of hidden_size {width}")
     if heads and key_heads and heads % key_heads:
         text.wrong("num_key_value_heads", f"a divisor of num_attention_heads {heads}")
-    if head_width is not None:
-        text.only("head_dim", head_width)
+    head_width = _head_width(text, decoder, width, heads)
     return {
         "vocabulary": text.size("vocab_size"),
         "width": width,
@@ -114,11 +132,29 @@ def _text_values(root: Fields, text: Fields) -> dict[str, Any]:
         "hidden": text.size("intermediate_size"),
         "epsilon": text.positive("rms_norm_eps"),
         "is_tied": root.flag("tie_word_embeddings") | text.flag("tie_word_embeddings"),
-        **_rope_values(text, head_width),
+        **_rope_values(text, decoder, head_width),
+        **decoder.flags,
+        "own_head_width": head_width if decoder.head_width else None,
     }
 
 
-def _rope_values(text: Fields, head_width: int | None) -> dict[str, Any]:
+def _head_width(text: Fields, decoder: _Decoder, width: int | None, heads: int | None) -> int | None:
+    """H, of the file where the family says it there; queries and keys turn in pairs of numbers."""
+    if decoder.head_width:
+        text.only("attention_bias", False)
+        head_width = text.size("head_dim", decoder.head_width)
+        if head_width and head_width % 2:
+            text.wrong("head_dim", "an even number")
+        return head_width
+    head_width = width // heads if width and heads else None
+    if width and heads and width % heads:
+        text.wrong("num_attention_heads", f"a divisor of hidden_size {width}")
+    if head_width is not None:
+        text.only("head_dim", head_width)
+    return head_width
+
+
+def _rope_values(text: Fields, decoder: _Decoder, head_width: int | None) -> dict[str, Any]:
     """M-RoPE. The older key wins where there are both, as in transformers."""
     key = "rope_scaling" if text.get("rope_scaling") is not None else "rope_parameters"
     rope = text.section(key, is_needed=False)
@@ -126,8 +162,9 @@ def _rope_values(text: Fields, head_width: int | None) -> dict[str, Any]:
     if rope.get(kind) not in ("mrope", "default", None):
         rope.wrong(kind, "'mrope' or 'default'")
     rope.only("partial_rotary_factor", 1.0)
-    theta = (rope if rope.get("rope_theta") is not None else text).positive("rope_theta", 1e6)
-    sections = _SECTIONS if rope.get("mrope_section") is None else rope.get("mrope_section")
+    theta = (rope if rope.get("rope_theta") is not None else text).positive("rope_theta", decoder.theta)
+    rope.only("mrope_interleaved", decoder.flags.get("is_interleaved", False))
+    sections = list(decoder.sections) if rope.get("mrope_section") is None else rope.get("mrope_section")
     is_right = isinstance(sections, list) and len(sections) == 3 and all(is_token(part, None) for part in sections)
     if head_width is not None and not (is_right and 2 * sum(sections) == head_width):
         rope.wrong("mrope_section", f"three numbers that add up to {head_width / 2:g}")

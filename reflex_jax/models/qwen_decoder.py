@@ -1,4 +1,4 @@
-"""The language decoder of Qwen2.5-VL: one layer as a Linen module, the stack above it as plain scans.
+"""The language decoder of the families: one layer as a Linen module, the stack above it as plain scans.
 
 The layer does not know what it attends to: prefill, the update of a whole group and decoding hand it different pure
 functions. Axis letters as in `reflex_jax.records`; K key heads, H head width, L layers.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,11 +40,28 @@ class QwenTextConfig:
     rope_theta: float
     rope_sections: tuple[int, ...]  # frequencies that turn with time, height, width
     is_tied: bool  # the head is the embedding, transposed
+    own_head_width: int | None = None  # None: the width, shared by the heads
+    has_qkv_bias: bool = True
+    has_head_norms: bool = False  # queries and keys are normed, head by head, before they turn
+    is_interleaved: bool = False  # the frequencies of M-RoPE, see `rope.axes_of_frequencies`
 
     @property
     def head_width(self) -> int:
         """H."""
-        return self.width // self.heads
+        return self.own_head_width or self.width // self.heads
+
+    @property
+    def query_width(self) -> int:
+        """N * H."""
+        return self.heads * self.head_width
+
+
+class Embedded(NamedTuple):
+    """What the decoder reads of its rows."""
+
+    x: Float[Array, "*rows D"]
+    # what is added to the hidden states behind each of the first n layers, 0 at text; None: nothing
+    added: Float[Array, "n *rows D"] | None = None
 
 
 class DecoderLayer(nn.Module):
@@ -71,11 +88,16 @@ class DecoderLayer(nn.Module):
         normed = RMSNorm(config.epsilon, name="input_norm")(x)
         sizes = {"q": config.heads, "k": config.key_heads, "v": config.key_heads}
         queries, keys, values = (
-            dense(heads * config.head_width, name, use_bias=True)(normed).reshape(*rows, heads, config.head_width)
+            dense(heads * config.head_width, name, use_bias=config.has_qkv_bias)(normed).reshape(
+                *rows, heads, config.head_width
+            )
             for name, heads in sizes.items()
         )
+        if config.has_head_norms:
+            queries = RMSNorm(config.epsilon, name="q_norm")(queries)
+            keys = RMSNorm(config.epsilon, name="k_norm")(keys)
         mixed, kept = attend(rotate_exactly(queries, rotation), rotate(keys, rotation), values)
-        x = x + dense(config.width, "o", use_bias=False)(mixed.reshape(*rows, config.heads * config.head_width))
+        x = x + dense(config.width, "o", use_bias=False)(mixed.reshape(*rows, config.query_width))
         normed = RMSNorm(config.epsilon, name="post_norm")(x)
         return x + gated_feed_forward(normed, hidden=config.hidden, use_bias=False), kept
 
@@ -83,13 +105,14 @@ class DecoderLayer(nn.Module):
 def text_rotation(positions: Int[Array, "*rows 3"], config: QwenTextConfig) -> Rotation:
     """Rotation of decoder rows at M-RoPE positions."""
     return multimodal_rotation(
-        positions, head_width=config.head_width, sections=config.rope_sections, theta=config.rope_theta
-    )
+        positions, head_width=config.head_width, sections=config.rope_sections, theta=config.rope_theta,
+        is_interleaved=config.is_interleaved,
+    )  # fmt: skip
 
 
 def prompt_stack(
     layers: Params | list[Params],
-    x: Float[Array, "P Lp D"],
+    embedded: Embedded,
     positions: Int[Array, "P 3 Lp"],
     is_valid: Bool[Array, "P Lp"],
     config: QwenTextConfig,
@@ -110,12 +133,12 @@ def prompt_stack(
         mixed = attention.prompt_attention(queries, keys, values, is_valid, implementation=implementation)
         return mixed, (keys.transpose(0, 2, 3, 1), values.swapaxes(1, 2)) if keep_cache else None
 
-    return _run_layers(layers, x, rotation, attend, config, remat)
+    return _run_layers(layers, embedded, rotation, attend, config, remat)
 
 
 def row_stack(
     layers: Params,
-    x: Float[Array, "B T D"],
+    embedded: Embedded,
     rows: PackedRows,
     config: QwenTextConfig,
     *,
@@ -130,7 +153,7 @@ def row_stack(
         )  # fmt: skip
         return mixed, None
 
-    return _run_layers(layers, x, text_rotation(rows.positions, config), attend, config, remat)[0]
+    return _run_layers(layers, embedded, text_rotation(rows.positions, config), attend, config, remat)[0]
 
 
 def init_decoder_layers(config: QwenTextConfig, key: jax.Array) -> Params:
@@ -144,16 +167,55 @@ def init_decoder_layers(config: QwenTextConfig, key: jax.Array) -> Params:
     return jax.vmap(init_layer)(jax.random.split(key, config.layers))
 
 
+def split_features(
+    features: Float[Array, "P Lp wide"], is_image: Bool[Array, "P Lp"], embedded: Float[Array, "P Lp D"]
+) -> Embedded:
+    """Puts vision features in the place of the embedded image tokens; what they bring for the first layers is set apart.
+
+    Args:
+      features: of each token, those of text without a meaning: D numbers for the embedding, and D more for each layer of
+        deepstack (Meng et al. 2024), behind which they are added.
+      is_image: which tokens stand for features.
+      embedded: all tokens.
+    """
+    is_image, parts = is_image[..., None], features.shape[-1] // embedded.shape[-1]
+    if parts == 1:
+        return Embedded(jnp.where(is_image, features, embedded))
+    x, *further = jnp.split(features, parts, axis=-1)
+    added = jnp.stack([jnp.where(is_image, part, jnp.zeros_like(part)) for part in further])
+    return Embedded(jnp.where(is_image, x, embedded), added)
+
+
 def _run_layers(
-    layers: Params | list[Params], x: Array, rotation: Rotation, attend: Attend, config: QwenTextConfig, remat: bool
+    layers: Params | list[Params],
+    embedded: Embedded,
+    rotation: Rotation,
+    attend: Attend,
+    config: QwenTextConfig,
+    remat: bool,
 ) -> tuple[Array, Any]:
+    x, added = embedded
+
     def step(x: Array, layer_params: Params) -> tuple[Array, Any]:
         return apply(DecoderLayer(config), layer_params, constrain_batch(x), rotation, attend)
 
     if isinstance(layers, dict):
-        return jax.lax.scan(checkpointed(step, remat=remat), x, layers)
+        if added is None:
+            return jax.lax.scan(checkpointed(step, remat=remat), x, layers)
+
+        def step_and_add(x: Array, numbered: tuple[Params, Array]) -> tuple[Array, Any]:
+            layer_params, number = numbered
+            x, kept = step(x, layer_params)
+            last = len(added) - 1
+            # most layers add 0s: two scans would each hold a copy of their part of the weights
+            more = jax.lax.dynamic_index_in_dim(added, jnp.minimum(number, last), keepdims=False)
+            return x + jnp.where(number <= last, more, jnp.zeros_like(more)), kept
+
+        return jax.lax.scan(checkpointed(step_and_add, remat=remat), x, (layers, jnp.arange(config.layers)))
     kept = []
-    for layer_params in layers:  # nothing is learnt this way, so nothing is recomputed
+    for number, layer_params in enumerate(layers):  # nothing is learnt this way, so nothing is recomputed
         x, of_layer = step(x, layer_params)
+        if added is not None and number < len(added):
+            x = x + added[number]
         kept.append(of_layer)
     return x, kept

@@ -2,7 +2,8 @@
 
 Patches arrive sorted into windows (`reflex_jax.data.images`), so window attention is a mask over one axis and nothing
 here depends on the size of an image. Empty slots are computed and never read. Qwen2.5-VL reads square windows and the
-whole image in a few layers; Qwen2-VL reads the whole image in all of them.
+whole image in a few layers; Qwen2-VL reads the whole image in all of them; Qwen3-VL does so too, learns positions beside
+turning them, and hands what some of its layers see to the first layers of the decoder.
 """
 
 from __future__ import annotations
@@ -65,6 +66,9 @@ class QwenVisionConfig:
     channels: int = 3
     norm: str = "rms"  # or "layer", with a bias
     feed_forward: str = GATED  # or one of ACTIVATIONS
+    has_patch_bias: bool = False
+    position_side: int = 0  # rows and columns of a table of learned positions, read between them; 0: none
+    deepstack_layers: tuple[int, ...] = ()  # ascending: behind them a merger of its own makes features for the decoder
 
     @property
     def patch_width(self) -> int:
@@ -134,12 +138,17 @@ class PatchMerger(nn.Module):
     """Norm, then the 2x2 patches of a feature through a two-layer perceptron with exact GELU."""
 
     config: QwenVisionConfig
+    norms_features: bool = False  # the norm is over a feature whole, not over each of its patches
 
     @nn.compact
     def __call__(self, x: Float[Array, "P W U D"]) -> Float[Array, "P F out"]:
         """Merges four consecutive slots into one feature."""
         wide = self.config.width * self.config.patches_per_feature
-        x = _normed(x, self.config, "norm").reshape(x.shape[0], -1, wide)
+        if not self.norms_features:
+            x = _normed(x, self.config, "norm")
+        x = x.reshape(x.shape[0], -1, wide)
+        if self.norms_features:
+            x = _normed(x, self.config, "norm")
         x = nn.gelu(dense(wide, "fc1", use_bias=True)(x), approximate=False)
         return dense(self.config.output_width, "fc2", use_bias=True)(x)
 
@@ -151,7 +160,7 @@ def encode_patches(
     *,
     remat: bool,
     implementation: AttentionChoice = XLA,
-) -> Float[Array, "P F out"]:
+) -> Float[Array, "P F wide"]:
     """Runs the tower.
 
     Args:
@@ -162,11 +171,10 @@ def encode_patches(
       implementation: what computes the layers that read a whole image.
 
     Returns:
-      One feature for each four slots, in slot order; features of empty slots hold numbers nobody may read.
+      One feature for each four slots, in slot order; features of empty slots hold numbers nobody may read. Those of the
+      layers of deepstack lie behind the last one's, on the last axis.
     """
-    kernel = params["patch_embed"]["kernel"]
-    pixels = normalised_patches(vision, frames=config.temporal_patch_size)
-    x = jnp.matmul(pixels.astype(kernel.dtype), kernel, precision=product_precision(kernel.dtype))
+    x = _embedded(params, vision, config)
     rotation = image_rotation(vision.coordinates, head_width=config.width // config.heads)
     layer = VisionLayer(config)
 
@@ -175,12 +183,15 @@ def encode_patches(
 
     kinds = _period_of_kinds(config)
     read_image = partial(attention.image_attention, implementation=implementation)
+    seen: list[Array] = []  # behind each layer of deepstack
 
     def apply_period(x: Array, layers: Params) -> tuple[Array, None]:
-        for is_full, start, stop in _runs_of_equal_layers(kinds):
+        for is_full, start, stop in _runs_of_equal_layers(kinds, config.deepstack_layers):
             step = partial(apply_layer, read_image if is_full else attention.window_attention)
             run = jax.tree.map(operator.itemgetter(slice(start, stop)), layers)
             x, _ = jax.lax.scan(checkpointed(step, remat=remat), x, run)
+            if stop - 1 in config.deepstack_layers:
+                seen.append(x)
         return x, None
 
     if len(kinds) == config.depth:
@@ -188,12 +199,52 @@ def encode_patches(
     else:  # a scan of scans: one compiled copy of the period instead of one for each repeat
         periods = jax.tree.map(lambda leaf: leaf.reshape(-1, len(kinds), *leaf.shape[1:]), params["layers"])
         x, _ = jax.lax.scan(apply_period, x, periods)
-    return apply(PatchMerger(config), params["merger"], x)
+    features = [apply(PatchMerger(config), params["merger"], x)]
+    for number, x in enumerate(seen):
+        merger = jax.tree.map(operator.itemgetter(number), params["deepstack"])
+        features.append(apply(PatchMerger(config, norms_features=True), merger, x))
+    return features[0] if len(features) == 1 else jnp.concatenate(features, axis=-1)
+
+
+def _embedded(params: Params, vision: VisionInputs, config: QwenVisionConfig) -> Float[Array, "P W U D"]:
+    """Patches, and where they lie if the tower learns positions."""
+    kernel = params["patch_embed"]["kernel"]
+    pixels = normalised_patches(vision, frames=config.temporal_patch_size)
+    x = jnp.matmul(pixels.astype(kernel.dtype), kernel, precision=product_precision(kernel.dtype))
+    if config.has_patch_bias:
+        x = x + params["patch_embed"]["bias"]
+    if not config.position_side:
+        return x
+    if vision.places is None:
+        raise ValueError("vision.places: expected the places of patches, which this tower learns; got None.")
+    return x + learned_positions(params["positions"]["embedding"], vision.places, side=config.position_side)
+
+
+def learned_positions(
+    table: Float[Array, "cells D"], places: Float[Array, "P W U 2"], *, side: int
+) -> Float[Array, "P W U D"]:
+    """Reads a square table between its rows and columns, bilinearly and in float32; in the dtype of the table.
+
+    Args:
+      table: row by row.
+      places: (row, column), from 0 to side - 1.
+      side: rows, and columns.
+    """
+    first = jnp.floor(places)
+    share = places - first
+    low = first.astype(jnp.int32)
+    whole = jnp.zeros((*places.shape[:-1], table.shape[-1]), jnp.float32)
+    for down, right in itertools.product((0, 1), repeat=2):
+        row, column = (jnp.minimum(low[..., axis] + step, side - 1) for axis, step in ((0, down), (1, right)))
+        weight = jnp.prod(jnp.abs(1 - jnp.array([down, right], jnp.float32) - share), axis=-1, keepdims=True)
+        whole += weight * table[row * side + column].astype(jnp.float32)
+    return whole.astype(table.dtype)
 
 
 def init_vision_params(config: QwenVisionConfig, key: jax.Array) -> Params:
     """Draws random parameters: normal kernels of standard deviation 0.02, zero biases, unit scales."""
     layer_key, merger_key, patch_key = jax.random.split(key, 3)
+    deepstack_key, place_key = jax.random.split(jax.random.fold_in(key, 1))
     x = jnp.zeros((1, 1, config.patches_per_window, config.width))
     image_ids = jnp.ones(x.shape[:-1], jnp.int32)
     rotation = image_rotation(jnp.zeros((*x.shape[:-1], 2), jnp.int32), head_width=config.width // config.heads)
@@ -201,11 +252,22 @@ def init_vision_params(config: QwenVisionConfig, key: jax.Array) -> Params:
     def init_layer(key: jax.Array) -> Params:
         return VisionLayer(config).init(key, x, rotation, image_ids, attention.window_attention)["params"]
 
-    return {
+    def init_deepstack(key: jax.Array) -> Params:
+        return PatchMerger(config, norms_features=True).init(key, x)["params"]
+
+    params: Params = {
         "patch_embed": {"kernel": 0.02 * jax.random.normal(patch_key, (config.patch_width, config.width))},
         "layers": jax.vmap(init_layer)(jax.random.split(layer_key, config.depth)),
         "merger": PatchMerger(config).init(merger_key, x)["params"],
     }
+    if config.has_patch_bias:
+        params["patch_embed"]["bias"] = jnp.zeros(config.width)
+    if config.position_side:
+        shape = (config.position_side**2, config.width)
+        params["positions"] = {"embedding": 0.02 * jax.random.normal(place_key, shape)}
+    if config.deepstack_layers:
+        params["deepstack"] = jax.vmap(init_deepstack)(jax.random.split(deepstack_key, len(config.deepstack_layers)))
+    return params
 
 
 def _period_of_kinds(config: QwenVisionConfig) -> tuple[bool, ...]:
@@ -220,8 +282,8 @@ def _period_of_kinds(config: QwenVisionConfig) -> tuple[bool, ...]:
     return next(kinds[:n] for n in lengths if kinds[:n] * (config.depth // n) == kinds)
 
 
-def _runs_of_equal_layers(kinds: tuple[bool, ...]) -> list[tuple[bool, int, int]]:
-    """Consecutive layers of one kind, as (reads the whole image, first, last + 1)."""
-    groups = itertools.groupby(range(len(kinds)), lambda index: kinds[index])
-    runs = [(is_full, list(indices)) for is_full, indices in groups]
+def _runs_of_equal_layers(kinds: tuple[bool, ...], ends: tuple[int, ...]) -> list[tuple[bool, int, int]]:
+    """Consecutive layers of one kind, as (reads the whole image, first, last + 1); a run ends behind each of `ends`."""
+    groups = itertools.groupby(range(len(kinds)), lambda index: (kinds[index], sum(end < index for end in ends)))
+    runs = [(is_full, list(indices)) for (is_full, _), indices in groups]
     return [(is_full, indices[0], indices[-1] + 1) for is_full, indices in runs]

@@ -1,4 +1,4 @@
-"""Qwen2.5-VL as functions of (params, inputs, config): logits, prefill, decoding and the log-probs of a whole group.
+"""A policy of any family as functions of (params, inputs, config): logits, prefill, decoding and the log-probs of a whole group.
 
 What belongs to a prompt is computed once: G completions of a prompt attend to one copy of its keys, in decoding and in
 the update alike, with the values and gradients of G separate forward passes. Parameters are nested dicts, kernels
@@ -22,10 +22,12 @@ from reflex_jax.models.qwen_config import QwenVLConfig
 from reflex_jax.models.qwen_config import read_qwen_config as read_qwen_config  # the front door of the family
 from reflex_jax.models.qwen_decoder import (
     DecoderLayer,
+    Embedded,
     QwenTextConfig,
     init_decoder_layers,
     prompt_stack,
     row_stack,
+    split_features,
     text_rotation,
 )
 from reflex_jax.models.qwen_vision import encode_patches, init_vision_params
@@ -75,8 +77,11 @@ def init_policy_params(config: QwenVLConfig, key: jax.Array, dtype: Any = jnp.fl
 
 def encode_images(
     params: Params, vision: VisionInputs, config: QwenVLConfig, *, remat: bool = False, attention: AttentionChoice = XLA
-) -> Float[Array, "P V D"]:
-    """V = W * U / 4 merged vision features of every row, in slot order (`PromptInputs.feature_index` points to them)."""
+) -> Float[Array, "P V wide"]:
+    """V = W * U / 4 merged vision features of every row, in slot order (`PromptInputs.feature_index` points to them).
+
+    A feature is D wide; with deepstack D more numbers follow for each layer that adds them (`split_features`).
+    """
     return encode_patches(params["vision"], vision, config.vision, remat=remat, implementation=attention)
 
 
@@ -87,14 +92,15 @@ def embed_prompts(
     *,
     remat: bool = False,
     attention: AttentionChoice = XLA,
-) -> Float[Array, "P Lp D"]:
-    """Token embeddings, with the vision features in the place of the image tokens."""
+) -> Embedded:
+    """Token embeddings, with the vision features in the place of the image tokens, and what the first layers add."""
     embedded = params["embed"]["embedding"][prompts.tokens]
     if prompts.vision is None:
-        return embedded
+        return Embedded(embedded)
     features = encode_images(params, prompts.vision, config, remat=remat, attention=attention)
-    index = prompts.feature_index[..., None]
-    return jnp.where(index >= 0, jnp.take_along_axis(features, jnp.maximum(index, 0), axis=1), embedded)
+    index = prompts.feature_index
+    features = jnp.take_along_axis(features, jnp.maximum(index, 0)[..., None], axis=1)
+    return split_features(features, index >= 0, embedded)
 
 
 def prompt_logits(params: Params, prompts: PromptInputs, config: QwenVLConfig) -> Float[Array, "P Lp V"]:
@@ -162,7 +168,7 @@ def prefill(
 def row_log_probs(
     params: Params,
     rows: PackedRows,
-    images: Float[Array, "B T D"] | None,
+    images: Float[Array, "B T wide"] | None,
     config: QwenVLConfig,
     *,
     allowed: Bool[Array, "V"],
@@ -187,9 +193,8 @@ def row_log_probs(
       carry no gradient.
     """
     x = params["embed"]["embedding"][rows.tokens]
-    if images is not None:
-        x = jnp.where(rows.is_image[..., None], images, x)
-    hidden = row_stack(params["layers"], x, rows, config.text, implementation=how.attention, remat=how.remat)
+    embedded = Embedded(x) if images is None else split_features(images, rows.is_image, x)
+    hidden = row_stack(params["layers"], embedded, rows, config.text, implementation=how.attention, remat=how.remat)
     hidden = jnp.take_along_axis(hidden, rows.predicting[..., None], axis=1)
 
     def log_probs_of(hidden: Array, tokens: Array) -> tuple[Array, Array]:

@@ -1,4 +1,4 @@
-"""Rotary position embeddings of Qwen2.5-VL: three axes (time, height, width) in the decoder, two in the vision tower.
+"""Rotary position embeddings: three axes (time, height, width) in the decoder, two in the vision tower.
 
 Rotations are (cosines, sines) pairs of half the head's width, in float32; `rotate` turns the first half of each head
 against the second one.
@@ -16,7 +16,12 @@ Rotation = tuple[Float[Array, "*#rows F"], Float[Array, "*#rows F"]]  # F = H/2 
 
 
 def multimodal_rotation(
-    positions: Int[Array, "*rows 3"], *, head_width: int, sections: tuple[int, ...], theta: float
+    positions: Int[Array, "*rows 3"],
+    *,
+    head_width: int,
+    sections: tuple[int, ...],
+    theta: float,
+    is_interleaved: bool = False,
 ) -> Rotation:
     """M-RoPE: each frequency turns with one of the three coordinates of a token.
 
@@ -25,14 +30,28 @@ def multimodal_rotation(
       head_width: H.
       sections: how many of the H/2 frequencies turn with time, height, width, in this order.
       theta: base of the frequencies.
+      is_interleaved: see `axes_of_frequencies`.
 
     Returns:
       Cosines and sines, f32[*rows, H/2].
     """
-    axis_of_frequency = np.repeat(np.arange(len(sections)), sections)
-    coordinates = positions.astype(jnp.float32)[..., axis_of_frequency]
+    coordinates = positions.astype(jnp.float32)[..., axes_of_frequencies(sections, is_interleaved=is_interleaved)]
     angles = coordinates * _inverse_frequencies(head_width, theta)
     return jnp.cos(angles), jnp.sin(angles)
+
+
+def axes_of_frequencies(sections: tuple[int, ...], *, is_interleaved: bool) -> Int[np.ndarray, "F"]:
+    """Which coordinate (0 time, 1 height, 2 width) each frequency turns with, the highest frequency first.
+
+    In sections one axis after the other (Qwen2-VL); interleaved they take turns (Qwen3-VL), time, height, width, for as long
+    as height and width have frequencies left, and time takes the rest: all axes see high and low frequencies.
+    """
+    if not is_interleaved:
+        return np.repeat(np.arange(len(sections)), sections)
+    axes = np.zeros(sum(sections), np.int64)
+    for axis in (1, 2):
+        axes[axis : 3 * sections[axis] : 3] = axis
+    return axes
 
 
 def image_rotation(coordinates: Int[Array, "*rows 2"], *, head_width: int, theta: float = 10000.0) -> Rotation:

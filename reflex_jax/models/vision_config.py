@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -53,6 +54,33 @@ def _plain(vision: Fields, text: Fields) -> dict[str, Any]:
     }
 
 
+def _plain_with_positions(vision: Fields, text: Fields) -> dict[str, Any]:
+    """Qwen3-VL: as Qwen2-VL, with learned positions and features of some layers for the decoder's first ones."""
+    depth, cells = vision.size("depth", 27, most=MOST_LAYERS), vision.size("num_position_embeddings", 2304)
+    side = math.isqrt(cells) if cells else 0
+    if cells and side**2 != cells:
+        vision.wrong("num_position_embeddings", "the square of a whole number")
+    layers: tuple[int, ...] = (8, 16, 24)
+    if vision.get("deepstack_visual_indexes") is not None:
+        layers = vision.ids("deepstack_visual_indexes", below=depth) or ()
+    layers_of_decoder = text.get("num_hidden_layers")
+    if list(layers) != sorted(layers) or (is_token(layers_of_decoder, None) and len(layers) > layers_of_decoder):
+        vision.wrong("deepstack_visual_indexes", "ascending numbers, no more than the decoder has layers")
+    return {
+        "width": vision.size("hidden_size", 1152),
+        "depth": depth,
+        "heads": vision.size("num_heads", 16),
+        "hidden": vision.size("intermediate_size", 4304),
+        "output_width": _output_width(vision, text, "out_hidden_size"),
+        "patch_size": vision.size("patch_size", 16),
+        "merge_size": vision.size("spatial_merge_size", 2),
+        **_reads_whole_images(depth, _activation(vision, "gelu_pytorch_tanh")),
+        "has_patch_bias": True,
+        "position_side": side,
+        "deepstack_layers": layers,
+    }
+
+
 class _Tower(NamedTuple):
     """How the tower of a family is read."""
 
@@ -60,7 +88,11 @@ class _Tower(NamedTuple):
     width: str  # the key of its width
 
 
-FAMILIES = {"qwen2_vl": _Tower(_plain, "embed_dim"), "qwen2_5_vl": _Tower(_windowed, "hidden_size")}
+FAMILIES = {
+    "qwen2_vl": _Tower(_plain, "embed_dim"),
+    "qwen2_5_vl": _Tower(_windowed, "hidden_size"),
+    "qwen3_vl": _Tower(_plain_with_positions, "hidden_size"),
+}
 
 
 def vision_values(family: str, vision: Fields, text: Fields) -> dict[str, Any]:

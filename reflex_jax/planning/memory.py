@@ -121,7 +121,8 @@ class _Shapes:
 
     def features(self) -> float:
         """What the vision tower makes of one prompt's pictures."""
-        return self.slots / self.vision.patches_per_feature * self.text.width * self.number
+        of_slot = (1 + len(self.vision.deepstack_layers)) * self.text.width
+        return self.slots / self.vision.patches_per_feature * of_slot * self.number
 
     def saved_by_text(self) -> float:
         """What the backward pass of the language model reads of the forward pass."""
@@ -129,8 +130,8 @@ class _Shapes:
         if self.config.memory.remat:  # each layer's input
             return text.layers * tokens * text.width * self.number
         # the results of matrix products; queries, mixed values and the feed-forward block are cut over `tensor`
-        rows = 2 * text.width + 2 * self.key_width + (text.width + 2 * text.hidden) / self.tensor
-        mixed = 4 * tokens * text.width / self.tensor
+        rows = 2 * text.width + 2 * self.key_width + (text.query_width + 2 * text.hidden) / self.tensor
+        mixed = 4 * tokens * text.query_width / self.tensor
         return text.layers * (tokens * rows * self.number + mixed + self.text_scores(tokens))
 
     def saved_by_vision(self) -> float:

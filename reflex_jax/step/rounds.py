@@ -59,7 +59,7 @@ class RowReader:
     lora_scale: float = 1.0  # of the adapters, where some train
 
     def log_probs(
-        self, params: Params, sequences: Sequences, features: Float[Array, "p V D"] | None
+        self, params: Params, sequences: Sequences, features: Float[Array, "p V wide"] | None
     ) -> Float[Array, "p G Lc"]:
         """Log-probs of all completions, without a gradient; 0 behind their end."""
 
@@ -73,7 +73,7 @@ class RowReader:
         )
 
     def read_round(
-        self, params: Params, sequences: Sequences, images: Float[Array, "B T D"] | None, n: Array
+        self, params: Params, sequences: Sequences, images: Float[Array, "B T wide"] | None, n: Array
     ) -> tuple[Float[Array, "p G Lc"], Float[Array, "p G Lc"], Bool[Array, "p G Lc"]]:
         """Log-probs and entropies of the completions of one round, and which they are; 0 elsewhere.
 
@@ -92,13 +92,13 @@ class RowReader:
         log_probs, entropies = (self._put(empty, predicted, values) for values in found)
         return log_probs, entropies, self._put(empty > 0, predicted, predicted >= 0)
 
-    def images(self, sequences: Sequences, features: Array | None, n: Array) -> Float[Array, "B T D"] | None:
+    def images(self, sequences: Sequences, features: Array | None, n: Array) -> Float[Array, "B T wide"] | None:
         """The features of the slots of a round that stand for images; whatever elsewhere."""
         if features is None:
             return None
         return self._take(features, self._image_places(sequences, n, features.shape[1]))
 
-    def features(self, params: Params, sequences: Sequences) -> Float[Array, "p V D"] | None:
+    def features(self, params: Params, sequences: Sequences) -> Float[Array, "p V wide"] | None:
         """What the vision tower makes of the pictures, without a gradient; None: there are none."""
         vision, layout = sequences.prompts.vision, sequences.layout
         if vision is None or layout.window_source is None or layout.window_rounds is None:
@@ -243,7 +243,7 @@ class RowReader:
             return None
         return self._put(features, self._image_places(sequences, n, features.shape[1]), images)
 
-    def _look(self, params: Params, sequences: Sequences, n: Array) -> Float[Array, "B V D"]:
+    def _look(self, params: Params, sequences: Sequences, n: Array) -> Float[Array, "B V wide"]:
         """Features of the windows of a round."""
         vision, layout = sequences.prompts.vision, sequences.layout
         if vision is None or layout.window_source is None:
@@ -260,11 +260,12 @@ class RowReader:
             normalisation=None if scale is None else self._take(scale[:, None], source[:, :1] // windows)[:, 0],
             patches=self._take(vision.patches, source),
             coordinates=self._take(vision.coordinates, source),
+            places=None if vision.places is None else self._take(vision.places, source),
             image_ids=ids,
         )
         return encode_images(params, part, self.config, remat=self.how.remat, attention=self.how.attention)
 
-    def _take_windows(self, features: Array, sequences: Sequences, n: Array) -> Float[Array, "B V D"]:
+    def _take_windows(self, features: Array, sequences: Sequences, n: Array) -> Float[Array, "B V wide"]:
         """The features of a round's windows."""
         source = _at(sequences.layout.window_source, n)
         by_window = features.reshape(len(features), source.shape[1], -1, features.shape[-1])

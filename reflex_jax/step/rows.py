@@ -137,7 +137,9 @@ def widen_prompts(prompts: PromptInputs, plan: RowPlan) -> PromptInputs:
                 ("patches", vision.patches),
                 ("coordinates", vision.coordinates),
                 ("image_ids", vision.image_ids),
+                ("places", vision.places),
             )
+            if x is not None
         }
         vision = dataclasses.replace(vision, **widened)
     return PromptInputs(

@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 
 from reflex_jax.data.images import prompt_inputs_from_huggingface
-from reflex_jax.data.prompts import PROMPTS, load_processor
+from reflex_jax.data.prompts import load_processor
 from tests.levels import normalise_levels
 
-# folder of the official files; how their text marks a picture
-PUBLISHED = {"qwen2_vl": "qwen2-vl-2b-instruct-awq"}
+# folder of the official files
+PUBLISHED = {"qwen2_vl": "qwen2-vl-2b-instruct-awq", "qwen3_vl": "qwen3-vl-4b-instruct"}
 LIMITS = {"min_pixels": 3136, "max_pixels": 64 * 28 * 28}
 SIZES = ((300, 200), (57, 401), (33, 40), (640, 90))  # width, height
 IMAGE_PAD = "<|image_pad|>"
@@ -38,7 +38,8 @@ def directory(request, data_root, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def processor(directory):
-    return load_processor(directory, prompt="think_answer", **LIMITS)
+    # the task's own <think> is a token of Qwen3-VL, which no user's text may become: other ids than transformers'
+    return load_processor(directory, prompt="bare", **LIMITS)
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +62,9 @@ def test_pixels_and_grids_of_published_settings_are_those_of_transformers(proces
 
 def test_tokens_of_published_templates_are_those_of_transformers(processor):
     """One rendered text, each mark of a picture repeated for its tokens, then tokenised."""
-    text = PROMPTS["think_answer"].replace("{question}", "Größe? {question}")
+    text = "Größe? {question}"
     for sizes in ([], [(120, 90)], [(120, 90), (60, 300), (90, 90)]):
-        encoded = processor.encode([image_of(size) for size in sizes], "Größe? {question}")
+        encoded = processor.encode([image_of(size) for size in sizes], text)
         content = [{"type": "image"}] * len(sizes) + [{"type": "text", "text": text}]
         rendered = processor.tokenizer.apply_chat_template(
             [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True

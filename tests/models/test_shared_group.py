@@ -103,7 +103,7 @@ def test_shared_path_of_every_family_has_values_and_gradients_of_its_repeated_pa
     """In blocks, with layers computed again and logits in chunks, against scores in memory and nothing shared."""
     config, tokens = CONFIGS[family], odd_completions()
     params, prompts = tiny_params(config=config), odd_prompts(padding="right", config=config)
-    sequences = sequences_in_rows(prompts, tokens)
+    sequences = jax.device_put(sequences_in_rows(prompts, tokens))
     how = {"attention": AttentionChoice("blocked"), "remat": True, "log_prob_chunk": 13}
     got = gradients_of(
         lambda p: log_probs_in_rows(p, sequences, config, allowed=ALLOWED, temperature=TEMPERATURE, **how)[0], params

@@ -37,6 +37,8 @@ def write_checkpoint(directory: Path, *, family: str = "qwen2_5_vl", is_tied: bo
 
 def hub_spelling(name: str, family: str) -> str:
     """A parameter of the torch model as the hub's files of its family name it."""
+    if family == "qwen3_vl":
+        return name
     return name.replace("model.language_model.", "model.").replace("model.visual.", "visual.")
 
 
@@ -133,5 +135,27 @@ def _qwen2_vl(is_tied: bool) -> dict:
     }  # fmt: skip
 
 
-CONFIGS = {"qwen2_5_vl": _qwen2_5_vl, "qwen2_vl": _qwen2_vl}
-MODEL_CLASSES = {"qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration", "qwen2_vl": "Qwen2VLForConditionalGeneration"}
+def _qwen3_vl(is_tied: bool) -> dict:
+    """Heads wider together than the decoder, a table of positions smaller than some pictures, features of two layers."""
+    rope = {"mrope_interleaved": True, "mrope_section": [4, 3, 3], "rope_type": "default"}
+    return {
+        "model_type": "qwen3_vl", "architectures": ["Qwen3VLForConditionalGeneration"], **_ROOT,
+        "tie_word_embeddings": is_tied,
+        "text_config": {
+            **_TEXT, "model_type": "qwen3_vl_text", "head_dim": 20, "attention_bias": False, "rope_scaling": rope,
+            "rope_theta": 5e6, "tie_word_embeddings": is_tied,
+        },
+        "vision_config": {
+            "depth": 4, "hidden_act": "gelu_pytorch_tanh", "hidden_size": 32, "intermediate_size": 44, "num_heads": 2,
+            "in_channels": 3, "out_hidden_size": 64, "patch_size": 16, "spatial_merge_size": 2, "temporal_patch_size": 2,
+            "num_position_embeddings": 81, "deepstack_visual_indexes": [0, 2], "model_type": "qwen3_vl",
+        },
+    }  # fmt: skip
+
+
+CONFIGS = {"qwen2_5_vl": _qwen2_5_vl, "qwen2_vl": _qwen2_vl, "qwen3_vl": _qwen3_vl}
+MODEL_CLASSES = {
+    "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
+    "qwen2_vl": "Qwen2VLForConditionalGeneration",
+    "qwen3_vl": "Qwen3VLForConditionalGeneration",
+}

@@ -312,6 +312,24 @@ def test_the_qwen2_vl_configuration_of_the_hub_is_understood_but_for_its_quantis
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == 2_208_985_600  # of its card: 2B
 
 
+def test_the_qwen3_vl_configuration_of_the_hub_is_understood(data_root, tmp_path):
+    config = read_qwen_config(data_root / "tokenizers" / "qwen3-vl-4b-instruct")
+    assert config == published_policy("Qwen3-VL-4B-Instruct")
+    assert (config.text.head_width, config.text.query_width, config.text.width) == (128, 4096, 2560)
+    raw = json.loads((data_root / "tokenizers" / "qwen3-vl-4b-instruct" / "config.json").read_text())
+    raw["text_config"] |= {"attention_bias": True, "rope_scaling": {"mrope_interleaved": False}}
+    raw["vision_config"] |= {"deepstack_visual_indexes": [11, 5], "num_position_embeddings": 2300, "hidden_act": "relu"}
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    with pytest.raises(ConfigError) as caught:
+        read_qwen_config(tmp_path)
+    for problem in (
+        "attention_bias: expected False, got True", "mrope_interleaved: expected True, got False",
+        "deepstack_visual_indexes: expected ascending numbers", "num_position_embeddings: expected the square of",
+        "hidden_act: expected 'quick_gelu' or 'gelu' or 'gelu_pytorch_tanh', got 'relu'",
+    ):  # fmt: skip
+        assert problem in str(caught.value)
+
+
 def test_the_7b_configuration_of_the_hub_is_understood(data_root):
     config = read_qwen_config(data_root / "tokenizers" / "qwen2.5-vl-7b-instruct")
     assert config.eos_token_ids == (151645, 151643)

@@ -37,6 +37,9 @@ NAMED_TENSORS = {
     "vision/layers/q/bias": ("model.visual.blocks.1.attn.qkv.bias", lambda g: np.split(g, 3)[0]),
     "vision/layers/down/kernel": ("model.visual.blocks.1.mlp.down_proj.weight", lambda g: g.T),
     "vision/layers/fc1/kernel": ("model.visual.blocks.1.mlp.fc1.weight", lambda g: g.T),
+    "vision/deepstack/norm/scale": ("model.visual.deepstack_merger_list.1.norm.weight", lambda g: g),
+    "vision/positions/embedding": ("model.visual.pos_embed.weight", lambda g: g),
+    "layers/q_norm/scale": ("model.language_model.layers.1.self_attn.q_norm.weight", lambda g: g),
     "vision/layers/norm2/bias": ("model.visual.blocks.1.norm2.bias", lambda g: g),
     "vision/merger/fc1/bias": ("model.visual.merger.mlp.0.bias", lambda g: g),
     "vision/merger/norm/scale": ("model.visual.merger.ln_q.weight", lambda g: g),
@@ -44,7 +47,7 @@ NAMED_TENSORS = {
 }
 
 
-@pytest.fixture(scope="module", params=["tied", "untied", "qwen2_vl"])
+@pytest.fixture(scope="module", params=["tied", "untied", "qwen2_vl", "qwen3_vl"])
 def policy(request, tmp_path_factory):
     """(torch model, our parameters, config) of one checkpoint: two of Qwen2.5-VL, one of each other family."""
     family = request.param if request.param in MODEL_TYPES else "qwen2_5_vl"
@@ -84,7 +87,7 @@ def torch_log_probs(model, inputs, completions: np.ndarray):
 @pytest.mark.parametrize("padding", ["left", "right"])
 def test_logits_and_positions_are_those_of_transformers(policy, padding):
     model, params, config = policy
-    inputs = reference.batch(padding=padding)
+    inputs = reference.batch(padding=padding, pixels_of_patch=config.vision.patch_width)
     prompts = prompt_inputs_from_huggingface(**inputs, config=config)
     for_positions = {k: v for k, v in reference.torch_inputs(inputs).items() if k != "pixel_values"}
     np.testing.assert_array_equal(
@@ -101,13 +104,14 @@ def test_vision_features_are_those_of_transformers(policy):
     import torch
 
     model, params, config = policy
-    inputs = reference.batch(padding="left")
+    inputs = reference.batch(padding="left", pixels_of_patch=config.vision.patch_width)
     prompts = prompt_inputs_from_huggingface(**inputs, config=config)
     features = np.asarray(jax.jit(encode_images, static_argnums=2)(params, prompts.vision, config))
     with torch.no_grad():
-        expected = model.model.get_image_features(
+        seen = model.model.get_image_features(
             torch.from_numpy(inputs["pixel_values"]), torch.from_numpy(inputs["image_grid_thw"])
-        ).pooler_output
+        )
+    parts = [torch.cat(part) for part in (seen.pooler_output, *(getattr(seen, "deepstack_features", None) or ()))]
     first, second, third = (tuple(map(int, grid)) for grid in inputs["image_grid_thw"])
     got = np.concatenate(
         [
@@ -115,7 +119,7 @@ def test_vision_features_are_those_of_transformers(policy):
             features[2, merged_feature_order([second, third], config.vision)],
         ]
     )
-    assert reference.relative_error(got, torch.cat(expected).numpy()) < TOLERANCE
+    assert reference.relative_error(got, torch.cat(parts, -1).numpy()) < TOLERANCE
 
 
 def test_log_probs_and_gradients_are_those_of_transformers(policy, tmp_path):
@@ -124,7 +128,10 @@ def test_log_probs_and_gradients_are_those_of_transformers(policy, tmp_path):
     from safetensors.torch import save_file
 
     model, params, config = policy
-    inputs, completions = reference.batch(padding="left"), random_completions(3)
+    inputs, completions = (
+        reference.batch(padding="left", pixels_of_patch=config.vision.patch_width),
+        random_completions(3),
+    )
     weights = np.random.default_rng(4).normal(size=completions.shape).astype(np.float32)
     expected = torch_log_probs(model, inputs, completions)
     model.zero_grad()
@@ -146,7 +153,7 @@ def test_log_probs_and_gradients_are_those_of_transformers(policy, tmp_path):
     assert len(named) >= 10 and (config.text.is_tied or "head/kernel" in named)
     for path, (name, arrange) in named.items():
         got = np.asarray(flat[path])
-        got = got[1] if "layers/" in path else got
+        got = got[1] if "layers/" in path or "deepstack/" in path else got
         error = reference.relative_error(got, arrange(of_torch[name].grad.numpy()))
         assert error < GRADIENT_TOLERANCE, (path, error)
     # and all of them, through the names of a checkpoint, which the logits hold
@@ -160,7 +167,7 @@ def test_log_probs_and_gradients_are_those_of_transformers(policy, tmp_path):
 def test_half_precision_is_as_near_to_float32_as_that_of_transformers(policy):
     """Both round to bfloat16 at every layer; only the statistics stay float32, so the errors are of one size."""
     model, params, config = policy
-    inputs = reference.batch(padding="left")
+    inputs = reference.batch(padding="left", pixels_of_patch=config.vision.patch_width)
     prompts = prompt_inputs_from_huggingface(**inputs, config=config)
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
     got = np.asarray(jax.jit(partial(prompt_logits, config=config))(half, prompts))

@@ -18,12 +18,14 @@ STEPS = 24
 
 
 @pytest.mark.parametrize(
-    ("family", "is_tied"), [("qwen2_5_vl", True), ("qwen2_5_vl", False), ("qwen2_vl", True)], ids=str
+    ("family", "is_tied"),
+    [("qwen2_5_vl", True), ("qwen2_5_vl", False), ("qwen2_vl", True), ("qwen3_vl", False)],
+    ids=str,
 )
 def test_greedy_tokens_are_those_of_transformers(tmp_path, family, is_tied):
     directory = reference.write_checkpoint(tmp_path, family=family, is_tied=is_tied, seed=5)
     model, config = reference.load_torch(directory), read_qwen_config(directory)
-    inputs = reference.batch(padding="left", seed=7)
+    inputs = reference.batch(padding="left", seed=7, pixels_of_patch=config.vision.patch_width)
     free = _torch_generate(model, inputs, eos_ids=[reference.EOS])
     eos_ids = (reference.EOS, int(free[0, 9]), int(free[2, 15]))  # several, and some that do occur
     expected = _torch_generate(model, inputs, eos_ids=list(eos_ids))

@@ -33,7 +33,8 @@ SMALL = [
 # in billions, of the models' cards: with the embedding once where the head is tied to it
 PARAMETERS = {
     "Qwen2-VL-2B-Instruct": 2.21, "Qwen2-VL-7B-Instruct": 8.29, "Qwen2.5-VL-3B-Instruct": 3.75,
-    "Qwen2.5-VL-7B-Instruct": 8.29,
+    "Qwen2.5-VL-7B-Instruct": 8.29, "Qwen3-VL-2B-Instruct": 2.13, "Qwen3-VL-4B-Instruct": 4.44,
+    "Qwen3-VL-8B-Instruct": 8.77,
 }  # fmt: skip
 
 

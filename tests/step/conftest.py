@@ -39,6 +39,18 @@ POLICIES = {
             norm="layer", feed_forward="quick_gelu",
         ),
     ),
+    "qwen3_vl": dataclasses.replace(
+        POLICY, family="qwen3_vl",
+        text=dataclasses.replace(
+            POLICY.text, own_head_width=6, rope_sections=(1, 1, 1), has_qkv_bias=False, has_head_norms=True,
+            is_interleaved=True,
+        ),
+        vision=QwenVisionConfig(
+            width=32, depth=2, heads=2, hidden=48, output_width=32, full_attention_layers=(0, 1), window_features=1,
+            patch_size=16, norm="layer", feed_forward="gelu_pytorch_tanh", has_patch_bias=True, position_side=4,
+            deepstack_layers=(0,),
+        ),
+    ),
 }  # fmt: skip
 JUDGE = BiomedClipConfig(
     vision=VisionTowerConfig(image_size=32, patch_size=8, width=32, depth=2, heads=2, hidden=64),

@@ -14,7 +14,7 @@ from reflex_jax.step.rounds import RowReader, Sequences
 from reflex_jax.step.rows import RowPlan, count_tokens, lay_out_rows
 from tests.laid_out import sequences_in_rows
 from tests.models.test_shared_group import repeated_log_probs
-from tests.tiny_policy import ALLOWED, CONFIG, IMAGE, PAD, odd_completions, odd_prompts, tiny_params
+from tests.tiny_policy import ALLOWED, CONFIG, CONFIGS, IMAGE, PAD, odd_completions, odd_prompts, tiny_params
 
 GROUP, STEPS, TEMPERATURE = 3, 7, 0.7
 LENGTHS = np.array([[7, 1, 4], [2, 0, 5]])  # one completion of the second prompt has no token
@@ -119,20 +119,26 @@ def test_levels_are_normalised_in_every_round(params):
     np.testing.assert_allclose(found[is_read], expected[is_read], atol=1e-5)
 
 
-def pictures_of_three_sizes():
+def pictures_of_three_sizes(config):
     """Three prompts, each with a picture: of four attention windows, of one, and of a part of one."""
     random = np.random.default_rng(8)
     grids = np.array([(1, 8, 8), (1, 4, 4), (1, 2, 4)])
     rows = [[*random.integers(0, 80, 2), *[IMAGE] * (h * w // 4), *random.integers(0, 80, 3)] for _, h, w in grids]
     length = max(map(len, rows))
     ids = np.array([[PAD] * (length - len(row)) + row for row in rows])
-    pixels = random.normal(size=(int(grids.prod(1).sum()), 1176)).astype(np.float32)
-    return prompt_inputs_from_huggingface(ids, (ids != PAD).astype(np.int64), pixels, grids, CONFIG)
+    pixels = random.normal(size=(int(grids.prod(1).sum()), config.vision.patch_width)).astype(np.float32)
+    return prompt_inputs_from_huggingface(ids, (ids != PAD).astype(np.int64), pixels, grids, config)
 
 
-def test_small_pictures_share_the_place_of_a_large_one(params):
-    """Two pictures and empty places in one round see each other neither forward nor backward."""
-    prompts, tokens = pictures_of_three_sizes(), odd_completions()[[0, 1, 0]]
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+def test_small_pictures_share_the_place_of_a_large_one(family):
+    """Two pictures and empty places in one round see each other neither forward nor backward.
+
+    Qwen3-VL's have places of their own in a table, and features for two layers.
+    """
+    config = CONFIGS[family]
+    params = tiny_params(config=config)
+    prompts, tokens = pictures_of_three_sizes(config), odd_completions()[[0, 1, 0]]
     weights = WEIGHTS[:3]
 
     def loss_of(log_probs, entropies, is_here):
@@ -142,7 +148,7 @@ def test_small_pictures_share_the_place_of_a_large_one(params):
     found = {}
     for rows in (1, 3):  # in rounds; each picture by itself, all at once
         sequences = sequences_in_rows(prompts, tokens, rows=rows)
-        reader = RowReader(CONFIG, ALLOWED, TEMPERATURE, HowToCompute(), ways=1)
+        reader = RowReader(config, ALLOWED, TEMPERATURE, HowToCompute(), ways=1)
 
         @jax.jit
         def look(params, sequences=sequences, reader=reader):
