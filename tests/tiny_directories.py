@@ -11,6 +11,7 @@ from reflex_jax.checkpoints.huggingface import save_policy_params
 from reflex_jax.checkpoints.paths import resolve_checkpoint
 from reflex_jax.models.qwen_vl import init_policy_params, read_qwen_config
 
+_OF_ROOT = ("architectures", "model_type", "tie_word_embeddings", "torch_dtype")
 # what config.json of a family says beside what all say; the vision tower whole, or what differs from the phantom's
 FAMILIES: dict[str, dict] = {
     "qwen2_5_vl": {
@@ -46,6 +47,8 @@ def write_tiny_policy(directory: Path, *, is_tied: bool = True, family: str = "q
         num_key_value_heads=1, tie_word_embeddings=is_tied, model_type=family,
         **{"rope_scaling": {"type": "mrope", "mrope_section": [1, 2, 1]}, **FAMILIES[family]},
     )  # fmt: skip
+    if family == "qwen3_vl":
+        _nest(directory / "config.json")
     config = read_qwen_config(directory)
     change_json(directory / "preprocessor_config.json", patch_size=config.vision.patch_size)
     rng = np.random.default_rng(0)
@@ -53,6 +56,14 @@ def write_tiny_policy(directory: Path, *, is_tied: bool = True, family: str = "q
     params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
     save_policy_params(params, config, directory)
     return directory
+
+
+def _nest(path: Path) -> None:
+    """Puts what a flat config.json says of the decoder into text_config."""
+    raw = json.loads(path.read_text())
+    root = {k: v for k, v in raw.items() if k.startswith(("vision_", "image_", "video_")) or k in _OF_ROOT}
+    text = {k: v for k, v in raw.items() if k not in root or k == "tie_word_embeddings"}
+    path.write_text(json.dumps({**root, "text_config": {**text, "model_type": "qwen3_vl_text"}}))
 
 
 def change_json(path: Path, **values) -> None:

@@ -31,6 +31,7 @@ class _Decoder:
     theta: float
     sections: tuple[int, ...]
     head_width: int | None = None  # None: hidden_size, shared by the heads
+    is_nested: bool = False  # transformers reads it from text_config alone, and has defaults for all that is not there
     flags: Mapping[str, bool] = field(default_factory=dict)  # of QwenTextConfig
 
 
@@ -39,6 +40,7 @@ _QWEN3 = _Decoder(
     theta=5e5,
     sections=(24, 20, 20),
     head_width=128,
+    is_nested=True,
     flags={"has_qkv_bias": False, "has_head_norms": True, "is_interleaved": True},
 )
 _DECODERS = {"qwen2_vl": _QWEN2, "qwen2_5_vl": _QWEN2, "qwen3_vl": _QWEN3}
@@ -60,7 +62,7 @@ class QwenVLConfig:
 
 
 def read_qwen_config(directory: str | Path) -> QwenVLConfig:
-    """Reads config.json (flat as on the hub, or with a nested text_config) and generation_config.json.
+    """Reads config.json (of Qwen2-VL and 2.5 flat as on the hub, or with a nested text_config) and generation_config.json.
 
     Raises:
       ConfigError: a file is missing, damaged or incomplete, or describes a model this code does not compute; all that
@@ -80,12 +82,15 @@ def read_qwen_config(directory: str | Path) -> QwenVLConfig:
     generation_raw = read_json_object(generation_path, setting="policy.path") if has_generation else {}
     problems: list[str] = []
     root = Fields(raw, problems)
-    text = Fields({**raw, **root.section("text_config", is_needed=False).values}, problems)
+    decoder = _DECODERS[family]
+    text = root.section("text_config", is_needed=decoder.is_nested)
+    if not decoder.is_nested:
+        text = Fields({**raw, **text.values}, problems)
     vision = root.section("vision_config")
     generation = Fields(generation_raw, problems, f"{generation_path.name}: ")
     _refuse_other_formats(root, text)
     values = {
-        "text": _text_values(root, text, _DECODERS[family]),
+        "text": _text_values(root, text, decoder),
         "vision": vision_values(family, vision, text) if isinstance(raw.get("vision_config"), dict) else {},
         **_token_ids(root, text, generation),
     }
@@ -105,8 +110,9 @@ def read_qwen_config(directory: str | Path) -> QwenVLConfig:
 
 def _refuse_other_formats(root: Fields, text: Fields) -> None:
     """Notes what would make the weights mean something else."""
-    if text.get("quantization_config") is not None:
-        text.wrong("quantization_config", "none (take the checkpoint that is not quantised)")
+    for fields in (root, text):
+        if fields.get("quantization_config") is not None:
+            fields.wrong("quantization_config", "none (take the checkpoint that is not quantised)")
     root.only("transformers_weights", "model.safetensors")
     text.only("hidden_act", "silu")
     text.only("use_sliding_window", False)

@@ -317,6 +317,11 @@ def test_the_qwen3_vl_configuration_of_the_hub_is_understood(data_root, tmp_path
     assert config == published_policy("Qwen3-VL-4B-Instruct")
     assert (config.text.head_width, config.text.query_width, config.text.width) == (128, 4096, 2560)
     raw = json.loads((data_root / "tokenizers" / "qwen3-vl-4b-instruct" / "config.json").read_text())
+    flat = {**raw, **raw["text_config"], "model_type": "qwen3_vl", "quantization_config": {"quant_method": "fp8"}}
+    del flat["text_config"]  # transformers would read a model of its default sizes
+    (tmp_path / "config.json").write_text(json.dumps(flat))
+    with pytest.raises(ConfigError, match=r"text_config: expected an object.*; quantization_config: expected none"):
+        read_qwen_config(tmp_path)
     raw["text_config"] |= {"attention_bias": True, "rope_scaling": {"mrope_interleaved": False}}
     raw["vision_config"] |= {"deepstack_visual_indexes": [11, 5], "num_position_embeddings": 2300, "hidden_act": "relu"}
     (tmp_path / "config.json").write_text(json.dumps(raw))

@@ -11,8 +11,8 @@ from tests.tiny_directories import write_tiny_policy
 
 QUICK = [
     "training.steps=2", "training.evaluate_every=0", "grpo.prompts_per_step=8", "grpo.group_size=2",
-    "rollout.max_new_tokens=6", "data.size=64", "logging.progress=false", "memory.microbatch_prompts=4",
-    "mesh.data=1", "mesh.fsdp=4", "mesh.tensor=2", "optimizer.learning_rate=1e-3", "grpo.kl_coefficient=0.1",
+    "rollout.max_new_tokens=6", "data.size=64", "logging.progress=false",
+    "optimizer.learning_rate=1e-3", "grpo.kl_coefficient=0.1",
 ]  # fmt: skip
 
 
