@@ -64,9 +64,9 @@ VOCABULARY = Vocabulary(ALLOWED, POLICY.eos_token_ids, POLICY.pad_token_id)
 GROUP, PROMPT_TOKENS, NEW_TOKENS = 4, 10, 6
 
 
-def tiny_shapes(mesh: Mesh | None = None) -> Shapes:
+def tiny_shapes(mesh: Mesh | None = None, policy: QwenVLConfig = POLICY) -> Shapes:
     """Of the tiny models; None: on one device."""
-    return Shapes(mesh or make_mesh(MeshConfig(data=1), jax.devices()[:1]), POLICY, JUDGE, VOCABULARY)
+    return Shapes(mesh or make_mesh(MeshConfig(data=1), jax.devices()[:1]), policy, JUDGE, VOCABULARY)
 
 
 @dataclass
@@ -75,6 +75,7 @@ class TinyWorld:
 
     policy_params: Any
     judge_params: Any
+    policy: QwenVLConfig = POLICY
 
     @staticmethod
     def config(*overrides: str):
@@ -89,7 +90,7 @@ class TinyWorld:
     def batch(self, prompts: int = 8, seed: int = 0) -> TrainBatch:
         """Random prompts with one 28-pixel image each, completions of several lengths, statements and scores."""
         random = np.random.default_rng(seed)
-        image_token = POLICY.image_token_id
+        image_token, vision = self.policy.image_token_id, self.policy.vision
         tokens = random.integers(2, 50, (prompts, PROMPT_TOKENS)).astype(np.int32)
         padding = random.integers(0, 4, prompts)
         is_valid = np.arange(PROMPT_TOKENS)[None] >= padding[:, None]
@@ -106,9 +107,10 @@ class TinyWorld:
                 positions=np.repeat(np.maximum(positions, 0)[:, None], 3, 1).astype(np.int32),
                 feature_index=np.where(tokens == image_token, 0, -1).astype(np.int32),
                 vision=VisionInputs(
-                    patches=random.normal(size=(prompts, 1, 4, 1176)).astype(np.float32),
+                    patches=random.normal(size=(prompts, 1, 4, vision.patch_width)).astype(np.float32),
                     coordinates=np.tile(np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.int32), (prompts, 1, 1, 1)),
                     image_ids=np.ones((prompts, 1, 4), np.int32),
+                    places=random.uniform(0, 3, (prompts, 1, 4, 2)).astype(np.float32) if vision.position_side else None,
                 ),
             ),
             rollout=Rollout(
