@@ -127,12 +127,13 @@ class _Shapes:
     def saved_by_text(self) -> float:
         """What the backward pass of the language model reads of the forward pass."""
         text, tokens = self.text, self.prompt + self.completions
+        added = len(self.vision.deepstack_layers) * tokens * text.width * self.number
         if self.config.memory.remat:  # each layer's input
-            return text.layers * tokens * text.width * self.number
+            return text.layers * tokens * text.width * self.number + added
         # the results of matrix products; queries, mixed values and the feed-forward block are cut over `tensor`
         rows = 2 * text.width + 2 * self.key_width + (text.query_width + 2 * text.hidden) / self.tensor
         mixed = 4 * tokens * text.query_width / self.tensor
-        return text.layers * (tokens * rows * self.number + mixed + self.text_scores(tokens))
+        return text.layers * (tokens * rows * self.number + mixed + self.text_scores(tokens)) + added
 
     def saved_by_vision(self) -> float:
         """What the backward pass of the vision tower reads of the forward pass."""
@@ -182,7 +183,8 @@ class _Shapes:
         The attention's probabilities are there all the while; its own backward pass makes their gradients beside them.
         """
         tokens = self.prompt + self.completions
-        rows: dict[str, float] = {"rows of one layer": 6 * tokens * self.text.width * self.number}
+        width = 4 * self.text.width + 2 * self.text.query_width
+        rows: dict[str, float] = {"rows of one layer": tokens * width * self.number}
         return rows | self._backward(self.text_scores(tokens), self._text_block(tokens))
 
     def image_backward(self) -> Terms:

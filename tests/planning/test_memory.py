@@ -158,6 +158,41 @@ def small_policy(tmp_path_factory):
     return directory
 
 
+@pytest.fixture(scope="module")
+def other_policies(tmp_path_factory, small_policy):
+    """The same decoder with the towers of the other families, by family."""
+    flat = json.loads((small_policy / "config.json").read_text())
+    text_keys = [key for key in flat if not key.startswith(("vision_", "image_", "video_"))]
+    sizes = {
+        "qwen2_vl": {**flat, "model_type": "qwen2_vl", "vision_config": {
+            "embed_dim": 32, "depth": 8, "num_heads": 2, "mlp_ratio": 2, "hidden_size": 64,
+        }},
+        "qwen3_vl": {
+            **{key: value for key, value in flat.items() if key not in text_keys}, "model_type": "qwen3_vl",
+            "text_config": {
+                **{key: flat[key] for key in text_keys}, "head_dim": 32,
+                "rope_scaling": {"mrope_section": [6, 5, 5], "mrope_interleaved": True},
+            },
+            "vision_config": {
+                "hidden_size": 32, "depth": 8, "num_heads": 2, "intermediate_size": 64, "out_hidden_size": 64,
+                "num_position_embeddings": 64, "deepstack_visual_indexes": [1, 3],
+            },
+        },
+    }  # fmt: skip
+    directories = {family: tmp_path_factory.mktemp(family) for family in sizes}
+    for family, directory in directories.items():
+        (directory / "config.json").write_text(json.dumps(sizes[family]))
+    return directories
+
+
+@pytest.mark.slow  # compiles eight functions for each
+@pytest.mark.parametrize("remat", ["true", "false"])
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl"])
+def test_the_estimate_lies_below_cpu_programs_of_every_family(other_policies, family, remat):
+    # patches of 1536 pixels before a tower of width 32 are not counted
+    check_estimate(other_policies[family], 1, [f"memory.remat={remat}"], least=0.5)
+
+
 @pytest.mark.slow  # compiles two dozen functions
 @pytest.mark.parametrize(
     ("devices", "overrides"),
@@ -184,10 +219,15 @@ def small_policy(tmp_path_factory):
     ],
 )
 def test_the_estimate_lies_below_cpu_programs(small_policy, devices, overrides):
+    check_estimate(small_policy, devices, overrides, least=0.6)
+
+
+def check_estimate(policy, devices: int, overrides: list[str], *, least: float) -> None:
+    """Below what is compiled, and at least such a share of the largest function."""
     config = load_config(
         "configs/phantom.yaml",
         [
-            f"policy.path={small_policy}", "grpo.prompts_per_step=8", "grpo.group_size=4", "rollout.max_new_tokens=64",
+            f"policy.path={policy}", "grpo.prompts_per_step=8", "grpo.group_size=4", "rollout.max_new_tokens=64",
             "data.max_prompt_tokens=128", "data.max_pixels=50176", "memory.remat=true", "memory.log_prob_chunk=64",
             "judge.max_statement_tokens=16", *overrides,
         ],
@@ -195,4 +235,4 @@ def test_the_estimate_lies_below_cpu_programs(small_policy, devices, overrides):
     plan = plan_run(config, Topology("this machine", find_topology(None).chip, jax.devices()[:devices]))
     for function in plan.functions:
         assert plan.estimate.of(function.name)[1] <= function.total, function.name
-    assert plan.estimate.of()[1] >= 0.6 * max(function.total for function in plan.functions)
+    assert plan.estimate.of()[1] >= least * max(function.total for function in plan.functions)
