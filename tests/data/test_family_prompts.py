@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from reflex_jax.data.images import prompt_inputs_from_huggingface
+from reflex_jax.data.image_settings import read_image_settings
+from reflex_jax.data.images import patchify, prompt_inputs_from_huggingface
 from reflex_jax.data.prompts import load_processor
+from reflex_jax.models.qwen_config import read_qwen_config
 from tests.levels import normalise_levels
 
 # folder of the official files
@@ -51,15 +53,18 @@ def oracle(directory):
     return found
 
 
-def test_pixels_and_grids_of_published_settings_are_those_of_transformers(processor, oracle):
+def test_pixels_and_grids_of_published_settings_are_those_of_transformers(directory, oracle):
+    vision = read_qwen_config(directory).vision
+    settings = read_image_settings(directory, vision, **LIMITS)
     for size in SIZES:
         expected = oracle(image_of(size), return_tensors="np")
-        ((levels, grid),) = processor.encode([image_of(size)], "Is it?").images
-        assert grid == tuple(expected["image_grid_thw"][0]) == processor.image_grid(size)
-        patches = normalise_levels(levels, processor.images.normalisation)
+        levels, grid = patchify(image_of(size), **LIMITS, patch=vision.patch_size, merge=vision.merge_size)
+        assert grid == tuple(expected["image_grid_thw"][0])
+        patches = normalise_levels(levels, settings.normalisation)
         np.testing.assert_allclose(patches, expected["pixel_values"], atol=1e-6)
 
 
+@pytest.mark.slow  # builds a tokenizer of 151,643 words for each family
 def test_tokens_of_published_templates_are_those_of_transformers(processor):
     """One rendered text, each mark of a picture repeated for its tokens, then tokenised."""
     text = "Größe? {question}"
@@ -75,6 +80,7 @@ def test_tokens_of_published_templates_are_those_of_transformers(processor):
         np.testing.assert_array_equal(encoded.ids, processor.tokenizer(expanded, add_special_tokens=False).input_ids)
 
 
+@pytest.mark.slow  # the same tokenizers
 def test_collated_prompts_of_a_family_are_the_layout_of_transformers_arrays(processor):
     images = [[image_of((300, 120))], [], [image_of((60, 200), seed=1), image_of((60, 60), seed=2)]]
     prompts = [processor.encode(row, "Is it?" * (2 * i + 1)) for i, row in enumerate(images)]
