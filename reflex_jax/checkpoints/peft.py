@@ -75,7 +75,7 @@ def read_adapter(
                 [*problems, f"{_SETTING}: expected {WEIGHTS_FILE} in {directory}; save the adapter as safetensors."]
             )
         )
-    tensors = {_plain(tensor.name): tensor for tensor in headers(file, setting=_SETTING)}
+    tensors = {_plain(tensor.name, config.family): tensor for tensor in headers(file, setting=_SETTING)}
     # of the rank that it names itself, so that another one than the run's is said once
     rank = settings["r"] if isinstance(settings.get("r"), int) else lora.rank
     problems += _other_tensors(tensors, config, layers, linear, rank)
@@ -249,12 +249,15 @@ def _is_stacked(config: QwenVLConfig, layer: str) -> bool:
     return leaf_sources(config)[f"{layer}/{KERNEL}"].is_stacked
 
 
-def _plain(name: str) -> str:
+def _plain(name: str, family: str) -> str:
     """The hub's spelling; some versions of peft leave the adapter's own name in."""
-    return re.sub(r"\.(lora_[AB])\.\w+\.weight$", r".\1.weight", hub_name(name))
+    return re.sub(r"\.(lora_[AB])\.\w+\.weight$", r".\1.weight", hub_name(name, family))
 
 
 def _spelt(module: str) -> str:
+    """A module as transformers 5 names it; the files of some families do so already."""
+    if module.startswith(tuple(_TRANSFORMERS_5.values())):
+        return module
     prefix = next(prefix for prefix in _TRANSFORMERS_5 if module.startswith(prefix))
     return _TRANSFORMERS_5[prefix] + module.removeprefix(prefix)
 

@@ -30,6 +30,9 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # the default of the package, and one of layers whose names both towers have; alpha / r is not a power of two
 CASES = {
     "attention": (LoraConfig(rank=4, alpha=7.0), ["q_proj", "k_proj", "v_proj", "o_proj"]),
+    # the default in the other families, which name their towers otherwise
+    "qwen2_vl": (LoraConfig(rank=4, alpha=7.0), ["q_proj", "k_proj", "v_proj", "o_proj"]),
+    "qwen3_vl": (LoraConfig(rank=4, alpha=7.0), ["q_proj", "k_proj", "v_proj", "o_proj"]),
     "feed_forward": (
         LoraConfig(rank=4, alpha=7.0, scaling="rslora", targets="layers/(o|up),vision/(layers/(gate|o)|merger/fc2)"),
         r".*layers\.\d+\.(self_attn\.o_proj|mlp\.up_proj)|.*blocks\.\d+\.(mlp\.gate_proj|attn\.proj)|.*merger\.mlp\.2",
@@ -40,10 +43,15 @@ CASES = {
 @pytest.fixture(scope="module")
 def case_of(tmp_path_factory):
     """Makes each case when it is first asked for."""
-    return functools.cache(lambda name: make_case(tmp_path_factory.mktemp(name), *CASES[name]))
+
+    def make(name):
+        family = name if name.startswith("qwen") else "qwen2_5_vl"
+        return make_case(tmp_path_factory.mktemp(name), *CASES[name], family)
+
+    return functools.cache(make)
 
 
-@pytest.fixture(params=CASES)
+@pytest.fixture(params=[pytest.param(c, marks=pytest.mark.slow if c.startswith("qwen") else ()) for c in CASES])
 def case(request, case_of):
     """Each of the cases."""
     return case_of(request.param)
@@ -55,13 +63,13 @@ def attention(case_of):
     return case_of("attention")
 
 
-def make_case(folder, lora, targets):
+def make_case(folder, lora, targets, family):
     """A torch model in peft's wrapper with B away from zero, and what it saved."""
     import torch
     from peft import LoraConfig as PeftConfig
     from peft import get_peft_model
 
-    base = reference.write_checkpoint(folder / "base")
+    base = reference.write_checkpoint(folder / "base", family=family)
     torch.manual_seed(1)
     model = get_peft_model(
         reference.load_torch(base),
@@ -85,13 +93,14 @@ def read(case, directory=None, lora=None):
 
 
 @pytest.mark.parametrize(
-    "name", ["attention", pytest.param("feed_forward", marks=pytest.mark.slow)]
+    "name", ["attention", *(pytest.param(c, marks=pytest.mark.slow) for c in ("feed_forward", "qwen2_vl", "qwen3_vl"))]
 )  # compiles both towers
 def test_logits_and_gradients_are_those_of_peft(case_of, name):
     """Of a loss that weighs every logit of a real token: kernels, embeddings and adapters end in the same numbers."""
     import torch
 
-    case, inputs = case_of(name), reference.batch(padding="left")
+    case = case_of(name)
+    inputs = reference.batch(padding="left", pixels_of_patch=case.config.vision.patch_width)
     prompts = prompt_inputs_from_huggingface(**inputs, config=case.config)
     params, adapters = load_policy_params(case.base, case.config), read(case)
     is_token = (inputs["attention_mask"][..., None] == 1).astype(np.float32)
@@ -148,7 +157,7 @@ def test_peft_loads_what_is_exported_and_computes_the_same(case, tmp_path):
 
     save_adapter(read(case), case.config, tmp_path / "out", lora=case.lora, linear=case.linear, base=str(case.base))
     loaded = PeftModel.from_pretrained(reference.load_torch(case.base), tmp_path / "out").eval()
-    inputs = reference.torch_inputs(reference.batch(padding="left"))
+    inputs = reference.torch_inputs(reference.batch(padding="left", pixels_of_patch=case.config.vision.patch_width))
     with torch.no_grad():
         assert torch.equal(loaded(**inputs).logits, case.model(**inputs).logits)
     kinds = {name for name, _ in loaded.named_modules() if name.endswith("lora_A")}

@@ -13,7 +13,7 @@ from reflex_jax.config import ConfigError, MeshConfig
 from reflex_jax.data.prompts import PromptSizes
 from reflex_jax.models.attention_choice import XLA
 from reflex_jax.models.lora import merge_adapters, whole_policy
-from reflex_jax.models.qwen_decoder import row_stack
+from reflex_jax.models.qwen_decoder import Embedded, row_stack
 from reflex_jax.models.qwen_vl import init_policy_params, prompt_logits
 from reflex_jax.planning.hlo_costs import count_costs
 from reflex_jax.records import PackedRows
@@ -206,7 +206,7 @@ def test_no_gradients_of_kernels_are_computed_beside_adapters():
 
     def loss(trained, fixed, x, rows):
         layers = whole_policy(trained, fixed, lora_scale=2.0)["layers"]
-        return row_stack(layers, x, rows, text, implementation=XLA, remat=False).sum()
+        return row_stack(layers, Embedded(x), rows, text, implementation=XLA, remat=False).sum()
 
     def flops(trained, fixed) -> float:
         return count_costs(jax.jit(jax.grad(loss)).lower(trained, fixed, x, rows).compile().as_text()).flops
