@@ -194,6 +194,7 @@ class PhaseConfig:
     answer_type: str = "any"  # closed | open | any
     sources: tuple[str, ...] = ()  # labels of data.sources; empty: all
     modalities: tuple[str, ...] = ()  # e.g. [MRI], in the names of data/modalities.py; empty: all
+    options: bool | None = None  # true: questions with lettered options alone, false: without; default: both
     epochs: float = 1.0  # passes over the questions of this type; ignored where training.steps is set
     fraction: float | None = None  # share of training.steps; default: in proportion to epochs x questions
     replay: float = 0.0  # share of the phase's prompts that are questions of the phases before it
@@ -648,6 +649,9 @@ class MemoryConfig:
     row_lengths: int = 12  # lengths that the rows of the update may have, each compiled when it is first needed
     microbatch_prompts: int = 0  # prompts whose activations exist at one time, in prefill, judge and update; 0: all
     prompt_rungs: int = 3  # static sizes that a batch's prompts are padded to, each compiled once; 1: the run's largest
+    # prompts whose groups are sampled at one time, a divisor of grpo.prompts_per_step; fewer hold fewer caches, and read the
+    # weights more often; 0: all
+    rollout_prompts: int = 0
     rollout_stages: bool = True  # while sampling, caches grow and what is still open is gathered; faster, more memory
     rollout_weights: str = (
         "gathered"  # gathered: whole over fsdp while sampling | sharded: stay cut; slower, less memory
@@ -667,10 +671,9 @@ class MemoryConfig:
         _check_choice("memory.offload", self.offload, ("none", "optimizer", "optimizer+masters"))
         for name in ("log_prob_chunk", "row_lengths", "prompt_rungs"):
             _check(getattr(self, name) >= 1, f"memory.{name}: expected >= 1; got {getattr(self, name)}.")
-        _check(
-            self.microbatch_prompts >= 0,
-            f"memory.microbatch_prompts: expected a number of prompts, or 0 for all; got {self.microbatch_prompts}.",
-        )
+        for name in ("microbatch_prompts", "rollout_prompts"):
+            few = getattr(self, name)
+            _check(few >= 0, f"memory.{name}: expected a number of prompts, or 0 for all; got {few}.")
 
 
 # Meshes by machine. `data` absorbs what is there beyond one copy of the weights, so a larger machine of the kind works too.

@@ -92,6 +92,16 @@ def check_batches(mesh: AnyMesh, prompts: int, memory: MemoryConfig, key: str) -
     check_batch(mesh, size, "memory.microbatch_prompts")
 
 
+def check_rollout(mesh: AnyMesh, prompts: int, memory: MemoryConfig) -> None:
+    """Refuses a number of prompts that are sampled together which divides neither a step nor the devices."""
+    size = memory.rollout_prompts
+    if size and prompts % size:
+        raise ConfigError(
+            f"memory.rollout_prompts: expected 0 or a divisor of grpo.prompts_per_step={prompts}; got {size}."
+        )
+    check_batch(mesh, size, "memory.rollout_prompts")
+
+
 def platform_of(mesh: AnyMesh) -> str:
     """Kind of the devices a program for this mesh runs on: cpu, gpu or tpu; cpu for a mesh without devices."""
     return "cpu" if isinstance(mesh, AbstractMesh) else str(mesh.devices.flat[0].platform)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from reflex_jax.config import ConfigError
 from reflex_jax.data.examples import Example, Picture
-from reflex_jax.data.phantom_text import LESION_COUNTS, ask, phantom_questions, teacher_completion
+from reflex_jax.data.phantom_text import LESION_COUNTS, ask, describe, phantom_questions, teacher_completion
 from reflex_jax.data.phantom_world import (
     LESION_COUNT_SHARES,
     SIZE,
@@ -80,6 +80,7 @@ def _phantom_example(split: str, world: int, index: int, noise: float) -> Exampl
         options=question.options,
         modality=facts.modality,
         organ=facts.organ,
+        reasoning=describe(facts),
         target=teacher_completion(facts, question, random, noise=noise),
     )
 

@@ -300,7 +300,8 @@ def training_batches(
 
 def phase_name(phase: PhaseConfig) -> str:
     """What metrics and messages call a phase: its answer type, and what else it chooses by."""
-    chosen = [part for part in ("+".join(phase.sources), "+".join(phase.modalities)) if part]
+    options = {None: "", True: "with options", False: "without options"}[phase.options]
+    chosen = [part for part in ("+".join(phase.sources), "+".join(phase.modalities), options) if part]
     return f"{phase.answer_type} ({', '.join(chosen)})" if chosen else phase.answer_type
 
 
@@ -309,6 +310,7 @@ def _belongs(example: Example, phase: PhaseConfig) -> bool:
         phase.answer_type in ("any", example.answer_type)
         and (not phase.sources or example.source in phase.sources)
         and (not phase.modalities or example.modality in phase.modalities)
+        and (phase.options is None or phase.options == (example.options is not None))
     )
 
 

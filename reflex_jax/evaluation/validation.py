@@ -107,6 +107,8 @@ def evaluation_batch(config: Config, mesh: AnyMesh, questions: int) -> int:
     """
     most = config.training.evaluation_batch or config.grpo.prompts_per_step
     unit = math.lcm(config.memory.microbatch_prompts or 1, mesh.shape["data"] * mesh.shape["fsdp"])
+    if min(most, questions) > config.memory.rollout_prompts > 0:  # sampled so many at a time
+        unit = math.lcm(unit, config.memory.rollout_prompts)
     return -(-min(most, questions) // unit) * unit
 
 

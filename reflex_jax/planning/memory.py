@@ -22,7 +22,7 @@ from reflex_jax.step.generate import samples_in_stages
 from reflex_jax.step.layerwise import count_layers, is_dict, part_at, parts_of
 from reflex_jax.step.open_rows import gathered_sizes
 from reflex_jax.step.sampling import Sampling
-from reflex_jax.step.shapes import attention_of
+from reflex_jax.step.shapes import attention_of, read_at_once, sampled_at_once
 
 # what compiled programs take of the estimate, at most about; measured where `tests/planning/test_memory.py` says
 COMPILERS_SHARE = {"generate": 1.16, "update": 1.25}
@@ -76,8 +76,9 @@ def estimate_memory(run: AbstractRun) -> MemoryEstimate:
         if (evaluated := _evaluated_at_once(run.config)) > sampled["generate"]:
             sampled["evaluate"] = evaluated
         for function, prompts in sampled.items():
-            parts = _generate(shapes, prompts).items()
-            phases |= {f"{function}: {part}": {**weights, **terms} for part, terms in parts}
+            parts = _generate(shapes, sampled_at_once(prompts, run.config.memory)).items()
+            batch = {"batch": bytes_on_device(run.batch.prompts) * prompts / run.config.grpo.prompts_per_step}
+            phases |= {f"{function}: {part}": {**weights, **batch, **terms} for part, terms in parts}
         phases["score_rollout"] = _score(shapes)
     return MemoryEstimate(resident, phases, on_host=bytes_on_host(run.state))
 
@@ -104,7 +105,7 @@ class _Shapes:
 
     def at_once(self, prompts: int) -> float:
         """How many of so many prompts have activations at one time."""
-        return (self.config.memory.microbatch_prompts or prompts) / self.ways
+        return read_at_once(prompts, self.config.memory) / self.ways
 
     def text_scores(self, tokens: int) -> float:
         """Float32 attention scores of one decoder layer over one row of tokens, where they are held whole."""
@@ -222,7 +223,6 @@ def _generate(shapes: _Shapes, count: int) -> dict[str, Terms]:
     text, prompts = shapes.text, count / shapes.ways
     token = 2 * text.layers * shapes.key_width * shapes.number
     before = {
-        "batch": bytes_on_device(shapes.run.batch.prompts) * prompts / shapes.prompts,
         "keys and values of the prompts": prompts * shapes.prompt * token,
     }
     at_once = shapes.at_once(count)

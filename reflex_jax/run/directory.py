@@ -65,6 +65,7 @@ FREE_KEYS = {
     "memory.rollout_weights": "rounding",
     "memory.row_lengths": "rounding",
     "memory.prompt_rungs": "rounding",
+    "memory.rollout_prompts": "rounding",
     "memory.rollout_stages": "rounding",
     "memory.microbatch_prompts": "rounding",
     "memory.offload": "rounding",

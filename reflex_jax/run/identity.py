@@ -41,7 +41,10 @@ def data_fingerprint(examples: Sequence[Example]) -> str:
         names, digests = [name for name, _ in pictures], [digest for _, digest in pictures]
         # one picture stands without a list, as it did when there could be no more
         shown = (names[0], e.options, digests[0]) if len(pictures) == 1 else (names, e.options, digests)
-        facts = (e.id, e.question, e.answer, e.answer_type, *shown, *([e.accepted] if e.accepted else []))
+        # nothing stands for what a question does not have, as before it could have it
+        more = [] if e.reasoning is None else [e.accepted, e.reasoning]
+        more = more or ([e.accepted] if e.accepted else [])
+        facts = (e.id, e.question, e.answer, e.answer_type, *shown, *more)
         digest.update(json.dumps(facts).encode() + b"\n")
     return _KIND + digest.hexdigest()
 

@@ -20,7 +20,7 @@ from reflex_jax.config import Config
 from reflex_jax.models.lora import merge_adapters
 from reflex_jax.models.qwen_vl import layers_apart
 from reflex_jax.records import Draws, HostScores, JudgeInputs, PromptInputs, Rollout, TokenCounts, TrainBatch
-from reflex_jax.sharding import UPDATE_RULES, batch_sharding, replicated
+from reflex_jax.sharding import UPDATE_RULES, batch_sharding, map_prompts, replicated
 from reflex_jax.step.generate import generate
 from reflex_jax.step.imitate import SftBatch, imitation_update
 from reflex_jax.step.keep_groups import DrawnGroups, GroupFacts, group_facts, keep_groups
@@ -28,7 +28,7 @@ from reflex_jax.step.offload import state_shardings
 from reflex_jax.step.rows import count_tokens
 from reflex_jax.step.sampling import Sampling
 from reflex_jax.step.score import Scored, score_rollout
-from reflex_jax.step.shapes import Shapes, attention_of, rollout_rules
+from reflex_jax.step.shapes import Shapes, attention_of, read_at_once, rollout_rules, sampled_at_once
 from reflex_jax.step.state import (
     FrozenParams,
     TrainState,
@@ -199,9 +199,16 @@ def _sampler(
     )  # fmt: skip
 
     def sample(weights: Params, prompts: PromptInputs, draws: Draws) -> Rollout:
-        return generate(
-            weights, prompts, draws, shapes.policy, shapes.vocabulary, sampling,
-            attention=attention_of(config, shapes), prefill_prompts=memory.microbatch_prompts,
-        )  # fmt: skip
+        count = draws.prompt_ids.shape[0]
+        at_once = sampled_at_once(count, memory)
+
+        def sample_some(some: tuple[PromptInputs, Array]) -> Rollout:
+            prompts, ids = some
+            return generate(
+                weights, prompts, Draws(draws.key, ids), shapes.policy, shapes.vocabulary, sampling,
+                attention=attention_of(config, shapes), prefill_prompts=read_at_once(at_once, memory),
+            )  # fmt: skip
+
+        return map_prompts(sample_some, (prompts, draws.prompt_ids), at_once)
 
     return jax.jit(sample, out_shardings=batch_sharding(shapes.mesh))

@@ -127,3 +127,15 @@ def smallest_prompt(data: DataConfig, vision: QwenVisionConfig) -> PromptSizes:
         1 + pixels // (vision.patch_size * vision.merge_size) ** 2,
         -(-pixels // (vision.patches_per_window * vision.patch_size**2)),
     )
+
+
+def sampled_at_once(prompts: int, memory: MemoryConfig) -> int:
+    """How many of so many prompts have their groups sampled at one time; all, where `memory.rollout_prompts` is no divisor."""
+    few = memory.rollout_prompts
+    return few if 0 < few < prompts and prompts % few == 0 else prompts
+
+
+def read_at_once(prompts: int, memory: MemoryConfig) -> int:
+    """How many of the prompts that are sampled together are read at one time."""
+    few = memory.microbatch_prompts
+    return few if 0 < few < prompts and prompts % few == 0 else prompts

@@ -18,7 +18,7 @@ from reflex_jax.data.prompts import PromptSizes
 from reflex_jax.data.sources import load_training
 from reflex_jax.models.lora import merge_adapters
 from reflex_jax.processes import any_process, is_first
-from reflex_jax.sharding import check_batches
+from reflex_jax.sharding import check_batches, check_rollout
 from reflex_jax.step.batch import BatchBuilder
 from reflex_jax.step.bridge import HostBridge
 from reflex_jax.step.imitate import TargetBuilder
@@ -136,6 +136,7 @@ class Grpo:
     def check_mesh(self, mesh: Mesh) -> None:
         """Refuses batches that do not divide."""
         check_batches(mesh, self.update_prompts, self.config.memory, "grpo.prompts_per_step / minibatches")
+        check_rollout(mesh, self.config.grpo.prompts_per_step, self.config.memory)
 
     def load_questions(self) -> list[Example]:
         """The training split."""

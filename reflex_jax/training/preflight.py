@@ -29,6 +29,7 @@ from reflex_jax.training.objectives import Objective
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 _FREE_KEYS = ("data.root", "data.cache", "endpoint.url", "endpoint.cache", "logging")  # may differ from host to host
+_LEAST_GAIN = 0.99  # of what a step needs, for a setting to be worth advising
 
 
 def check_processes(config: Config, mesh: Mesh) -> None:
@@ -110,13 +111,18 @@ def _estimate(objective: Objective, mesh: Mesh, sizes: PromptSizes | None) -> Me
 def _advice(objective: Objective, mesh: Mesh, sizes: PromptSizes | None, room: float) -> str:
     """Settings that change how a step is computed before one that rounds it: as few as fit, each with the GiB it leads to."""
     said = []
+    _, needed = _estimate(objective, mesh, sizes).of()
     for name, values in _frugal_values(objective, mesh):
+        before, needed_before = objective, needed
         for value in values:
             config = with_settings(objective.config, (name, value))
             objective = replace(cast(Any, objective), config=config)
             _, needed = _estimate(objective, mesh, sizes).of()
             if needed <= room:
                 break
+        if needed > _LEAST_GAIN * needed_before:  # of something that is not the largest
+            objective, needed = before, needed_before
+            continue
         said.append(f"{name}={str(value).lower()} ({needed / GIB:.2f})")
         if needed <= room:
             return f"Set {' and '.join(said)}.{said_of(said)}"
@@ -138,6 +144,12 @@ def _frugal_values(objective: Objective, mesh: Mesh) -> list[tuple[str, list[Any
     frugal: list[tuple[str, list[Any]]] = [("memory.microbatch_prompts", microbatches)] if microbatches else []
     if not memory.remat:
         frugal.append(("memory.remat", [True]))
+    if not objective.is_supervised:
+        step = config.grpo.prompts_per_step
+        together = memory.rollout_prompts or step
+        fewer = [size for size in range(together - 1, 0, -1) if step % size == 0 and size % ways == 0]
+        frugal += [("memory.rollout_prompts", fewer)] if fewer else []
+    # read anew for every token then
     if not objective.is_supervised and memory.rollout_weights == "gathered" and mesh.shape["fsdp"] > 1:
         frugal.append(("memory.rollout_weights", ["sharded"]))
     if waiting := waiting_settings(config, mesh.devices.flat[0].platform):

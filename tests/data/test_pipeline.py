@@ -313,6 +313,17 @@ def test_weights_are_part_of_the_layout_and_small_sources_are_told():
     assert "weights" not in plain.layout and not plain.repeating
 
 
+def test_phases_choose_by_whether_there_are_options():
+    lettered = [
+        Example(id=f"{i}", question="?", answer="a", answer_type="closed", options=("a", "b") if i % 2 else None)
+        for i in range(8)
+    ]
+    data = DataConfig(phases=(PhaseConfig(options=True), PhaseConfig(answer_type="closed", options=False)))
+    batches = training_batches(lettered, data, prompts_per_step=4, steps=None, seed=0)
+    assert batches.phase_names == ("any (with options)", "closed (without options)") and len(batches) == 2
+    assert [{int(e.id) % 2 for e in batches[step]} for step in (0, 1)] == [{1}, {0}]
+
+
 def test_phases_choose_by_source_modality_and_answer_type():
     examples = mixed({"a": 4}, modality="MRI") + mixed({"b": 4}, modality="CT") + mixed({"c": 4})
     phases = (

@@ -1,5 +1,6 @@
 """The memory estimate against what compilers count: programs of both recipes for TPUs, and of small models for a CPU."""
 
+import dataclasses
 import json
 
 import jax
@@ -138,6 +139,22 @@ def test_the_setting_for_a_card_of_40_gb_has_room_there(repository):
     estimate = _estimate("3b", (1, 1, 1), *overrides)
     for function, said in (("generate", "22.2 while sampling"), ("update", "17.0 in the update")):
         assert f"{estimate.of(function)[1] / GIB:.1f}" == said.split()[0] and said in " ".join(manual.split())
+
+
+@pytest.mark.parametrize(
+    ("recipe", "mesh", "card"),
+    [("rarl_2b", (1, 1, 1), 39.4), *((f"medix_r1_8b{variant}", (1, 8, 1), 79.6) for variant in ("", "_dapo", "_gspo"))],
+)
+def test_recipes_have_room_on_the_machines_that_they_name(recipe, mesh, card):
+    """One card of 40 GB, eight of 80; with what compilers take beyond the estimate, of what JAX takes of a card."""
+    config = load_config(f"configs/{recipe}.yaml", ["data.root=unread"])
+    shapes = named_shapes(config, AbstractMesh(mesh, MESH_AXES, axis_types=(AxisType.Auto,) * 3))
+    estimate = estimate_memory(abstract_run(config, shapes))
+    for name, share in COMPILERS_SHARE.items():
+        assert share * estimate.of(name)[1] <= GPU_SHARE * card * GIB, name
+    if config.memory.rollout_prompts:  # all at once have none: the caches of 2,560 completions
+        together = dataclasses.replace(config, memory=dataclasses.replace(config.memory, rollout_prompts=0))
+        assert estimate_memory(abstract_run(together, shapes)).of("generate")[1] > 3 * GPU_SHARE * card * GIB
 
 
 @pytest.fixture(scope="module")

@@ -81,6 +81,7 @@ def test_pickled_weights_count_where_there_are_no_others(checkpoint):
         {"images": ()},
         {"images": QUESTION.images * 2},
         {"accepted": ("b",)},
+        {"reasoning": "since"},
         {"options": ("a", "c")},
         {"answer": "b"},
         {"id": "2"},

@@ -18,7 +18,7 @@ from reflex_jax.evaluation.validation import Evaluator
 from reflex_jax.judge.batch import judge_pixels
 from reflex_jax.planning import plan as planning
 from reflex_jax.planning.topology import find_topology
-from reflex_jax.records import Rollout
+from reflex_jax.records import Draws, Rollout
 from reflex_jax.sharding import BatchRows, batch_sharding, make_mesh, replicated
 from reflex_jax.step import program as program_module
 from reflex_jax.step.abstract_run import abstract_run
@@ -142,6 +142,28 @@ def test_stages_of_a_rollout_are_a_setting_of_memory(run, monkeypatch, in_stages
     planned = abstract_run(config, models.shapes, sizes)
     planned.program.sample.lower(planned.weights, planned.batch.prompts, planned.draws)
     assert [sampling.in_stages for sampling in asked] == [in_stages]
+
+
+def test_a_few_prompts_sampled_at_one_time_get_the_completions_of_all_together(run):
+    config, models, sizes, examples = run
+    rows = models.shapes.rows(8)
+    build = BatchBuilder(models, sizes, rows, resize=config.judge.resize)
+    prompts, ids = rows.place((build(examples[:8]).prompts, rows.local.astype(np.int32)))
+    rollouts, shapes_seen = [], []
+    for few in (0, 4):
+        some = dataclasses.replace(config, memory=dataclasses.replace(config.memory, rollout_prompts=few))
+        program = build_program(some, models.shapes)
+        state, frozen = program.start(load_params(models), None, with_reference=False)
+        given = (program.gather(state.params, frozen.fixed), prompts, Draws(jax.random.key(3), ids))
+        rollouts.append(program.sample(*given))
+        # the logits of a token: of all prompts, or of those that are sampled together
+        text = str(program.sample.trace(*given).jaxpr)
+        shapes_seen.append([f"f32[{p},2,{models.shapes.policy.text.vocabulary}]" in text for p in (8, 4)])
+    assert shapes_seen == [[True, False], [False, True]]
+    whole, parts = jax.device_get(rollouts)
+    np.testing.assert_array_equal(parts.tokens, whole.tokens)
+    np.testing.assert_array_equal(parts.mask, whole.mask)
+    np.testing.assert_allclose(parts.log_probs, whole.log_probs, atol=1e-5)
 
 
 def test_a_batch_is_padded_to_the_smallest_size_that_holds_all_of_its_prompts(run):
