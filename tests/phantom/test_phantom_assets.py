@@ -96,6 +96,7 @@ def test_judge_points_at_the_lesion_it_reads_about(judge_directory):
     assert found["vfr_paraphrase_one"] > 0.9 > 0.5 > found["vfr_wrong_kind_one"]
 
 
+@pytest.mark.slow  # the control of the test before it, which says by how much the shipped judge beats chance
 def test_random_judge_points_anywhere(judge_directory):
     config = read_judge_config(judge_directory)
     params = RANDOM(config, jax.random.key(0))

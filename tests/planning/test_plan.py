@@ -103,7 +103,7 @@ def test_a_run_that_asks_no_judge_is_planned_without_one(config):
     strings = dataclasses.replace(config.rewards, components={"answer": Component(), "format": Component()})
     plan = plan_run(dataclasses.replace(config, rewards=strings), machine(memory=1e5))
     assert plan.run.shapes.judge is None and plan.run.frozen.judge is None and plan.run.batch.judge is None
-    assert plan.estimate.resident["judge"] == 0 and "score_rollout" not in plan.estimate.phases
+    assert plan.estimate.resident["judge"] == 0 and plan.estimate.phases["score_rollout"] == {}
 
 
 def test_an_update_that_is_too_large_fits_with_a_smaller_microbatch(config, plan):

@@ -61,8 +61,8 @@ def test_a_checkpoint_holds_adapters_and_their_moments_alone(run):
     assert adapters == text.layers * RANK * sides
     size = sum(path.stat().st_size for path in (run / "checkpoints" / str(STEPS)).rglob("*") if path.is_file())
     weights = sum(path.stat().st_size for path in resolve_checkpoint("phantom", "policy").glob("*.safetensors"))
-    # of numbers; orbax says about as much of its own, and a state of the whole policy is six times its bfloat16 weights
-    assert 3 * 4 * adapters < 100_000 and size < weights / 8
+    # of numbers; what orbax says of its own is more, and a state of the whole policy is six times its bfloat16 weights
+    assert 3 * 4 * adapters < 100_000 and size < weights / 4
 
 
 def test_an_interrupted_run_of_adapters_ends_with_the_same_bytes(run, repository, tmp_path):
