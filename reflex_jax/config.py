@@ -415,7 +415,7 @@ class GrpoConfig:
             self.group_size >= 2,
             f"grpo.group_size: expected >= 2, an advantage compares the answers of a group; got {self.group_size}.",
         )
-        _check(self.dynamic_sampling >= 0, f"grpo.dynamic_sampling: expected >= 0; got {self.dynamic_sampling}.")
+        self._check_dynamic_sampling()
         for name in ("prompts_per_step", "minibatches", "epochs"):
             _check(getattr(self, name) >= 1, f"grpo.{name}: expected >= 1; got {getattr(self, name)}.")
         _check(
@@ -450,6 +450,20 @@ class GrpoConfig:
             "grpo.advantage",
             self.advantage,
             ("sample_std", "population_std", "none", "leave_one_out", "batch_std", "batch"),
+        )
+
+    def _check_dynamic_sampling(self) -> None:
+        draws = self.dynamic_sampling
+        _check(
+            draws == 0 or 2 <= draws <= 100,
+            f"grpo.dynamic_sampling: expected from 2 to 100 batches, or 0 for one as it comes; got {draws}.",
+        )
+        # what a group without a spread teaches otherwise is no reason to draw another
+        _check(
+            draws == 0 or (self.advantage != "batch" and (self.kl_in == "loss" or self.kl_coefficient == 0)),
+            f"grpo.dynamic_sampling={draws}: expected an advantage that is 0 where the rewards of a group are equal; "
+            "grpo.advantage=batch compares groups, and grpo.kl_in=reward tells completions of equal reward apart. Set one of "
+            "them back.",
         )
 
 

@@ -101,6 +101,7 @@ class TrainingBatches(Batches):
         self.examples = examples
         self.phase_steps, self.prompts_per_step = tuple(phase_steps), prompts_per_step
         self.phase_names = tuple(names or (str(k + 1) for k in range(len(phases))))
+        self.phase_sizes = tuple(len(questions) for questions in phases)
         self.repeating: list[str] = []
         self._weights = dict(weights or {})
         self._phases = []

@@ -59,6 +59,7 @@ class DynamicTrainer:
                 chosen = choose_groups(facts.has_spread, own.has_spread)
                 kept, sources = program.keep_groups(kept, fresh, chosen), np.concatenate([sources, numbers])[chosen]
                 facts = jax.device_get(program.group_facts(kept.scored))
+            samples = {n: samples[n] for n in sources.tolist() if n in samples}  # those of dropped groups go
             if has_failed or facts.has_spread.all() or number + 1 >= self._most_draws:
                 break
         if kept is None or facts is None:

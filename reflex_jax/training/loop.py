@@ -209,11 +209,25 @@ def _open_run(objective: Objective, mesh: Mesh, held: ExitStack) -> tuple[_Run, 
     trainer = objective.trainer(Parts(models, program, frozen, sizes, bridge))
     draws = None
     if config.grpo.dynamic_sampling and isinstance(batches, TrainingBatches):
+        _tell_small_phases(config, batches)
         draws = Draws(batches, trainer.build, first_step=start, cursor=facts.get("draws"))
     evaluator = Evaluator(config, models, program, bridge, held_out, sizes) if held_out else None
     # what this command did not look at (held-out questions, say) stays as the run knew it
     identity = {key: value for key, value in facts.items() if key in BY_CONTENT} | identity
     return _Run(objective, models, program, batches, trainer, evaluator, checkpoints, identity, start, draws), state
+
+
+def _tell_small_phases(config: Config, batches: TrainingBatches) -> None:
+    """Says where the draws of one step may come to a question again."""
+    most = config.grpo.dynamic_sampling * config.grpo.prompts_per_step
+    named = zip(batches.phase_names, batches.phase_sizes, strict=True)
+    small = [f"phase {name} has {size}" for name, size in named if size < most]
+    if small and is_first():
+        print(
+            f"grpo.dynamic_sampling={config.grpo.dynamic_sampling}: a step may draw {most} questions, and {', '.join(small)}: "
+            "it may learn from one more than once",
+            flush=True,
+        )
 
 
 def _held_out(config: Config) -> list[Example]:

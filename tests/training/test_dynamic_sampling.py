@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from reflex_jax.config import ConfigError
 from reflex_jax.config_reader import load_config
 from reflex_jax.training import dynamic_sampling
 from reflex_jax.training.dynamic_sampling import DynamicTrainer
@@ -75,6 +76,19 @@ def step(monkeypatch):
         return trainer, result
 
     return take
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [["1"], ["-1"], ["101"], ["10", "grpo.advantage=batch"], ["10", "grpo.kl_in=reward", "grpo.kl_coefficient=0.1"]],
+)
+def test_draws_that_mean_nothing_are_refused(settings):
+    """One draw is none again; and groups of equal rewards have to teach nothing, or they would be no reason to draw."""
+    count, *rest = settings
+    with pytest.raises(ConfigError, match="grpo.dynamic_sampling.*expected"):
+        load_config(None, [f"grpo.dynamic_sampling={count}", *rest])
+    if rest:
+        load_config(None, ["grpo.dynamic_sampling=0", *rest])
 
 
 def test_a_step_draws_until_every_group_has_a_spread(step, capsys):
