@@ -144,6 +144,7 @@ def vqa_rad_folder(tmp_path, images: dict[str, bytes], answer: str = "Yes") -> s
     return str(root)
 
 
+@pytest.mark.slow  # whole runs; each picture is held in tests/data/test_images.py and test_picture_fuzz.py
 def test_odd_images_are_converted_or_refused_by_name_before_the_first_step(capsys, repository, tmp_path, data_root):
     config = str(repository / "configs" / "vqa_rad_tiny.yaml")
     odd = data_root / "odd-images"

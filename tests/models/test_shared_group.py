@@ -98,7 +98,10 @@ def test_shared_path_has_values_and_gradients_of_repeated_path(params, expected,
     assert all(float(jnp.abs(leaf).max()) > 0 for leaf in jax.tree.leaves(got[1]["vision"]))
 
 
-@pytest.mark.parametrize("family", [family for family in CONFIGS if family != CONFIG.family])
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(f, marks=pytest.mark.slow if f == "qwen2_vl" else ()) for f in CONFIGS if f != CONFIG.family],
+)
 def test_shared_path_of_every_family_has_values_and_gradients_of_its_repeated_path(family):
     """In blocks, with layers computed again and logits in chunks, against scores in memory and nothing shared."""
     config, tokens = CONFIGS[family], odd_completions()

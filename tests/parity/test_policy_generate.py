@@ -19,7 +19,12 @@ STEPS = 24
 
 @pytest.mark.parametrize(
     ("family", "is_tied"),
-    [("qwen2_5_vl", True), ("qwen2_5_vl", False), ("qwen2_vl", True), ("qwen3_vl", False)],
+    [
+        ("qwen2_5_vl", True),
+        ("qwen2_5_vl", False),
+        pytest.param("qwen2_vl", True, marks=pytest.mark.slow),
+        ("qwen3_vl", False),
+    ],
     ids=str,
 )
 def test_greedy_tokens_are_those_of_transformers(tmp_path, family, is_tied):

@@ -84,6 +84,7 @@ def test_policy_tokenizer_knows_the_world(policy_directory):
     assert np.mean([len(encode_user_text(tokenizer, f" {word}")) == 1 for word in GENERAL_WORDS]) > 0.9
 
 
+@pytest.mark.slow  # of files that ship with the package and seldom change
 def test_judge_points_at_the_lesion_it_reads_about(judge_directory):
     judge = load_judge(judge_directory)
     found = judge_fitness(judge.params, judge.config, StatementCache(judge_directory), world=WORLD, count=PICTURES)

@@ -130,7 +130,7 @@ def pictures_of_three_sizes(config):
     return prompt_inputs_from_huggingface(ids, (ids != PAD).astype(np.int64), pixels, grids, config)
 
 
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize("family", ["qwen2_5_vl", pytest.param("qwen3_vl", marks=pytest.mark.slow)])
 def test_small_pictures_share_the_place_of_a_large_one(family):
     """Two pictures and empty places in one round see each other neither forward nor backward.
 

@@ -92,7 +92,8 @@ def cut_back(directory, target, step: int):
     return target
 
 
-@pytest.mark.parametrize("step", [1, 2])  # inside the first phase, and at its border to the second
+# inside the first phase, with its weights moved, and at its border to the second
+@pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_an_interrupted_run_ends_bit_for_bit_like_an_undisturbed_one(undisturbed, phantom, tmp_path, step):
     """Also where its policy and its judge have moved: it is their content that counts."""
     directory = cut_back(undisturbed, tmp_path / "run", step)
