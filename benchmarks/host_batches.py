@@ -35,7 +35,7 @@ def make_builder(examples: list[Example], side: int) -> Any:
     )  # fmt: skip
     models = load_models(config, make_mesh(config.mesh))
     sizes = measure_prompts(config, models.processor, examples, with_judge=True)
-    return BatchBuilder(models, sizes, models.shapes.rows(len(examples)), resize=config.judge.resize)
+    return BatchBuilder(models, sizes, models.shapes.rows(len(examples)), judge=config.judge)
 
 
 def main() -> None:

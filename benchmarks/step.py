@@ -93,7 +93,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             load_params(models), models.judge.params, with_reference=config.grpo.needs_reference
         )
         rows_here = models.shapes.rows(arguments.prompts)
-        builder = TimedBuilder(BatchBuilder(models, sizes, rows_here, resize=config.judge.resize))
+        builder = TimedBuilder(BatchBuilder(models, sizes, rows_here, judge=config.judge))
         bridge = make_bridge(config, models)
         trainer = GrpoTrainer(config, program, frozen, builder, bridge, plan_rows(config, models.shapes.mesh, sizes))
         logger = RunLogger(config.run.directory, tensorboard=True, wandb_project=None, resume_step=0)

@@ -57,7 +57,7 @@ class Evaluator:
         self._examples = chosen_questions(config, examples)
         self._rows = models.shapes.rows(evaluation_batch(config, models.shapes.mesh, len(self._examples)))
         self._build = BatchBuilder(
-            models, sizes, self._rows, resize=config.judge.resize, picture=config.judge.picture, rungs=config.memory.prompt_rungs,
+            models, sizes, self._rows, judge=config.judge, rungs=config.memory.prompt_rungs,
             blank_image=blank_image,
         )  # fmt: skip
         self._key = jax.random.fold_in(jax.random.key(config.run.seed), _STEP)

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from reflex_jax.config import Config, ConfigError
+from reflex_jax.config import Config, ConfigError, JudgeConfig
 from reflex_jax.data.examples import Example, list_offenders
 from reflex_jax.data.prompts import TOKEN_MULTIPLE, EncodedPrompt, Processor, PromptSizes
 from reflex_jax.judge.batch import judge_pixels
@@ -43,7 +43,7 @@ class BatchBuilder:
     """
 
     def __init__(
-        self, models: Models, sizes: PromptSizes, rows: BatchRows, *, resize: str, picture: int = 0, rungs: int = 1,
+        self, models: Models, sizes: PromptSizes, rows: BatchRows, *, judge: JudgeConfig, rungs: int = 1,
         blank_image: bool = False,
     ):  # fmt: skip
         """Reads nothing yet.
@@ -52,13 +52,13 @@ class BatchBuilder:
           models: of the run.
           sizes: of its prompts, which the largest rung holds.
           rows: of a batch.
-          resize: of the judge's pictures.
-          picture: which of a question's the judge looks at; negative numbers count from the last.
+          judge: which picture of a question the judge looks at, and how it is resized.
           rungs: how many sizes there are at most; 1: `sizes` alone.
           blank_image: see above.
         """
         self._processor, self._judge, self._rungs = models.processor, models.judge, prompt_rungs(sizes, rungs)
-        self.rows, self._resize, self._picture, self._blank_image = rows, resize, picture, blank_image
+        self.rows, self._blank_image = rows, blank_image
+        self._resize, self._picture = judge.resize, judge.picture
 
     def sizes_of(self, examples: Sequence[Example]) -> PromptSizes:
         """The rung of a batch: by all P questions, those of other processes too, so that all run the same program."""

@@ -157,7 +157,7 @@ class Grpo:
         config, models = self.config, parts.models
         rows = models.shapes.rows(config.grpo.prompts_per_step)
         build = BatchBuilder(
-            models, parts.sizes, rows, resize=config.judge.resize, picture=config.judge.picture, rungs=config.memory.prompt_rungs
+            models, parts.sizes, rows, judge=config.judge, rungs=config.memory.prompt_rungs
         )  # fmt: skip
         plan = plan_rows(config, models.shapes.mesh, parts.sizes)
         trainer = GrpoTrainer(config, parts.program, parts.frozen, build, parts.bridge, plan)

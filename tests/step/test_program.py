@@ -79,7 +79,7 @@ def test_training_and_evaluation_run_what_is_planned(run, monkeypatch):
     program, texts = noted(config, build_program(config, models.shapes))
     state, frozen = program.start(load_params(models), models.judge.params, with_reference=True)
     bridge = make_host_bridge(config, models)
-    build = BatchBuilder(models, sizes, models.shapes.rows(8), resize=config.judge.resize)
+    build = BatchBuilder(models, sizes, models.shapes.rows(8), judge=config.judge)
     trainer = GrpoTrainer(config, program, frozen, build, bridge, plan_rows(config, models.shapes.mesh, sizes))
     fetch, axes = BatchRows.fetch, []
     monkeypatch.setattr(BatchRows, "fetch", lambda rows, tree: axes.append(_most_axes(tree)) or fetch(rows, tree))
@@ -114,7 +114,7 @@ def test_a_batch_of_a_smaller_prompt_size_makes_the_step_of_the_largest(run):
     bridge, steps, lengths = make_host_bridge(config, models), [], []
     for rungs in (1, 3):
         state, frozen = program.start(load_params(models), models.judge.params, with_reference=True)
-        build = BatchBuilder(models, larger, models.shapes.rows(8), resize=config.judge.resize, rungs=rungs)
+        build = BatchBuilder(models, larger, models.shapes.rows(8), judge=config.judge, rungs=rungs)
         batch = build(examples[:8])
         lengths.append(batch.prompts.tokens.shape[1])
         steps.append(GrpoTrainer(config, program, frozen, build, bridge, plan).run_step(state, batch, 1))
@@ -147,7 +147,7 @@ def test_stages_of_a_rollout_are_a_setting_of_memory(run, monkeypatch, in_stages
 def test_a_few_prompts_sampled_at_one_time_get_the_completions_of_all_together(run):
     config, models, sizes, examples = run
     rows = models.shapes.rows(8)
-    build = BatchBuilder(models, sizes, rows, resize=config.judge.resize)
+    build = BatchBuilder(models, sizes, rows, judge=config.judge)
     prompts, ids = rows.place((build(examples[:8]).prompts, rows.local.astype(np.int32)))
     rollouts, shapes_seen = [], []
     for few in (0, 4):
@@ -168,14 +168,14 @@ def test_a_few_prompts_sampled_at_one_time_get_the_completions_of_all_together(r
 
 def test_a_batch_is_padded_to_the_smallest_size_that_holds_all_of_its_prompts(run):
     """Also those of other processes: all have to run the same program."""
-    _, models, sizes, examples = run
+    config, models, sizes, examples = run
     largest = PromptSizes(4 * sizes.prompt_tokens, 4 * sizes.windows)
     rungs = prompt_rungs(largest, 3)
     assert rungs == (sizes, PromptSizes(2 * sizes.prompt_tokens, 2 * sizes.windows), largest)
     assert prompt_rungs(largest, 1) == (largest,)
     rows = models.shapes.rows(2)
     rows = dataclasses.replace(rows, local=rows.local[:1])  # of the first of two processes
-    build = BatchBuilder(models, largest, rows, resize="squash", rungs=3)
+    build = BatchBuilder(models, largest, rows, judge=config.judge, rungs=3)
     longer = dataclasses.replace(examples[1], question=" ".join(["long"] * sizes.prompt_tokens))
     short, mixed = build(examples[:2]), build([examples[0], longer])
     for batch, (length, windows) in ((short, vars(rungs[0]).values()), (mixed, vars(rungs[1]).values())):
@@ -197,7 +197,7 @@ def test_a_run_that_asks_no_judge_reads_none(run):
     check_memory(objective, mesh)
     models = load_models(config, mesh, with_judge=objective.with_judge)
     sizes = measure_prompts(config, models.processor, examples, with_judge=False)
-    batch = BatchBuilder(models, sizes, models.shapes.rows(8), resize=config.judge.resize)(examples[:8])
+    batch = BatchBuilder(models, sizes, models.shapes.rows(8), judge=config.judge)(examples[:8])
     tokens = np.zeros((8, 2, 8), np.int32)
     bridged = make_host_bridge(config, models)(batch.examples, tokens, tokens == 0, batch.judge_pixels)
     assert models.judge is None and batch.judge_pixels is None and bridged.judge is None
@@ -216,7 +216,7 @@ def test_a_batch_holds_its_questions_in_order_whichever_is_read_first(run):
         dataclasses.replace(example, images=tuple(slow(picture, 0.05 * (3 - number)) for picture in example.images))
         for number, example in enumerate(few)
     ]
-    batch = BatchBuilder(models, sizes, models.shapes.rows(4), resize=config.judge.resize)(late)
+    batch = BatchBuilder(models, sizes, models.shapes.rows(4), judge=config.judge)(late)
     encoded = [models.processor.encode(example.load_images(), example.question) for example in few]
     expected = models.processor.collate(encoded, prompt_tokens=sizes.prompt_tokens, windows=sizes.windows)
     assert batch.prompts.vision.patches.dtype == np.uint8
@@ -233,7 +233,7 @@ def test_the_judge_looks_at_the_picture_that_the_configuration_names(run, pictur
     config, models, sizes, examples = run
     several = dataclasses.replace(examples[0], images=tuple(e.images[0] for e in examples[:3]))
     room = sizes.union(PromptSizes(*models.processor.size_of(several)))
-    build = BatchBuilder(models, room, models.shapes.rows(2), resize=config.judge.resize, picture=picture)
+    build = BatchBuilder(models, room, models.shapes.rows(2), judge=dataclasses.replace(config.judge, picture=picture))
     batch = build([several, examples[3]])
     expected = [several.images[seen[0]], examples[3].images[seen[1]]]
     for got, image in zip(batch.judge_pixels, expected, strict=True):
