@@ -30,8 +30,9 @@ FLOORS = {
     "evaluation": 6,
     "training": 7, "dataset_card": 7,
     "phantom": 8,
-    "cli.py": 9,
-    "__init__.py": 10,
+    "commands": 9,
+    "cli.py": 10,
+    "__init__.py": 11,
 }  # fmt: skip
 EMPTY_NAMES = {"utils", "util", "helpers", "helper", "common", "manager", "base", "misc"}
 # Where code or data of others runs, whose exceptions have no common name (Rust's even derive from BaseException alone).

@@ -7,7 +7,7 @@ import jax
 import pytest
 from jaxlib.xla_client import generate_pjrt_gpu_plugin_options
 
-from reflex_jax import cli
+from reflex_jax.commands.start import prepare
 from reflex_jax.planning.chips import local_chip
 from reflex_jax.planning.device_memory import GIB, HostMemory, claim_gpu_memory, device_memory, free_memory, host_memory
 
@@ -35,7 +35,7 @@ def test_every_command_claims_the_gpus_before_it_asks_for_devices(monkeypatch):
         monkeypatch.setenv(name, "")
     monkeypatch.setattr("reflex_jax.processes.start_processes", lambda: seen.append(dict(os.environ)))
     seen: list[dict[str, str]] = []
-    cli._prepare()
+    prepare()
     assert seen[0]["XLA_CLIENT_MEM_FRACTION"] == "0.92"
 
 
