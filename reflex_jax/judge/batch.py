@@ -54,20 +54,55 @@ def judge_pixels(
     image = image.convert("RGB")
     if mode == "squash":
         return np.asarray(image.resize((size, size), resample))
-    if mode == "pad":
-        ratio = max(image.size) / size
-        width, height = (max(1, round(side / ratio)) for side in image.size)
-        image = image.resize((width, height), resample)
+    fill = mode == "pad"
+    image = image.resize(_resized(image.size, size, fill=fill), resample)
+    left, top = _offsets(image.size, size, fill=fill)
+    if fill:
         filled = Image.new("RGB", (size, size), config.fill_color)
-        filled.paste(image, ((size - image.width) // 2, (size - image.height) // 2))
+        filled.paste(image, (-left, -top))
         return np.asarray(filled)
-    width, height = image.size
-    short = min(width, height)
-    # torchvision's roundings: the long side is cut down, the offsets are rounded half to even
-    width, height = (int(size * side / short) if side != short else size for side in (width, height))
-    image = image.resize((width, height), resample)
-    left, top = round((width - size) / 2), round((height - size) / 2)
     return np.asarray(image.crop((left, top, left + size, top + size)))
+
+
+def judged_part(
+    size: tuple[int, int], config: BiomedClipConfig, resize: str = "checkpoint"
+) -> tuple[float, float, float, float]:
+    """Which part of a picture `judge_pixels` shows to the judge.
+
+    Args:
+      size: (width, height) of the picture.
+      config: of the judge.
+      resize: as in `judge_pixels`.
+
+    Returns:
+      (left, top, right, bottom) of the judge's input, in widths and heights of the picture: within 0 and 1 where it is
+      cut, beyond where it is filled up.
+    """
+    mode = _OPEN_CLIP_MODES[config.resize_mode] if resize == "checkpoint" else resize
+    side = config.vision.image_size
+    if mode == "squash":
+        return 0.0, 0.0, 1.0, 1.0
+    width, height = _resized(size, side, fill=mode == "pad")
+    left, top = _offsets((width, height), side, fill=mode == "pad")
+    return left / width, top / height, (left + side) / width, (top + side) / height
+
+
+def _resized(size: tuple[int, int], side: int, *, fill: bool) -> tuple[int, int]:
+    if fill:
+        ratio = max(size) / side
+        width, height = (max(1, round(length / ratio)) for length in size)
+        return width, height
+    short = min(size)
+    # torchvision's roundings: the long side is cut down, the offsets are rounded half to even
+    width, height = (int(side * length / short) if length != short else side for length in size)
+    return width, height
+
+
+def _offsets(size: tuple[int, int], side: int, *, fill: bool) -> tuple[int, int]:
+    """Where the judge's input begins in the resized picture; negative where that is smaller."""
+    if fill:
+        return -((side - size[0]) // 2), -((side - size[1]) // 2)
+    return round((size[0] - side) / 2), round((size[1] - side) / 2)
 
 
 def clean_text(text: str) -> str:

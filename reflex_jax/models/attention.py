@@ -62,6 +62,35 @@ def prompt_attention(
     return _attention(queries, keys, values, is_valid[:, None, :] & jnp.tri(queries.shape[1], dtype=bool))
 
 
+def weights_of_tokens(
+    queries: Float[Array, "P S N H"],
+    keys: Float[Array, "P S K H"],
+    is_valid: Bool[Array, "P S"],
+    is_asking: Bool[Array, "P S"],
+) -> Float[Array, "P S"]:
+    """How much some tokens of a prompt read from each of its tokens: the softmax weights, not the values they fetch.
+
+    Args:
+      queries: rotated, not yet scaled.
+      keys: rotated.
+      is_valid: False for padding.
+      is_asking: the tokens whose weights are wanted; over them and over the heads the mean is taken.
+
+    Returns:
+      Weights that sum to 1 over a row's valid tokens, all 0 for a row where none asks. Holds all scores in memory: for
+      looking at single answers, not for training.
+    """
+    batch, length, heads, width = queries.shape
+    key_heads = keys.shape[2]
+    rows = _heads_first(queries.astype(keys.dtype), key_heads).reshape(batch, key_heads, -1, width)
+    scores = _scores(rows, keys.transpose(0, 2, 3, 1)).reshape(batch, heads, length, length)
+    is_read = is_valid[:, None, :] & jnp.tri(length, dtype=bool)
+    weights = jax.nn.softmax(scores + score_bias(is_read)[:, None], axis=-1)
+    asking = is_asking.astype(jnp.float32)
+    share = asking / jnp.maximum(asking.sum(-1, keepdims=True), 1.0)
+    return jnp.einsum("pnts,pt->ps", weights, share) / heads
+
+
 def row_attention(
     queries: Float[Array, "B T N H"],
     keys: Float[Array, "B T K H"],

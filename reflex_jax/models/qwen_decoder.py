@@ -156,6 +156,25 @@ def row_stack(
     return _run_layers(layers, embedded, text_rotation(rows.positions, config), attend, config, remat)[0]
 
 
+def weights_of_layers(
+    layers: Params | list[Params],
+    embedded: Embedded,
+    positions: Int[Array, "P 3 Lp"],
+    is_valid: Bool[Array, "P Lp"],
+    is_asking: Bool[Array, "P Lp"],
+    config: QwenTextConfig,
+) -> Float[Array, "L P Lp"]:
+    """What `attention.weights_of_tokens` says of each layer."""
+
+    def attend(queries: Array, keys: Array, values: Array) -> tuple[Array, Array]:
+        weights = attention.weights_of_tokens(queries, keys, is_valid, is_asking)
+        return attention.prompt_attention(queries, keys, values, is_valid), weights
+
+    rotation = text_rotation(positions.swapaxes(1, 2), config)
+    kept = _run_layers(layers, embedded, rotation, attend, config, remat=False)[1]
+    return jnp.stack(kept) if isinstance(kept, list) else kept
+
+
 def init_decoder_layers(config: QwenTextConfig, key: jax.Array) -> Params:
     """Draws random layers, stacked [L, ...]: normal kernels of standard deviation 0.02, zero biases, unit scales."""
     x = jnp.zeros((1, config.width))

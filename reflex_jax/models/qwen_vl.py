@@ -29,6 +29,7 @@ from reflex_jax.models.qwen_decoder import (
     row_stack,
     split_features,
     text_rotation,
+    weights_of_layers,
 )
 from reflex_jax.models.qwen_vision import encode_patches, init_vision_params
 from reflex_jax.records import PackedRows, PromptInputs, VisionInputs
@@ -116,6 +117,16 @@ def prompt_logits(params: Params, prompts: PromptInputs, config: QwenVLConfig) -
         keep_cache=False,
     )
     return head_logits(params, hidden, config.text)
+
+
+def prompt_attention_weights(
+    params: Params, prompts: PromptInputs, is_asking: Bool[Array, "P Lp"], config: QwenVLConfig
+) -> Float[Array, "L P Lp"]:
+    """How much the asking tokens of each prompt read from every token, layer by layer: means over tokens and heads."""
+    embedded = embed_prompts(params, prompts, config)
+    return weights_of_layers(
+        params["layers"], embedded, prompts.positions, prompts.is_valid, is_asking, config.text
+    )  # fmt: skip
 
 
 def head_logits(params: Params, hidden: Float[Array, "*rows D"], config: QwenTextConfig) -> Float[Array, "*rows V"]:

@@ -142,8 +142,17 @@ def encode_user_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]
 
     Half a surrogate pair, which JSON can hold and UTF-8 cannot, is encoded as the replacement character.
     """
-    whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return _without_added_tokens(tokenizer).encode(whole, add_special_tokens=False).ids
+    return _without_added_tokens(tokenizer).encode(_whole(text), add_special_tokens=False).ids
+
+
+def _whole(text: str) -> str:
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def encode_with_places(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    """`encode_user_text`, and which characters of the text each token stands for: (from, to)."""
+    encoded = _without_added_tokens(tokenizer).encode(_whole(text), add_special_tokens=False)
+    return encoded.ids, encoded.offsets
 
 
 def encode_template(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

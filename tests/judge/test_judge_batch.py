@@ -2,14 +2,21 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from reflex_jax.judge.batch import StatementTokenizer, clean_text, prepare_judge_batch
+from reflex_jax.judge.batch import StatementTokenizer, clean_text, judge_pixels, judged_part, prepare_judge_batch
+from reflex_jax.models.biomedclip import read_judge_config
 from tests.parity.judge_reference import write_judge_directory
 
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
     return StatementTokenizer(write_judge_directory(tmp_path_factory.mktemp("judge")))
+
+
+@pytest.fixture(scope="module")
+def judge_config(tmp_path_factory):
+    return read_judge_config(write_judge_directory(tmp_path_factory.mktemp("judge")))
 
 
 def prepare(tokenizer, statements, anchors, **settings):
@@ -66,3 +73,21 @@ def test_counts_that_differ_are_refused_together(tokenizer):
         prepare_judge_batch(
             np.zeros((2, 1, 1, 3), np.uint8), [["a"], ["a", "b"]], ["a"], tokenizer, max_statement_tokens=16
         )
+
+
+@pytest.mark.parametrize("size", [(300, 200), (150, 401), (224, 224), (90, 60)])
+@pytest.mark.parametrize("resize", ["crop", "squash", "pad"])
+def test_the_part_of_a_picture_that_the_judge_sees_is_where_its_pixels_come_from(judge_config, size, resize):
+    """A picture whose red says how far right a pixel lies, and whose green how far down."""
+    x, y = (np.linspace(0, 255, 2 * count + 1)[1::2] for count in size)
+    picture = np.zeros((size[1], size[0], 3), np.uint8)
+    picture[..., 0], picture[..., 1] = np.round(x)[None, :], np.round(y)[:, None]
+    seen = judge_pixels(Image.fromarray(picture), judge_config, resize=resize).astype(float) / 255
+    side = judge_config.vision.image_size
+    left, top, right, bottom = judged_part(size, judge_config, resize)
+    across = left + (right - left) * (np.arange(side) + 0.5) / side
+    down = top + (bottom - top) * (np.arange(side) + 0.5) / side
+    inside = [(line > 0.05) & (line < 0.95) for line in (across, down)]
+    middle = side // 2
+    np.testing.assert_allclose(seen[middle, inside[0], 0], across[inside[0]], atol=0.012)
+    np.testing.assert_allclose(seen[inside[1], middle, 1], down[inside[1]], atol=0.012)

@@ -16,7 +16,7 @@ from flax.traverse_util import flatten_dict
 from reflex_jax.checkpoints.huggingface import load_policy_params
 from reflex_jax.data.images import merged_feature_order, prompt_inputs_from_huggingface
 from reflex_jax.models.qwen_config import MODEL_TYPES
-from reflex_jax.models.qwen_vl import encode_images, prompt_logits, read_qwen_config
+from reflex_jax.models.qwen_vl import encode_images, prompt_attention_weights, prompt_logits, read_qwen_config
 from tests.laid_out import log_probs_in_rows, sequences_in_rows
 from tests.parity import qwen_reference as reference
 
@@ -98,6 +98,23 @@ def test_logits_and_positions_are_those_of_transformers(policy, padding):
     expected = torch_logits(model, inputs)
     is_valid = prompts.is_valid
     assert reference.relative_error(got[is_valid], expected[is_valid]) < TOLERANCE
+
+
+def test_attention_weights_are_those_of_transformers(policy):
+    """Means over heads and over two tokens of a row; nobody asks in the last."""
+    import torch
+
+    model, params, config = policy
+    inputs = reference.batch(padding="left", pixels_of_patch=config.vision.patch_width)
+    prompts = prompt_inputs_from_huggingface(**inputs, config=config)
+    with torch.no_grad():
+        layers = model(**reference.torch_inputs(inputs), output_attentions=True).attentions
+    expected = torch.stack(layers).mean(2)[:, :, [-4, -1]].mean(2).numpy()
+    is_asking = np.zeros(prompts.tokens.shape, bool)
+    is_asking[:2, [-4, -1]] = True
+    got = np.asarray(jax.jit(prompt_attention_weights, static_argnums=3)(params, prompts, is_asking, config))
+    assert reference.relative_error(got[:, :2], expected[:, :2]) < TOLERANCE
+    np.testing.assert_array_equal(got[:, 2], 0)
 
 
 def test_vision_features_are_those_of_transformers(policy):
