@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -113,3 +114,12 @@ def data_root() -> Path:
 def repository() -> Path:
     """The repository's top folder."""
     return REPOSITORY
+
+
+@pytest.fixture(scope="module")
+def programs_once() -> Iterator[None]:
+    """For files that run many commands on the same settings: see `tests/programs_once.py`."""
+    from tests.programs_once import programs_once  # here: the package is imported after the types are checked
+
+    with programs_once():
+        yield

@@ -24,6 +24,8 @@ from reflex_jax.step.shapes import named_shapes
 from reflex_jax.training.metric_names import metric_names
 from reflex_jax.training.objectives import Grpo
 
+pytestmark = pytest.mark.usefixtures("programs_once")
+
 QUICK = ["training.steps=2", "training.evaluate_every=0", "grpo.prompts_per_step=8", "grpo.group_size=2",
          "rollout.max_new_tokens=6", "data.size=64", "logging.progress=false"]  # fmt: skip
 

@@ -148,7 +148,12 @@ class Piece:
 
 
 def abstract_policy_params(config: QwenVLConfig) -> dict[str, Any]:
-    """Our tree with shapes in the place of arrays."""
+    """Our tree with shapes in the place of arrays; each caller's own."""
+    return jax.tree.map(lambda leaf: leaf, _policy_shapes(config))
+
+
+@functools.lru_cache(maxsize=8)  # a start asks a dozen times, and drawing a policy is traced each time
+def _policy_shapes(config: QwenVLConfig) -> dict[str, Any]:
     return jax.eval_shape(lambda: init_policy_params(config, jax.random.key(0)))
 
 

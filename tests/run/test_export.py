@@ -21,6 +21,8 @@ from reflex_jax.step.models import load_models, load_params
 from reflex_jax.step.program import build_program
 from tests.parity import qwen_reference as reference
 
+pytestmark = pytest.mark.usefixtures("programs_once")
+
 FIXED = "visual."  # names of what policy.trainable=language leaves as it was
 
 

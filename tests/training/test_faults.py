@@ -34,6 +34,8 @@ from reflex_jax.training.trainer import GrpoTrainer, StepResult
 from reflex_jax.training.watchdog import Watchdog
 from tests.unchecked import types_unchecked
 
+pytestmark = pytest.mark.usefixtures("programs_once")
+
 STEPS = 4  # two of the closed phase, two of the open one
 QUICK = [
     f"training.steps={STEPS}", "training.save_every=1", "training.keep_checkpoints=9", "training.evaluate_every=0",

@@ -14,6 +14,8 @@ from reflex_jax.run.checkpoint import RunCheckpoints
 from reflex_jax.training.objectives import POLICY_FOLDER
 from tests.training.test_faults import cut_back, metrics, saved
 
+pytestmark = pytest.mark.usefixtures("programs_once")
+
 RANK, ALPHA, STEPS = 2, 8, 2
 QUICK = [
     f"training.steps={STEPS}", "training.save_every=1", "training.keep_checkpoints=9", "training.evaluate_every=0",

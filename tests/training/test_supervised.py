@@ -17,6 +17,8 @@ from reflex_jax.training.objectives import POLICY_FOLDER
 from reflex_jax.training.trainer import SupervisedTrainer
 from tests.training.test_faults import cut_back, metrics, saved, sigterm_in
 
+pytestmark = pytest.mark.usefixtures("programs_once")
+
 STEPS = 3
 QUICK = [
     f"training.steps={STEPS}", "training.save_every=1", "training.keep_checkpoints=9", "training.evaluate_every=0",
