@@ -29,7 +29,7 @@ FLOORS = {
     "run": 5, "planning": 5, "evidence": 5,
     "evaluation": 6,
     "training": 7, "dataset_card": 7,
-    "phantom": 8,
+    "phantom": 8, "audit": 8,
     "commands": 9,
     "cli.py": 10,
     "__init__.py": 11,

@@ -97,14 +97,9 @@ class Evaluator:
                 columns = jax.device_get(self._columns(scored, scores))
                 if start == 0 and self._evidence is not None:
                     recorded = ScoredBatch(
-                        batch,
-                        tokens,
-                        mask.sum(-1),
-                        bridged,
-                        self._rows.fetch(scored),
-                        self._rows,
-                        questions=len(chosen),
-                    )
+                        batch.examples, batch.judge_pixels, tokens, mask.sum(-1), bridged, self._rows.fetch(scored),
+                        self._rows, questions=len(chosen),
+                    )  # fmt: skip
                     self._evidence.record(Occasion(step, EVALUATION, name), [recorded])
                 for key, values in columns.items():
                     rows.setdefault(f"{name}/{key}", []).append(values[: len(chosen)])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 
 from reflex_jax.config import Config
+from reflex_jax.data.examples import Example
 from reflex_jax.evidence.pictures import picture_digest
 from reflex_jax.evidence.records import Answer, Group, Number, Score, Statement, number, pack_array, pack_mask
 from reflex_jax.records import Evidence, JudgeInputs
@@ -16,7 +18,6 @@ from reflex_jax.rewards.components import REWARDS, is_of_device
 from reflex_jax.rewards.visual_fidelity import kept_cells
 from reflex_jax.run.samples import failure_of
 from reflex_jax.sharding import BatchRows
-from reflex_jax.step.batch import HostBatch
 from reflex_jax.step.bridge import OPEN_CORRECT_AT, BridgedRollout
 from reflex_jax.step.score import Scored
 
@@ -25,7 +26,8 @@ from reflex_jax.step.score import Scored
 class ScoredBatch:
     """This process's part of a batch as it was scored, on the host."""
 
-    host: HostBatch
+    examples: Sequence[Example]
+    pixels: UInt8[np.ndarray, "p H W 3"] | None  # as the judge saw them; None: nothing asks one
     tokens: Int[np.ndarray, "p G Lc"]
     lengths: Int[np.ndarray, "p G"]
     bridged: BridgedRollout
@@ -49,8 +51,7 @@ def group_record(
       settings: of the run.
       pad_id: which token of the judge fills statements up.
     """
-    example, bridged, evidence = batch.host.examples[p], batch.bridged, batch.scored.evidence
-    pixels = batch.host.judge_pixels
+    example, bridged, evidence, pixels = batch.examples[p], batch.bridged, batch.scored.evidence, batch.pixels
     statements: tuple[Statement, ...] = ()
     if evidence is not None and bridged.judge is not None:
         statements = _statements(bridged.judge, evidence, p, settings, pad_id)

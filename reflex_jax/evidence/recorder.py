@@ -130,7 +130,7 @@ class EvidenceRecorder:
         self, occasion: Occasion, batch: ScoredBatch, p: int, number: int, advantages: np.ndarray | None
     ) -> dict[str, Any]:
         """A group of this process, and its picture, if pictures are kept."""
-        pixels = batch.host.judge_pixels
+        pixels = batch.pixels
         if self._settings.pictures and pixels is not None:
             directory = self._config.run.directory
             try:

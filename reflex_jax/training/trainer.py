@@ -55,7 +55,10 @@ class Drawn:
 
     def scored(self, scored: Scored, rows: BatchRows) -> ScoredBatch:
         """With what was found of it, as evidence is made of it."""
-        return ScoredBatch(self.host, self.tokens, self.mask.sum(-1), self.bridged, rows.fetch(scored), rows)
+        host = self.host
+        return ScoredBatch(
+            host.examples, host.judge_pixels, self.tokens, self.mask.sum(-1), self.bridged, rows.fetch(scored), rows
+        )
 
 
 @runtime_checkable

@@ -1,0 +1,1 @@
+"""Whether what a run was paid by can be trusted."""
