@@ -7,7 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-SAVE_FAILED, PROCESS_LOST, NOT_FINITE, PREEMPTED = 1, 3, 4, 75  # 75: "try again later" (EX_TEMPFAIL)
+SAVE_FAILED, PROCESS_LOST, NOT_FINITE, NOT_AS_RECORDED, PREEMPTED = (
+    1,
+    3,
+    4,
+    6,
+    75,
+)  # 75: "try again later" (EX_TEMPFAIL)
 
 
 class RunStopped(Exception):
