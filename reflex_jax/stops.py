@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 SAVE_FAILED, PROCESS_LOST, NOT_FINITE, PREEMPTED = 1, 3, 4, 75  # 75: "try again later" (EX_TEMPFAIL)
+AUDIT_FAILED = 6  # what was audited does not do what it is there for; no error of input
 
 
 class RunStopped(Exception):
