@@ -729,6 +729,21 @@ class MeshConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvidenceConfig:
+    """What is recorded so that rewards can be recomputed and explained (`reflex replay`); see docs/evidence.md."""
+
+    every: int = 0  # steps between two that are recorded, and with them every look at held-out questions; 0: none is
+    groups: int = 8  # questions of such a step, or of such a look, whose completions are recorded; 0: all
+    saliency: bool = False  # also the judge's maps, not their masks alone
+    pictures: bool = False  # also the pictures as the judge saw them, once each; else only what tells them apart
+
+    def __post_init__(self) -> None:
+        """Refuses values out of range."""
+        for name in ("every", "groups"):
+            _check(getattr(self, name) >= 0, f"evidence.{name}: expected >= 0; got {getattr(self, name)}.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class LoggingConfig:
     """Where metrics go beside metrics.jsonl."""
 
@@ -756,6 +771,7 @@ class Config:
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
+    evidence: EvidenceConfig = field(default_factory=EvidenceConfig)
 
     def __post_init__(self) -> None:
         """Refuses sections that do not go together."""
@@ -768,6 +784,12 @@ class Config:
             self.rewards.normalise == "sum" or self.grpo.kl_in != "reward",
             f"rewards.normalise={self.rewards.normalise}: expected grpo.kl_in=loss, a penalty is taken off the total, which is "
             "not standardised then; set one of them back.",
+        )
+        over_batch = self.rewards.normalise == "component_batch" or self.grpo.advantage in ("batch", "batch_std")
+        _check(
+            not (self.evidence.every and self.evidence.groups and over_batch),
+            f"evidence.groups={self.evidence.groups}: expected 0 (all of a step) with rewards.normalise={self.rewards.normalise} "
+            f"and grpo.advantage={self.grpo.advantage}, which compare groups: of some of them no advantage can be recomputed.",
         )
 
 

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 
 SAVE_FAILED, PROCESS_LOST, NOT_FINITE, PREEMPTED = 1, 3, 4, 75  # 75: "try again later" (EX_TEMPFAIL)
+# what was audited does not do what it is there for, or is not what was recorded; no error of input
+AUDIT_FAILED = NOT_AS_RECORDED = 6
 
 
 class RunStopped(Exception):

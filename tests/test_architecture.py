@@ -26,7 +26,7 @@ FLOORS = {
     "statements": 2, "models": 2, "data": 2, "rewards": 2, "grpo": 2,
     "judge": 3, "chat": 3, "checkpoints": 3, "config_reader.py": 3, "config_components.py": 3,
     "step": 4,
-    "run": 5, "planning": 5,
+    "run": 5, "planning": 5, "evidence": 5,
     "evaluation": 6,
     "training": 7, "dataset_card": 7,
     "phantom": 8, "audit": 8,

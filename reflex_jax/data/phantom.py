@@ -31,6 +31,7 @@ __all__ = [
     "mask_cells",
     "phantom_examples",
     "phantom_image",
+    "phantom_of",
     "phantom_questions",
 ]
 
@@ -61,9 +62,8 @@ def phantom_examples(split: str, size: int, seed: int, *, noise: float = 0.0) ->
 
 
 def _phantom_example(split: str, world: int, index: int, noise: float) -> Example:
-    template, round_number = _ROUND[index % len(_ROUND)], index // len(_ROUND)
+    template, is_affirmative = _asked(index)
     random = np.random.default_rng((world, index, 2))
-    is_affirmative = (round_number + _ROUND[: index % len(_ROUND)].count(template)) % 2 == 0
     count = _lesion_count(template, is_affirmative, random)
     facts = draw_facts(world, index, lesion_count=count)
     question = ask(facts, template, random, is_affirmative=is_affirmative)
@@ -92,6 +92,21 @@ def _lesion_count(template: str, is_affirmative: bool, random: np.random.Generat
         allowed = (1, 2)
     shares = np.array([LESION_COUNT_SHARES[count] for count in allowed])
     return int(random.choice(allowed, p=shares / shares.sum()))
+
+
+def phantom_of(example: Example) -> Phantom:
+    """The picture, facts and lesions of an example of this world, read off its id."""
+    world, index = (int(number) for number in example.id.split("-")[-2:])
+    template, is_affirmative = _asked(index)
+    count = _lesion_count(template, is_affirmative, np.random.default_rng((world, index, 2)))
+    return make_phantom(world, index, lesion_count=count)
+
+
+def _asked(index: int) -> tuple[str, bool]:
+    """Template of an example, and which of yes and no is its answer."""
+    place = index % len(_ROUND)
+    template = _ROUND[place]
+    return template, (index // len(_ROUND) + _ROUND[:place].count(template)) % 2 == 0
 
 
 def phantom_image(phantom: Phantom) -> Image.Image:

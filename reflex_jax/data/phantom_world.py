@@ -118,10 +118,14 @@ def render_phantom(seed: int, index: int, facts: Facts) -> Phantom:
     return Phantom(np.rint(255 * np.clip(picture, 0, 1)).astype(np.uint8), facts, tuple(masks))
 
 
-def mask_cells(
-    mask: Bool[np.ndarray, "112 112"], *, cells: int = 14, coverage: float = 0.15
-) -> Bool[np.ndarray, "c c"]:
-    """The lesion on the judge's grid: cells of which it covers more than `coverage`."""
+def mask_cells(mask: Bool[np.ndarray, "s s"], *, cells: int = 14, coverage: float = 0.15) -> Bool[np.ndarray, "c c"]:
+    """The lesion on the judge's grid: cells of which it covers more than `coverage`.
+
+    Args:
+      mask: its pixels; `cells` divides the side.
+      cells: of a side of the grid.
+      coverage: share of a cell.
+    """
     side = mask.shape[0] // cells
     return mask.reshape(cells, side, cells, side).mean((1, 3)) > coverage
 

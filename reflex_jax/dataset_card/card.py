@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from reflex_jax.config import ConfigError
+from reflex_jax.dataset_card.markdown import section, table
 
 _SHOWN_IDS = 20
 _CARDS = "cards"
-_LONGEST_CELL = 2000  # characters of a cell that are shown; card.json has the whole
-_WIDEST_CELL = 60  # characters that are lined up
 
 
 def write_card(card: Mapping[str, Any], directory: Path) -> None:
@@ -86,18 +85,18 @@ def as_markdown(card: Mapping[str, Any]) -> str:
     parts = [
         "# Dataset card",
         _versions(card["version"]),
-        _section("Questions", _table(_QUESTIONS, [_question_row(part) for part in card["sources"]])),
-        _section("Modalities", _table(("source", "role", "modality", "questions"), list(_modalities(card["sources"])))),
-        _section("Refused rows", _refused(card["sources"])),
-        _section("Statements by rule", _statements(card["statements"])),
-        _section("Twenty statements to read", _to_read(card["statements"])),
-        _section("Prompts", _prompts(card["prompts"])),
-        _section("Pictures", _pictures(card["pictures"])),
-        _section("Question-only baseline", _floors(card["floors"])),
-        _section("Leaks", _leaks(card["leaks"])),
+        section("Questions", table(_QUESTIONS, [_question_row(part) for part in card["sources"]])),
+        section("Modalities", table(("source", "role", "modality", "questions"), list(_modalities(card["sources"])))),
+        section("Refused rows", _refused(card["sources"])),
+        section("Statements by rule", _statements(card["statements"])),
+        section("Twenty statements to read", _to_read(card["statements"])),
+        section("Prompts", _prompts(card["prompts"])),
+        section("Pictures", _pictures(card["pictures"])),
+        section("Question-only baseline", _floors(card["floors"])),
+        section("Leaks", _leaks(card["leaks"])),
     ]
     if card["notes"]:
-        parts.append(_section("Notes", "\n".join(f"- {note}" for note in card["notes"])))
+        parts.append(section("Notes", "\n".join(f"- {note}" for note in card["notes"])))
     return "\n\n".join(parts) + "\n"
 
 
@@ -135,7 +134,7 @@ def _refused(parts: Sequence[Mapping[str, Any]]) -> str:
             known = "yes" if is_official else "no"
             rows.append([part["source"], part["split"], reason, count, known, ", ".join(ids[:_SHOWN_IDS]) + more])
     columns = ("source", "split", "reason", "rows", "known of the official files", "ids")
-    return _table(columns, rows) if rows else "None."
+    return table(columns, rows) if rows else "None."
 
 
 def _named(row: Mapping[str, Any]) -> str:
@@ -152,12 +151,12 @@ def _statements(statements: Mapping[str, Any]) -> str:
         else f"{cut} of {total} statements are longer than the judge reads (judge.max_statement_tokens)"
         + (f": {', '.join(statements['cut_ids'])}." if cut else ".")
     )
-    return _table(("rule", "statements", "share"), rows) + f"\n\n{line}"
+    return table(("rule", "statements", "share"), rows) + f"\n\n{line}"
 
 
 def _to_read(statements: Mapping[str, Any]) -> str:
     rows = [[row["rule"], row["question"], row["answer"], row["statement"]] for row in statements["to_read"]]
-    return _table(("rule", "question", "answer", "statement"), rows)
+    return table(("rule", "question", "answer", "statement"), rows)
 
 
 def _prompts(prompts: Mapping[str, Any] | None) -> str:
@@ -203,7 +202,7 @@ def _floors(floors: Mapping[str, Mapping[str, float]]) -> str:
     names = list(dict.fromkeys(name for scores in floors.values() for name in scores))
     rows = [[name, *(_score(scores.get(name)) for scores in floors.values())] for name in names]
     text = "The most frequent answer of training to the same question, or else to its kind: what can be said without a picture."
-    return f"{text}\n\n{_table(('metric', *floors), rows)}"
+    return f"{text}\n\n{table(('metric', *floors), rows)}"
 
 
 def _score(value: float | None) -> str:
@@ -218,22 +217,6 @@ def _leaks(leaks: Mapping[str, Any]) -> str:
     rows = [[names, found["same_bytes"], found["alike"]] for names, found in leaks["between_sources"].items()]
     if rows:
         lines.append(
-            _table(("sources", "questions of the first with the same picture", "with one that looks alike"), rows)
+            table(("sources", "questions of the first with the same picture", "with one that looks alike"), rows)
         )
     return "\n\n".join(lines)
-
-
-def _section(title: str, text: str) -> str:
-    return f"## {title}\n\n{text}"
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= _LONGEST_CELL else f"{text[:_LONGEST_CELL]} ..."
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A table of Markdown whose columns stand below each other in a terminal too."""
-    cells = [[_short(" ".join(str(cell).replace("|", "\\|").split())) for cell in row] for row in (columns, *rows)]
-    widths = [min(_WIDEST_CELL, max(len(row[k]) for row in cells)) for k in range(len(columns))]
-    lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in cells]
-    return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])

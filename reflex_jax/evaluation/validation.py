@@ -13,6 +13,9 @@ from reflex_jax.config import Config
 from reflex_jax.data.examples import Example
 from reflex_jax.data.holdout import choose_by_id
 from reflex_jax.data.prompts import PromptSizes
+from reflex_jax.evidence.groups import ScoredBatch
+from reflex_jax.evidence.recorder import EvidenceRecorder, Occasion
+from reflex_jax.evidence.records import EVALUATION
 from reflex_jax.records import Draws, HostScores
 from reflex_jax.sharding import AnyMesh, replicated
 from reflex_jax.step.batch import BatchBuilder
@@ -42,6 +45,7 @@ class Evaluator:
         sizes: PromptSizes,
         *,
         blank_image: bool = False,
+        evidence: EvidenceRecorder | None = None,
     ):
         """Compiles nothing yet.
 
@@ -53,7 +57,9 @@ class Evaluator:
           examples: held-out questions; those of `chosen_questions` are looked at.
           sizes: of the prompts.
           blank_image: the policy sees a grey picture, the judge the real one.
+          evidence: records what is scored; None: nothing is recorded.
         """
+        self._evidence = evidence
         self._examples = chosen_questions(config, examples)
         self._rows = models.shapes.rows(evaluation_batch(config, models.shapes.mesh, len(self._examples)))
         self._build = BatchBuilder(
@@ -66,12 +72,13 @@ class Evaluator:
         # small, and every process needs them all
         self._columns = jax.jit(question_columns, out_shardings=replicated(models.shapes.mesh))
 
-    def run(self, weights: Params, judge: Params | None) -> dict[str, float]:
+    def run(self, weights: Params, judge: Params | None, *, step: int = 0) -> dict[str, float]:
         """Returns `eval/...` metrics of one policy: sampled (T as in training) and greedy.
 
         Args:
           weights: of the program's `gather`.
           judge: its parameters.
+          step: of training, by which evidence names it.
         """
         rows: dict[str, list[np.ndarray]] = {}
         size = self._rows.count
@@ -86,7 +93,14 @@ class Evaluator:
                 tokens, mask = self._rows.fetch((rollout.tokens, rollout.mask))
                 bridged = self._bridge(batch.examples, tokens, mask, batch.judge_pixels)
                 inputs, scores = self._rows.place((bridged.judge, bridged.scores))
-                columns = jax.device_get(self._columns(self._program.score(judge, inputs, scores), scores))
+                scored = self._program.score(judge, inputs, scores)
+                columns = jax.device_get(self._columns(scored, scores))
+                if start == 0 and self._evidence is not None:
+                    recorded = ScoredBatch(
+                        batch.examples, batch.judge_pixels, tokens, mask.sum(-1), bridged, self._rows.fetch(scored),
+                        self._rows, questions=len(chosen),
+                    )  # fmt: skip
+                    self._evidence.record(Occasion(step, EVALUATION, name), [recorded])
                 for key, values in columns.items():
                     rows.setdefault(f"{name}/{key}", []).append(values[: len(chosen)])
         self._bridge.take_chat_counts()  # a step counts its own

@@ -14,8 +14,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Float, Int, UInt8
 
+from reflex_jax.audit.plausibility import points_into
+from reflex_jax.audit.statistics import area_under_curve
 from reflex_jax.data.phantom_text import Claim, all_claims, truth_matrix, with_article
 from reflex_jax.data.phantom_world import KINDS, LEVELS, SIDES, Finding, Phantom, make_phantom, mask_cells
 from reflex_jax.judge.saliency import image_evidence, unit
@@ -101,14 +103,15 @@ def _pointing(phantoms: list[Phantom], params: Params, explain: Any, encode: Enc
     for wording in ("presence", "region"):
         statements = [[_say(finding, wording) for finding in phantom.facts.findings] for phantom in phantoms]
         maps = _maps(phantoms, statements, params, explain, encode)
-        best = maps.reshape(*maps.shape[:2], -1).argmax(-1)
-        own, other, area = [], [], []
-        for phantom, cells in zip(phantoms, best, strict=True):
-            masks = [mask_cells(mask).ravel() for mask in phantom.masks]
-            for number, cell in enumerate(cells):
-                own.append(masks[number][cell])
-                area.append(masks[number].mean())
-                other.append(any(mask[cell] for k, mask in enumerate(masks) if k != number))
+        own: list[Any] = []
+        other: list[Any] = []
+        area: list[Any] = []
+        for phantom, shown in zip(phantoms, maps, strict=True):
+            masks = np.stack([mask_cells(mask) for mask in phantom.masks])
+            hits = np.stack([points_into(shown, np.broadcast_to(mask, shown.shape)) for mask in masks])  # [mask, map]
+            own += np.diagonal(hits).tolist()
+            area += masks.mean((1, 2)).tolist()
+            other += np.any(hits & ~np.eye(len(masks), dtype=bool), axis=0).tolist()
         numbers |= {
             f"pointing_{wording}": np.mean(own),
             f"pointing_other_{wording}": np.mean(other),
@@ -186,12 +189,3 @@ def _families(claims: list[Claim]) -> dict[str, list[int]]:
         name = next((name for name, word in words.items() if word in claim.wordings[0]), "kind")
         families.setdefault(name, []).append(column)
     return families
-
-
-def area_under_curve(scores: Float[np.ndarray, "*n"], truth: Bool[np.ndarray, "*n"]) -> float:
-    """Probability that a true pair scores above a false one."""
-    scores, truth = scores.ravel(), truth.ravel()
-    ranks = np.empty(len(scores))
-    ranks[np.argsort(scores)] = np.arange(1, len(scores) + 1)
-    positives = truth.sum()
-    return float((ranks[truth].sum() - positives * (positives + 1) / 2) / (positives * (~truth).sum()))

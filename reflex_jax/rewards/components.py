@@ -27,9 +27,9 @@ from reflex_jax.rewards.letter import check_with_text, letter_score
 from reflex_jax.rewards.llm_judge import check_reply_options, judge_answers
 from reflex_jax.rewards.modality import modality_score
 from reflex_jax.rewards.options import Option, read_options
-from reflex_jax.rewards.provenance import check_thresholds, provenance_reward
+from reflex_jax.rewards.provenance import check_thresholds, provenance_margins, provenance_reward
 from reflex_jax.rewards.reasoning import check_reasoning, reasoning_scores
-from reflex_jax.rewards.visual_fidelity import check_iou_threshold, visual_fidelity_reward
+from reflex_jax.rewards.visual_fidelity import check_iou_threshold, visual_fidelity_margins, visual_fidelity_reward
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Reward:
     # chat: `rewards.llm_judge.Ask`, of the section `endpoint` | text_encoders: `rewards.text_encoder.TextEncoders`, those that
     # the option `encoder` names
     needs: Literal["chat", "text_encoders"] | None = None
+    margins: Callable[..., Mapping[str, Any]] | None = None  # (evidence, **options): value minus threshold, by name
 
     @property
     def options(self) -> dict[str, Option]:
@@ -77,8 +78,8 @@ REWARDS: dict[str, Reward] = {
     "embedding_similarity": Reward("batch", embedding_similarity_scores, check_embedding, needs="text_encoders"),
     "bertscore": Reward("batch", bertscore_scores, check_bertscore, needs="text_encoders"),
     "reasoning": Reward("batch", reasoning_scores, check_reasoning, needs="text_encoders"),
-    "visual_fidelity": Reward("device", visual_fidelity_reward, check_iou_threshold),
-    "provenance": Reward("device", provenance_reward, check_thresholds),
+    "visual_fidelity": Reward("device", visual_fidelity_reward, check_iou_threshold, margins=visual_fidelity_margins),
+    "provenance": Reward("device", provenance_reward, check_thresholds, margins=provenance_margins),
 }
 
 

@@ -44,8 +44,18 @@ def loop_tightness(
 
     The smaller of the two margins by which both checks of `provenance_reward` pass; 0 where one fails.
     """
-    margins = evidence.text_text_similarity - text_threshold, evidence.image_text_similarity - image_threshold
-    return jnp.where(evidence.has_statement, jnp.maximum(jnp.minimum(*margins), 0.0), 0.0)
+    margins = provenance_margins(evidence, text_threshold=text_threshold, image_threshold=image_threshold)
+    return jnp.where(evidence.has_statement, jnp.maximum(jnp.minimum(*margins.values()), 0.0), 0.0)
+
+
+def provenance_margins(
+    evidence: Evidence, *, text_threshold: float, image_threshold: float
+) -> dict[str, Float[Array, "P G"]]:
+    """By how much each completion is above the thresholds of `provenance_reward`, by name; a check passes above 0."""
+    return {
+        "text_text": evidence.text_text_similarity - text_threshold,
+        "image_text": evidence.image_text_similarity - image_threshold,
+    }
 
 
 def check_thresholds(**thresholds: float) -> None:

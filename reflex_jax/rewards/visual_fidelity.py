@@ -46,7 +46,7 @@ def quantile_mask(
       ValueError: for a quantile out of range or an unknown tie rule.
     """
     values = _flat_cells(saliency)
-    coverage = _coverage(values.shape[-1], quantile)
+    coverage = kept_cells(values.shape[-1], quantile)
     if tie_rule == "rank":
         order = jnp.argsort(values, axis=-1, stable=True, descending=True)
         is_kept = jnp.argsort(order, axis=-1) < coverage
@@ -78,7 +78,7 @@ def tied_fraction(saliency: Float[Array, "*b h w"], *, quantile: float) -> Float
     0 exactly where no tie crosses the cut, which is where the three tie rules agree; 1 for a constant map.
     """
     values = _flat_cells(saliency)
-    coverage = _coverage(values.shape[-1], quantile)
+    coverage = kept_cells(values.shape[-1], quantile)
     cut = _cut_value(values, coverage)
     exceeds_coverage = jnp.sum(values >= cut, axis=-1) > coverage
     return jnp.where(exceeds_coverage, jnp.mean(values == cut, axis=-1, dtype=jnp.float32), 0.0)
@@ -123,6 +123,11 @@ def visual_fidelity_reward(evidence: Evidence, *, iou_threshold: float = 0.5) ->
     return ((evidence.iou > iou_threshold) & ~evidence.is_degenerate).astype(jnp.float32)
 
 
+def visual_fidelity_margins(evidence: Evidence, *, iou_threshold: float) -> dict[str, Float[Array, "P G"]]:
+    """By how much each completion is above the threshold of `visual_fidelity_reward`, by name; it passes above 0."""
+    return {"iou": evidence.iou - iou_threshold}
+
+
 def check_iou_threshold(*, iou_threshold: float) -> None:
     """Refuses a threshold that every overlap would pass or none.
 
@@ -139,7 +144,7 @@ def _flat_cells(saliency: Float[Array, "*b h w"]) -> Float[Array, "*b n"]:
     return saliency.astype(jnp.float32).reshape(*saliency.shape[:-2], -1)
 
 
-def _coverage(cells: int, quantile: float) -> int:
+def kept_cells(cells: int, quantile: float) -> int:
     """How many cells of a map without ties lie at or above the linearly interpolated quantile."""
     if not 0 < quantile < 1:
         raise ValueError(f"quantile: expected a number in (0, 1); got {quantile}.")

@@ -24,7 +24,7 @@ def completion_rows(
     rows = []
     for p, example in enumerate(batch.examples):
         for g, completion in enumerate(bridged.completions[p]):
-            failure = bridged.failures[p][g] or _failed_component(scored, p, g)
+            failure = failure_of(bridged, scored, p, g)
             rows.append(
                 {
                     "id": example.id,
@@ -35,7 +35,7 @@ def completion_rows(
                     "statement": bridged.statements[p][g],
                     "anchor_statement": bridged.anchors[p],
                     "tokens": int(rollout_tokens[p, g].sum()),
-                    "failure": failure and str(failure),
+                    "failure": failure,
                     "reward": None if failure else float(scored.rewards[p, g]),
                     "advantage": float(scored.advantages[p, g]),
                     **{
@@ -48,8 +48,10 @@ def completion_rows(
     return rows
 
 
-def _failed_component(scored: Scored, p: int, g: int) -> str | None:
-    """What failed on the device, where the host has nothing to complain of."""
+def failure_of(bridged: BridgedRollout, scored: Scored, p: int, g: int) -> str | None:
+    """Why a completion has no reward: what failed on the host, else on the device; None: it has one."""
+    if failure := bridged.failures[p][g]:
+        return str(failure)
     if scored.is_valid[p, g]:
         return None
     return "; ".join(

@@ -57,8 +57,7 @@ class BatchBuilder:
           blank_image: see above.
         """
         self._processor, self._judge, self._rungs = models.processor, models.judge, prompt_rungs(sizes, rungs)
-        self.rows, self._blank_image = rows, blank_image
-        self._resize, self._picture = judge.resize, judge.picture
+        self.rows, self._blank_image, self._looks = rows, blank_image, judge
 
     def sizes_of(self, examples: Sequence[Example]) -> PromptSizes:
         """The rung of a batch: by all P questions, those of other processes too, so that all run the same program."""
@@ -88,12 +87,17 @@ class BatchBuilder:
         """A question as the policy reads it, and the picture that the judge looks at."""
         images = example.load_images()
         seen = [Image.new("RGB", i.size, _GREY) for i in images] if self._blank_image else images
-        judged = None
-        if self._judge is not None:
-            # of fewer pictures than that the last, or counted from behind the first
-            number = max(-len(images), min(self._picture, len(images) - 1))
-            judged = judge_pixels(images[number], self._judge.config, resize=self._resize)
+        judged = None if self._judge is None else judged_picture(images, self._judge, self._looks)
         return self._processor.encode(seen, example.question, example_id=example.id), judged
+
+
+def judged_picture(images: Sequence[Image.Image], judge: Judge, looks: JudgeConfig) -> UInt8[np.ndarray, "H W 3"]:
+    """What the judge looks at of the pictures of a question: that of `judge.picture`, at its size.
+
+    Of fewer pictures than that it is the last, or counted from behind the first.
+    """
+    number = max(-len(images), min(looks.picture, len(images) - 1))
+    return judge_pixels(images[number], judge.config, resize=looks.resize)
 
 
 def prompt_rungs(largest: PromptSizes, count: int) -> tuple[PromptSizes, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from reflex_jax.checkpoints.paths import resolve_checkpoint
 from reflex_jax.checkpoints.peft import read_adapter
 from reflex_jax.checkpoints.policy import policy_shardings, special_ids
 from reflex_jax.checkpoints.qwen_tensors import abstract_policy_params
-from reflex_jax.config import Config, ConfigError, PolicyConfig, user_path
+from reflex_jax.config import Component, Config, ConfigError, PolicyConfig, user_path
 from reflex_jax.data.prompt_texts import PROMPTS
 from reflex_jax.data.prompts import Processor, load_processor
 from reflex_jax.judge.evidence import Judge, load_judge
@@ -102,27 +103,31 @@ def load_adapters(models: Models, policy: PolicyConfig) -> Any:
     return to_global(adapters, shapes.policy_shardings(adapters))
 
 
-def make_host_bridge(config: Config, models: Models, *, is_used: bool = True) -> HostBridge:
+def make_host_bridge(
+    config: Config, models: Models, *, is_used: bool = True, components: Mapping[str, Component] | None = None
+) -> HostBridge:
     """The seam of this run: the policy's words, the judge's tokenizer, the components of the reward.
 
     Args:
       config: of the run.
       models: of the run.
       is_used: whether answers are scored at all; a run that scores none needs no endpoint.
+      components: those to compute, of `rewards.components`, of which neither an endpoint nor own files are asked; None: all.
     Raises:
       ConfigError: the endpoint that a component asks is not named, or its key is not there.
     """
     tokenizer, rewards = models.processor.tokenizer, config.rewards
-    chat = {"chat": ChatClient(config.endpoint)} if is_used and needs_endpoint(config) else {}
+    is_whole = components is None
+    chat = {"chat": ChatClient(config.endpoint)} if is_whole and is_used and needs_endpoint(config) else {}
     return HostBridge(
         decode=lambda ids: decode(tokenizer, ids),
         parse=partial(parse_completion, shape=completion_shape(config)),
-        components=rewards.components,
+        components=rewards.components if components is None else components,
         statement_tokenizer=models.judge.tokenizer if models.judge else None,
         max_statement_tokens=config.judge.max_statement_tokens,
         centered=config.judge.centered,
         resources={"text_encoders": models.encoders} | chat,
-        user_rewards=UserRewards(rewards.files, timeout=rewards.timeout) if rewards.files else None,
+        user_rewards=UserRewards(rewards.files, timeout=rewards.timeout) if is_whole and rewards.files else None,
     )
 
 

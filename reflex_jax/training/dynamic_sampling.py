@@ -10,6 +10,8 @@ import jax
 import numpy as np
 
 from reflex_jax.config import Config
+from reflex_jax.evidence.groups import ScoredBatch
+from reflex_jax.evidence.recorder import Occasion
 from reflex_jax.processes import is_first
 from reflex_jax.run.samples import completion_rows
 from reflex_jax.step.batch import HostBatch
@@ -43,6 +45,8 @@ class DynamicTrainer:
         kept, sources, facts = None, np.empty(0, np.int32), None
         samples: dict[int, list[dict[str, Any]]] = {}  # by number of the group among all that were drawn
         seen: list[GroupFacts] = []
+        evidence = trainer.evidence if trainer.evidence is not None and trainer.evidence.is_due(step) else None
+        draws: list[ScoredBatch] = []  # where they are recorded
         for number, host in enumerate(batch):
             drawn = trainer.draw(weights, host, step, seconds, first_prompt=number * self.rows.count)
             with trainer.timed(seconds, "time/score"):
@@ -50,6 +54,7 @@ class DynamicTrainer:
                 fresh = drawn_groups(drawn.batch, scored)
                 own = jax.device_get(program.group_facts(fresh.scored))
             samples |= self._samples(drawn, scored, number)
+            draws += [drawn.scored(scored, self.rows)] if evidence is not None else []
             seen.append(own)
             numbers = np.arange(self.rows.count, dtype=np.int32) + number * self.rows.count
             has_failed = own.failed_rows > self._most_failed
@@ -67,6 +72,9 @@ class DynamicTrainer:
         del weights
         self._tell(facts, len(seen))
         rows, places = _chosen_samples(samples, sources, facts)
+        if evidence is not None:
+            with trainer.timed(seconds, "time/evidence"):
+                evidence.record(Occasion(step), draws, sources=sources, advantages=facts.advantages)
         state, scored, metrics = trainer.learn(state, kept.batch, kept.scored, seconds)
         tokens, mask = self.rows.fetch((kept.batch.rollout.tokens, kept.batch.rollout.mask))
         arrays = step_arrays(tokens, mask, scored)

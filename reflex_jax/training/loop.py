@@ -20,6 +20,8 @@ from reflex_jax.data.examples import Example
 from reflex_jax.data.pipeline import Batches, TrainingBatches
 from reflex_jax.data.sources import load_validation
 from reflex_jax.evaluation.validation import Evaluator, chosen_questions
+from reflex_jax.evidence.log import EvidenceLog, open_log
+from reflex_jax.evidence.recorder import open_recorder
 from reflex_jax.models.attention_choice import tell_choices
 from reflex_jax.processes import host_name, is_first, refused_together
 from reflex_jax.run.checkpoint import RunCheckpoints
@@ -81,6 +83,7 @@ class _Run:
     identity: dict[str, str]
     start: int  # steps done before this command
     draws: Draws | None  # None: a step has one batch
+    evidence: EvidenceLog
 
     @property
     def config(self) -> Config:
@@ -91,12 +94,12 @@ class _Run:
         """What the trainer takes for each step that is left."""
         return iter(self.draws or self.batches.iterate(self.start, self.trainer.build))
 
-    def evaluate(self, state: TrainState) -> dict[str, float]:
-        """Scores the policy on the held-out questions."""
+    def evaluate(self, state: TrainState, step: int) -> dict[str, float]:
+        """Scores the policy after so many steps on the held-out questions."""
         frozen = self.trainer.frozen
         if self.evaluator is None:
             raise ValueError("evaluate: expected a run with held-out questions (training.evaluate_every).")
-        return self.evaluator.run(self.program.gather(state.params, frozen.fixed), frozen.judge)
+        return self.evaluator.run(self.program.gather(state.params, frozen.fixed), frozen.judge, step=step)
 
     def save(self, state: TrainState, step: int, metrics: dict[str, Any]) -> None:
         """Starts to save; the facts say what the state belongs to, and how the phases are laid out."""
@@ -104,6 +107,7 @@ class _Run:
             **self.identity, "step": step, "phase": self.batches.phase_name(step - 1), "seed": self.config.run.seed,
             "objective": self.objective.name, "layout": self.batches.layout, "decl": DECL_VERSION,
             **({"draws": self.draws.cursor} if self.draws else {}),
+            **({"evidence": self.evidence.head.as_json()} if self.evidence.head.count else {}),
         }  # fmt: skip
         self.checkpoints.save(state, step, facts, metrics)
 
@@ -198,23 +202,33 @@ def _open_run(objective: Objective, mesh: Mesh, held: ExitStack) -> tuple[_Run, 
         update_run_config(config)
     if is_resumed:
         print(f"{directory}: continuing after step {start} of {len(batches)}", flush=True)
-    if is_first() and (said := say_of_offload(mesh, config.memory)):
-        print(said, flush=True)
-    if is_first() and config.grpo.algorithm and not objective.is_supervised:
-        print(f"grpo.preset={config.grpo.algorithm}", flush=True)
-    if is_first() and batches.repeating:
-        print(f"data.phases: {'; '.join(batches.repeating)}: some are in it more than once", flush=True)
+    if is_first():
+        _tell(objective, mesh, batches)
     bridge = make_host_bridge(config, models, is_used=objective.scores_answers)
     held.callback(bridge.close)
-    trainer = objective.trainer(Parts(models, program, frozen, sizes, bridge))
+    log = held.enter_context(open_log(config, facts, step=start))
+    recorder = open_recorder(config, models.shapes, log, identity=identity, phase_name=batches.phase_name)
+    trainer = objective.trainer(Parts(models, program, frozen, sizes, bridge, recorder))
     draws = None
     if config.grpo.dynamic_sampling and isinstance(batches, TrainingBatches):
         _tell_small_phases(config, batches)
         draws = Draws(batches, trainer.build, first_step=start, cursor=facts.get("draws"))
-    evaluator = Evaluator(config, models, program, bridge, held_out, sizes) if held_out else None
+    evaluator = Evaluator(config, models, program, bridge, held_out, sizes, evidence=recorder) if held_out else None
     # what this command did not look at (held-out questions, say) stays as the run knew it
     identity = {key: value for key, value in facts.items() if key in BY_CONTENT} | identity
-    return _Run(objective, models, program, batches, trainer, evaluator, checkpoints, identity, start, draws), state
+    run = _Run(objective, models, program, batches, trainer, evaluator, checkpoints, identity, start, draws, log)
+    return run, state
+
+
+def _tell(objective: Objective, mesh: Mesh, batches: Batches) -> None:
+    """Says what is not seen in the settings."""
+    config = objective.config
+    if said := say_of_offload(mesh, config.memory):
+        print(said, flush=True)
+    if config.grpo.algorithm and not objective.is_supervised:
+        print(f"grpo.preset={config.grpo.algorithm}", flush=True)
+    if batches.repeating:
+        print(f"data.phases: {'; '.join(batches.repeating)}: some are in it more than once", flush=True)
 
 
 def _tell_small_phases(config: Config, batches: TrainingBatches) -> None:
@@ -333,7 +347,7 @@ def _run_steps(
     )  # fmt: skip
     metrics, signs = dict[str, Any](), Signs(run.config)
     if run.evaluator and run.start == 0:
-        metrics = run.evaluate(state)
+        metrics = run.evaluate(state, 0)
         logger.log(0, {"phase": run.batches.phase_name(0), **metrics})
     bar = tqdm(
         run.iterate(), initial=run.start, total=total, unit="step",
@@ -346,7 +360,7 @@ def _run_steps(
         metrics = {"phase": run.batches.phase_name(step - 1), **result.metrics}
         is_evaluated = run.evaluator is not None and (is_last or step % training.evaluate_every == 0)
         if is_evaluated:
-            metrics |= run.evaluate(state)
+            metrics |= run.evaluate(state, step)
         logger.log(step, metrics)
         if is_last or step % training.log_every == 0:
             logger.samples(step, all_rows(result.rows, result.places))

@@ -16,6 +16,7 @@ from reflex_jax.data.examples import Example, list_offenders
 from reflex_jax.data.pipeline import Batches, SupervisedBatches, training_batches
 from reflex_jax.data.prompts import PromptSizes
 from reflex_jax.data.sources import load_training
+from reflex_jax.evidence.recorder import EvidenceRecorder
 from reflex_jax.models.lora import merge_adapters
 from reflex_jax.processes import any_process, is_first
 from reflex_jax.sharding import check_batches, check_rollout
@@ -43,6 +44,7 @@ class Parts:
     frozen: FrozenParams
     sizes: PromptSizes
     bridge: HostBridge
+    evidence: EvidenceRecorder | None = None  # None: nothing is recorded
 
 
 @runtime_checkable
@@ -160,7 +162,7 @@ class Grpo:
             models, parts.sizes, rows, judge=config.judge, rungs=config.memory.prompt_rungs
         )  # fmt: skip
         plan = plan_rows(config, models.shapes.mesh, parts.sizes)
-        trainer = GrpoTrainer(config, parts.program, parts.frozen, build, parts.bridge, plan)
+        trainer = GrpoTrainer(config, parts.program, parts.frozen, build, parts.bridge, plan, parts.evidence)
         return DynamicTrainer(config, trainer) if config.grpo.dynamic_sampling else trainer
 
     def begin(self) -> None:

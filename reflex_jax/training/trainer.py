@@ -16,6 +16,8 @@ import numpy as np
 from reflex_jax.chat.client import ChatCounts
 from reflex_jax.config import Config
 from reflex_jax.data.examples import Example
+from reflex_jax.evidence.groups import ScoredBatch
+from reflex_jax.evidence.recorder import EvidenceRecorder, Occasion
 from reflex_jax.processes import gather
 from reflex_jax.records import Draws, TrainBatch
 from reflex_jax.rewards.answer_metrics import ANSWER_METRICS
@@ -51,6 +53,13 @@ class Drawn:
     bridged: BridgedRollout
     batch: TrainBatch  # without rows
 
+    def scored(self, scored: Scored, rows: BatchRows) -> ScoredBatch:
+        """With what was found of it, as evidence is made of it."""
+        host = self.host
+        return ScoredBatch(
+            host.examples, host.judge_pixels, self.tokens, self.mask.sum(-1), self.bridged, rows.fetch(scored), rows
+        )
+
 
 @runtime_checkable
 class Trainer(Protocol):
@@ -72,9 +81,10 @@ class GrpoTrainer:
     """Samples, scores and updates."""
 
     def __init__(
-        self, config: Config, program: Program, frozen: FrozenParams, build: Any, bridge: HostBridge, row_plan: RowPlan
-    ):
-        self.frozen, self.build = frozen, build
+        self, config: Config, program: Program, frozen: FrozenParams, build: Any, bridge: HostBridge, row_plan: RowPlan,
+        evidence: EvidenceRecorder | None = None,
+    ):  # fmt: skip
+        self.frozen, self.build, self.evidence = frozen, build, evidence
         self.rows = program.shapes.rows(config.grpo.prompts_per_step)
         self.program, self._bridge, self._row_plan = program, bridge, row_plan
         self._widen = jax.jit(partial(widen_prompts, plan=row_plan), out_shardings=self.rows.sharding)
@@ -85,7 +95,15 @@ class GrpoTrainer:
         """One step of GRPO (paper Eq. 1-10)."""
         seconds: dict[str, float] = {}
         drawn = self.draw(self.gather(state, seconds), batch, step, seconds)
-        state, scored, metrics = self.learn(state, drawn.batch, None, seconds)
+        found = None
+        if self.evidence is not None:
+            # by the function that `reflex replay` calls, at every step, so that it does not matter which are recorded
+            with self.timed(seconds, "time/score"):
+                found = self.program.score(self.frozen.judge, drawn.batch.judge, drawn.batch.scores)
+        state, scored, metrics = self.learn(state, drawn.batch, found, seconds)
+        if self.evidence is not None and found is not None and self.evidence.is_due(step):
+            with self.timed(seconds, "time/evidence"):
+                self.evidence.record(Occasion(step), [drawn.scored(found, self.rows)])
         rows = completion_rows(batch, rollout_tokens=drawn.mask, bridged=drawn.bridged, scored=scored)
         arrays = step_arrays(drawn.tokens, drawn.mask, scored)
         return state, self.result(metrics, seconds, rows, self.rows.local.tolist(), arrays)

@@ -16,7 +16,7 @@ from reflex_jax.judge.evidence import load_judge
 from reflex_jax.models.biomedclip import encode_image, encode_text, init_judge_params, read_judge_config
 from reflex_jax.models.qwen_vl import read_qwen_config
 from reflex_jax.phantom import fitness
-from reflex_jax.phantom.fitness import area_under_curve, judge_fitness
+from reflex_jax.phantom.fitness import judge_fitness
 from reflex_jax.phantom.judge import (
     JudgeStep,
     StatementCache,
@@ -142,10 +142,3 @@ def test_nonsense_is_no_claim():
     wordings = {wording for claim in claims for wording in claim.wordings}
     statements = nonsense_statements(claims, np.random.default_rng(0), 300)
     assert len(statements) == 300 and wordings.isdisjoint(statements)
-
-
-def test_area_under_curve_of_hand_made_scores():
-    assert area_under_curve(np.array([0.1, 0.2, 0.8]), np.array([False, False, True])) == 1.0
-    assert area_under_curve(np.array([0.9, 0.2, 0.1]), np.array([False, False, True])) == 0.0
-    assert area_under_curve(np.array([0.1, 0.3, 0.2, 0.4]), np.array([False, True, True, False])) == 0.5
-    assert truth_matrix(all_claims(), [draw_facts(0, 0)]).dtype == bool

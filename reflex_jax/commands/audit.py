@@ -1,0 +1,65 @@
+"""`reflex audit judge`: is what a run will be paid by fit to pay, before anything is paid."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from reflex_jax.commands.arguments import whole_number
+from reflex_jax.commands.start import prepare
+from reflex_jax.config import ConfigError, user_path
+from reflex_jax.config_reader import load_config
+from reflex_jax.stops import AUDIT_FAILED
+
+
+def add(commands: Any) -> None:
+    """Words of the commands."""
+    audit = commands.add_parser("audit", help="hold judge and rewards against what they are there for")
+    inner = audit.add_subparsers(dest="inner_command", required=True, metavar="command")
+    for name, run, questions, text in (
+        ("judge", run_judge, 200, "is the frozen judge fit to judge these questions; 6 where it is not"),
+    ):
+        command = inner.add_parser(name, help=text)
+        command.add_argument("config", help="YAML file, e.g. configs/phantom.yaml; the policy's weights are not read")
+        command.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="e.g. judge.quantile=0.9")
+        command.add_argument(
+            "--questions", type=whole_number, default=questions, metavar="N",
+            help=f"of the sample of the training questions (default {questions})",
+        )  # fmt: skip
+        command.add_argument(
+            "--to", metavar="DIR", help=f"where {name}.md and {name}.json go (default audits/RUN_NAME)"
+        )
+        command.set_defaults(run=run)
+
+
+def run_judge(options: argparse.Namespace) -> int:
+    """Prints the page, writes it, and says by its code whether the judge is fit."""
+    config = load_config(options.config, options.overrides)
+    target = _prepare_audit(options, config.run.name)
+    from reflex_jax.audit.files import write_findings
+    from reflex_jax.audit.judge_audit import audit_judge, load_questions
+    from reflex_jax.audit.judge_report import as_markdown, as_values
+    from reflex_jax.judge.evidence import load_judge
+
+    examples = load_questions(config)
+    judge = load_judge(config.judge.path, config.judge.dtype)
+    audit = audit_judge(config, judge, examples, count=options.questions, say=_say)
+    page = as_markdown(audit)
+    write_findings(target, "judge", as_values(audit), page)
+    print(page)
+    print(f"{target}/judge.md and judge.json hold all of it.\n{audit.sentence}")
+    return 0 if audit.label == "fit" else AUDIT_FAILED
+
+
+def _prepare_audit(options: argparse.Namespace, name: str) -> Path:
+    """Where the findings go."""
+    if options.questions < 1:
+        raise ConfigError(f"--questions: expected at least 1; got {options.questions}.")
+    prepare()
+    return user_path(options.to) if options.to else Path("audits") / name
+
+
+def _say(line: str) -> None:
+    print(f"audit: {line}", file=sys.stderr, flush=True)

@@ -1,0 +1,64 @@
+"""`reflex replay`: the recorded rewards of a run computed again and compared, or one of them explained."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from reflex_jax.commands.arguments import whole_number
+from reflex_jax.commands.start import prepare
+from reflex_jax.stops import NOT_AS_RECORDED
+
+_MOST_SHOWN = 20  # lines of one kind
+
+
+def add(commands: Any) -> None:
+    """Words of the command."""
+    command = commands.add_parser("replay", help="compute the recorded rewards of a run again, or explain one of them")
+    command.add_argument("directory", help="run directory with evidence, e.g. runs/phantom")
+    command.add_argument(
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="key=value",
+        help="e.g. judge.path=DIR data.root=DIR (where they lie here)",
+    )
+    command.add_argument(
+        "--answer", metavar="ID", help="explain one answer, e.g. 12/3/5; in an evaluation 12/greedy/3/0"
+    )
+    command.add_argument("--step", type=whole_number, help="what was scored at this step alone")
+    command.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Checks the chain, replays, prints; `NOT_AS_RECORDED` where something is not as it was written or comes out otherwise."""
+    from reflex_jax.run.directory import load_run_config
+
+    config = load_run_config(options.directory, options.overrides, runs_rewards=False)
+    prepare()
+    from reflex_jax.audit.explain import explain
+    from reflex_jax.audit.replay import Selection, chain_faults, replay
+    from reflex_jax.audit.report import Report
+
+    directory = config.run.directory
+    if faults := chain_faults(directory):
+        _show(f"{directory}: the evidence is not as it was written; nothing is replayed", [str(f) for f in faults])
+        return NOT_AS_RECORDED
+    report = Report()
+    for replayed in replay(config, Selection(options.answer, options.step)):
+        report.add(replayed)
+        if options.answer is not None:
+            print("\n".join(explain(replayed, options.answer)))
+    for line in report.lines():
+        print(line)
+    if report.wrong:
+        _show(f"{directory}: not what was recorded", [str(found) for found in report.wrong])
+        return NOT_AS_RECORDED
+    return 0
+
+
+def _show(title: str, lines: list[str]) -> None:
+    rest = len(lines) - _MOST_SHOWN
+    shown = [*lines[:_MOST_SHOWN], *([f"and {rest} more"] if rest > 0 else [])]
+    print(f"reflex replay: {title}:", *shown, sep="\n  ", file=sys.stderr)

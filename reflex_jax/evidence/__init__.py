@@ -1,0 +1,1 @@
+"""What a run leaves behind so that every number it was paid by can be recomputed: written, hash-chained, read."""
