@@ -83,7 +83,8 @@ def recorded(repository, tmp_path_factory) -> RecordedRun:
         [
             f"run.dir={directory}", "data.size=16", f"grpo.prompts_per_step={PROMPTS}", f"grpo.group_size={GROUP}",
             "evidence.every=3", f"evidence.groups={RECORDED}", "evidence.saliency=true", f"rewards.files=[{own}]",
-            "rewards.components.short=0.5", "rewards.components.provenance.image_threshold=0.4",
+            "rewards.components={answer: 1, short: 0.5, format: 1, visual_fidelity: 1, provenance: 1}",
+            "rewards.components.provenance.image_threshold=0.4",
             "judge.max_statement_tokens=16",  # one length of statements to compile
         ],
     )  # fmt: skip
@@ -95,7 +96,10 @@ def recorded(repository, tmp_path_factory) -> RecordedRun:
         bridge = make_host_bridge(config, models)
     program = build_program(config, models.shapes)
     log = EvidenceLog(directory, head=Head(), step=0, is_writing=True)
-    identity = {"policy": "sha256:p", "judge": checkpoint_fingerprint(Path(models_module.resolve_checkpoint("phantom", "judge")))}
+    identity = {
+        "policy": "sha256:p",
+        "judge": checkpoint_fingerprint(Path(models_module.resolve_checkpoint("phantom", "judge"))),
+    }
     recorder = EvidenceRecorder(config, models.shapes, log, identity=identity, phase_name=lambda done: f"after {done}")
     rows = models.shapes.rows(PROMPTS)
 

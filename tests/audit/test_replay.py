@@ -9,6 +9,7 @@ import pytest
 
 from reflex_jax.audit.compare import Difference, Flip
 from reflex_jax.audit.replay import Selection, replay
+from reflex_jax.checkpoints.paths import resolve_checkpoint
 from reflex_jax.cli import main
 from reflex_jax.config import ConfigError
 from reflex_jax.run.directory import load_run_config
@@ -22,7 +23,11 @@ def found_in(directory, **selection) -> list[Difference | Flip]:
 
 def group_of(records: list[dict], number: int) -> dict:
     """The group of step 3 with this number."""
-    return next(r for r in records if r["kind"] == "group" and r["number"] == number and "/sampled/" not in r["answers"][0]["id"])
+    return next(
+        r
+        for r in records
+        if r["kind"] == "group" and r["number"] == number and "/sampled/" not in r["answers"][0]["id"]
+    )
 
 
 def test_everything_comes_out_again_bit_for_bit(recorded, capsys):
@@ -34,7 +39,9 @@ def test_everything_comes_out_again_bit_for_bit(recorded, capsys):
     told = capsys.readouterr().out
     assert "9 answers to 3 questions in 2 batches; every value came out again, bit for bit" in told
     assert "taken from the record: short (code of the run's own is not asked again)" in told
-    failed = [a for line in lines if line["record"]["kind"] == "group" for a in line["record"]["answers"] if not a["is_valid"]]
+    failed = [
+        a for line in lines if line["record"]["kind"] == "group" for a in line["record"]["answers"] if not a["is_valid"]
+    ]
     assert failed and all(a["failure"] == "short: ValueError at short.py:3: no luck" for a in failed)
     assert all(a["reward"] == "nan" and a["advantage"] == 0 for a in failed)
 
@@ -54,10 +61,12 @@ def test_values_that_were_forged_with_their_hashes_are_named(recorded, tmp_path,
     def forge(records):
         first, second = group_of(records, 0), group_of(records, 1)
         first["answers"][0]["reward"] += 1
-        first["answers"][1]["components"]["visual_fidelity"]["score"] = 1.0 - first["answers"][1]["components"][
-            "visual_fidelity"
-        ]["score"]
+        first["answers"][1]["components"]["visual_fidelity"]["score"] = (
+            1.0 - first["answers"][1]["components"]["visual_fidelity"]["score"]
+        )
         first["answers"][2]["advantage"] = 0.25
+        first["answers"][0]["components"]["provenance"]["margins"]["text_text"] = 0.5
+        second["organ"] = "heart"
         second["statements"][0]["mask"] = base64.b64encode(bytes(25)).decode()
         second["answers"][0]["statement"] = "it is an elephant"
         second["answers"][1]["completion"] += "."
@@ -66,9 +75,10 @@ def test_values_that_were_forged_with_their_hashes_are_named(recorded, tmp_path,
     forged = recorded.forged(tmp_path / "run", forge)
     assert main(["replay", str(forged)]) == NOT_AS_RECORDED
     captured = capsys.readouterr()
-    assert "7 values are not what was recorded" in captured.out
+    assert "9 values are not what was recorded" in captured.out
     for words in (
-        "line 4, 3/0/0: reward was", "line 4, 3/0/1: components.visual_fidelity was", "line 4, 3/0/2: advantage was 0.25",
+        "line 4, 3/0/0: reward was", "3/0/0: components.provenance.margins was", "phantom-train-0-1: organ was 'heart'",
+        "line 4, 3/0/1: components.visual_fidelity was", "line 4, 3/0/2: advantage was 0.25",
         "line 5, phantom-train-0-1: statements[0].mask was", "3/1/0: statement was 'it is an elephant'",
         "3/1/1: completion was", "phantom-train-0-1: picture was '0000",
     ):  # fmt: skip
@@ -134,7 +144,11 @@ def test_a_question_whose_words_or_picture_changed_is_named(recorded, monkeypatc
     monkeypatch.setattr(module, "load_training", other)
     found = found_in(recorded.directory, step=3)
     named = {(one.where, one.field) for one in found}
-    assert {("phantom-train-0-0", "question"), ("phantom-train-0-1", "picture"), ("phantom-train-0-1", "picture_id")} <= named
+    assert {
+        ("phantom-train-0-0", "question"),
+        ("phantom-train-0-1", "picture"),
+        ("phantom-train-0-1", "picture_id"),
+    } <= named
     monkeypatch.setattr(module, "load_training", lambda data, *, seed: load(data, seed=seed)[1:])
     with pytest.raises(ConfigError, match="questions phantom-train-0-0 are not in the data set"):
         found_in(recorded.directory, step=3)
@@ -151,7 +165,12 @@ def test_another_judge_other_settings_and_other_rules_are_refused(recorded, tmp_
 
     with pytest.raises(ConfigError) as refused:
         found_in(recorded.forged(tmp_path / "run", forge))
-    for words in ("those of decl 1", "judge.path=phantom holds other weights", "settings of judge", "settings of rewards"):
+    for words in (
+        "those of decl 1",
+        "judge.path=phantom holds other weights",
+        "settings of judge",
+        "settings of rewards",
+    ):
         assert words in str(refused.value)
 
 
@@ -178,3 +197,17 @@ def test_an_answer_is_explained_in_words(recorded, capsys):
     assert main(["replay", str(recorded.directory), "--answer", "3/0/2"]) == 0
     told = capsys.readouterr().out
     assert "none: there is no single answer block" in told and "there is no statement" in told
+
+
+def test_the_models_may_lie_elsewhere(recorded, tmp_path, capsys):
+    """They are told by their content; a copy that differs in a byte is another judge."""
+    copies = {
+        kind: shutil.copytree(resolve_checkpoint("phantom", kind), tmp_path / kind) for kind in ("policy", "judge")
+    }
+    moved = [f"{kind}.path={copy}" for kind, copy in copies.items()]
+    assert main(["replay", str(recorded.directory), *moved]) == 0
+    assert "bit for bit" in capsys.readouterr().out
+    settings = copies["judge"] / "open_clip_config.json"
+    settings.write_text(settings.read_text() + "\n")
+    assert main(["replay", str(recorded.directory), *moved, "logging.progress=false"]) == 2
+    assert "holds other weights or settings than the judge that looked" in capsys.readouterr().err

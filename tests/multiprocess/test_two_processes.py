@@ -82,7 +82,10 @@ def test_two_processes_give_the_first_tokens_of_one_and_the_rest_up_to_rounding(
     evidence = [[*read_evidence(tmp_path / n)] for n in ("1", "2")]
     names = [[(r.batch.step, r.group.number, r.group.id, r.group.anchor) for r in records] for records in evidence]
     assert names[0] == names[1] and len(names[0]) == 3 * STEPS and check_evidence(tmp_path / "2", {}) == []
-    first = [[(r.batch.shape, r.batch.statement_counts, r.batch.statement_lengths) for r in records[:1]] for records in evidence]
+    first = [
+        [(r.batch.shape, r.batch.statement_counts, r.batch.statement_lengths) for r in records[:1]]
+        for records in evidence
+    ]
     assert first[0] == first[1] and evidence[1][0].batch.device["processes"] == 2
     assert {json.loads(p.read_text())["step"] for p in (tmp_path / "2" / "heartbeats").iterdir()} == {STEPS}
 
