@@ -62,6 +62,8 @@ WALKED = {
     "reflex export runs/adapted --to DIR --layout peft": "",
     "reflex export runs/mine --to DIR": "",
     "reflex export runs/mine --to DIR --step 200 --dtype float32 --shard-size 2": "",
+    "reflex train configs/phantom.yaml run.name=audited evidence.every=10": f"{PHANTOM} evidence.every=1",
+    "reflex replay runs/audited": "",
     "bash launch/local.sh --processes 2 configs/phantom.yaml training.steps=6": f"{PHANTOM} run.name=two training.steps=6",
     "reflex train configs/vqa_rad_tiny.yaml data.root=/data/vqa-rad training.steps=4": TINY,
     "reflex train configs/slake_tiny.yaml data.root=/data/slake training.steps=4": TINY,
@@ -80,6 +82,12 @@ ELSEWHERE = {
     "endpoint.model=NAME": ("tests/training/test_llm_judge.py", "def test_a_judge_that_is_killed_and_comes_back"),
     "reflex evaluate RUN endpoint.url=URL": (
         "tests/training/test_llm_judge.py", "def test_a_run_directory_alone_sends_nothing_anywhere"),
+    "reflex replay runs/phantom": ("tests/audit/test_replay.py", "def test_everything_comes_out_again_bit_for_bit"),
+    "reflex replay runs/phantom --step 40": ("tests/audit/test_replay.py", "def test_a_selection_replays_only_that"),
+    "reflex replay runs/phantom --answer 40/1/2": (
+        "tests/audit/test_replay.py", "def test_an_answer_is_explained_in_words"),
+    "reflex replay RUN judge.path=DIR policy.path=DIR data.root=DIR": (
+        "tests/audit/test_replay.py", "def test_the_models_may_lie_elsewhere"),
     "reflex judge predictions.jsonl endpoint.url=http://localhost:8000/v1 endpoint.model=NAME --template base "
     "--to verdicts.jsonl": ("tests/evaluation/test_judge_answers.py", "def test_the_command_judges_a_file"),
     "bash launch/test.sh": (".ci/run", "exec bash launch/test.sh"),  # this is the command that runs the tests

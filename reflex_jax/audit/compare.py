@@ -22,6 +22,11 @@ HALF_PRECISION = 30.0  # times that of a judge in bfloat16
 ROUNDING = 1e-5  # of what a text encoder said, whose batches were others; and of advantages that were computed over several draws
 
 
+_OF_THE_DATA = (
+    "source", "question", "answer", "answer_type", "options", "modality", "organ", "category", "picture_id",
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Difference:
     """One value that was recorded and is now another."""
@@ -103,7 +108,7 @@ def compare(
       taken: components that were not computed again.
     """
     compared = _Comparison(line, recorded.id, exactness)
-    for field in ("question", "answer", "answer_type", "options", "picture", "picture_id", "anchor"):
+    for field in (*_OF_THE_DATA, "picture", "anchor"):
         yield from compared.equal(field, getattr(recorded, field), getattr(now, field))
     yield from compared.arrays("image_embedding", "embedding", recorded.image_embedding, now.image_embedding)
     yield from compared.equal("number of statements", len(recorded.statements), len(now.statements))
@@ -146,6 +151,8 @@ def _answer(compared: _Comparison, was: Answer, now: Answer, taken: Sequence[str
         one, other = was.components[name], now.components[name]
         yield from compared.equal(f"components.{name}.applies", one.applies, other.applies)
         found = list(compared.numbers(f"components.{name}", "score", one.score, other.score))
+        if compared.exactness.is_exact:  # else they say no more than the values
+            yield from compared.equal(f"components.{name}.margins", one.margins, other.margins)
         flip = _flip(compared, name, was, found)
         flips += [flip] if flip else []
         yield from [] if flip else found

@@ -113,11 +113,15 @@ def _with_recorded(scores: HostScores, groups: Sequence[Group], taken: Sequence[
     """With the components that are not computed again as they are recorded."""
     is_valid = np.array(scores.is_valid)
     components, applies = dict(scores.components), dict(scores.applies)
+    failed = np.array([[failed_in(answer, taken) for answer in group.answers] for group in groups], bool)
+    for name in applies:  # what came after the one that failed was not asked
+        recorded_applies = [[answer.components[name].applies for answer in group.answers] for group in groups]
+        applies[name] = np.where(failed, np.array(recorded_applies, bool), applies[name])
+    is_valid &= ~failed
     for name in taken:
         recorded = [[answer.components[name] for answer in group.answers] for group in groups]
         components[name] = np.array([[float(score.score) for score in row] for row in recorded], np.float32)
         applies[name] = np.array([[score.applies for score in row] for row in recorded], bool)
-        is_valid &= ~np.array([[failed_in(answer, [name]) for answer in group.answers] for group in groups], bool)
     components = {name: np.where(is_valid, values, np.float32(np.nan)) for name, values in components.items()}
     return dataclasses.replace(
         scores, components=components, applies=applies, is_valid=is_valid, is_correct=scores.is_correct & is_valid

@@ -95,7 +95,7 @@ def replay(config: Config, selection: Selection) -> Iterator[Replayed]:
     """
     directory = config.run.directory
     chosen = (recorded for recorded in read_evidence(directory) if selection.takes(recorded))
-    batches = itertools.groupby(chosen, key=lambda recorded: id(recorded.batch))
+    batches = itertools.groupby(chosen, key=lambda recorded: (recorded.batch.name, recorded.batch.draw))
     questions, count = _Questions(config), 0
     machines: dict[str, _Machine] = {}
     try:

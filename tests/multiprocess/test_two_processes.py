@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from reflex_jax.config import ConfigError
+from reflex_jax.evidence.reader import check_evidence, read_evidence
 from reflex_jax.processes import start_processes
 
 STEPS = 4
@@ -19,7 +20,7 @@ SMALL = [  # in one process the programs of a run in training/test_faults.py, wh
     f"training.steps={STEPS}", "training.evaluate_every=0", "grpo.prompts_per_step=8",
     "grpo.group_size=4", "sft.batch_size=8", "rollout.max_new_tokens=24", "data.size=64",
     "mesh.data=2", "mesh.fsdp=2", "mesh.tensor=2", "logging.progress=false", "memory.row_lengths=3", "memory.prompt_rungs=2",
-    "memory.microbatch_prompts=4",
+    "memory.microbatch_prompts=4", "evidence.every=1", "evidence.groups=3",
 ]  # fmt: skip
 
 
@@ -77,6 +78,15 @@ def test_two_processes_give_the_first_tokens_of_one_and_the_rest_up_to_rounding(
         for name, value in expected.items():
             if isinstance(value, float) and not name.startswith(("time/", "tokens_per")):
                 np.testing.assert_allclose(got[name], value, rtol=1e-5, atol=1e-5, err_msg=name)
+    # the groups of both, in the order of their questions, in one chain
+    evidence = [[*read_evidence(tmp_path / n)] for n in ("1", "2")]
+    names = [[(r.batch.step, r.group.number, r.group.id, r.group.anchor) for r in records] for records in evidence]
+    assert names[0] == names[1] and len(names[0]) == 3 * STEPS and check_evidence(tmp_path / "2", {}) == []
+    first = [
+        [(r.batch.shape, r.batch.statement_counts, r.batch.statement_lengths) for r in records[:1]]
+        for records in evidence
+    ]
+    assert first[0] == first[1] and evidence[1][0].batch.device["processes"] == 2
     assert {json.loads(p.read_text())["step"] for p in (tmp_path / "2" / "heartbeats").iterdir()} == {STEPS}
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from reflex_jax.config import Config, RunConfig
+from reflex_jax.config import Config, EvidenceConfig, RunConfig
 from reflex_jax.step.program import Program, build_program
 from reflex_jax.step.shapes import Shapes
 from reflex_jax.training import loop
@@ -28,7 +28,8 @@ def _build_once() -> Callable[..., Program]:
 
     def build(config: Config, shapes: Shapes, *, updates: int) -> Program:
         grpo = dataclasses.replace(config.grpo, dynamic_sampling=0)  # how often programs run enters none of them
-        settings = dataclasses.replace(config, run=RunConfig(seed=config.run.seed), grpo=grpo)
+        run, evidence = RunConfig(seed=config.run.seed), EvidenceConfig()
+        settings = dataclasses.replace(config, run=run, grpo=grpo, evidence=evidence)
         allowed, ends = shapes.vocabulary.allowed.tobytes(), (shapes.vocabulary.eos_ids, shapes.vocabulary.pad_id)
         key = (repr(settings), shapes.mesh, shapes.policy, repr(shapes.judge), allowed, ends, updates)
         if key not in built:

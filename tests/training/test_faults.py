@@ -20,6 +20,7 @@ from reflex_jax.checkpoints.paths import resolve_checkpoint
 from reflex_jax.cli import main
 from reflex_jax.config import ConfigError
 from reflex_jax.config_reader import load_config
+from reflex_jax.evidence.reader import check_evidence, read_evidence
 from reflex_jax.run.checkpoint import RunCheckpoints
 from reflex_jax.run.directory import load_run_config
 from reflex_jax.run.logs import SilentLogger
@@ -43,6 +44,7 @@ QUICK = [
     "logging.tensorboard=false",
     # as runs are by default, and the short recipe is not: rows and prompts of several lengths
     "memory.row_lengths=3", "memory.prompt_rungs=2",
+    "evidence.every=1", "evidence.groups=3",
 ]  # fmt: skip
 KINDS = ("policy", "judge")
 TIMES = ("time/", "tokens_per_second", "compilations")
@@ -107,6 +109,11 @@ def test_an_interrupted_run_ends_bit_for_bit_like_an_undisturbed_one(undisturbed
     )
     assert [row["step"] for row in metrics(directory)] == [1, 2, 3, 4]
     assert metrics(directory) == metrics(undisturbed) and completions(directory) == completions(undisturbed)
+    # its evidence too; what the dead machine wrote behind the checkpoint is kept apart
+    whole = (undisturbed / "evidence.jsonl").read_bytes()
+    assert (directory / "evidence.jsonl").read_bytes() == whole and check_evidence(directory, {}) == []
+    behind = (directory / f"evidence.orphan-{step}.jsonl").read_bytes()
+    assert whole.endswith(behind) and len(behind.splitlines()) == (STEPS - step) * (1 + 3)
     for got, expected in zip(saved(directory), saved(undisturbed), strict=True):
         np.testing.assert_array_equal(got, expected)
 
@@ -125,6 +132,12 @@ def test_a_run_that_samples_until_rewards_differ_goes_on_with_the_next_draw(undi
     cut_back(whole, directory, 1)  # inside of a phase, of which two batches are drawn by then
     assert train(phantom, directory, *sampling) == 0
     assert metrics(directory) == metrics(whole) and completions(directory) == completions(whole)
+    assert (directory / "evidence.jsonl").read_bytes() == (whole / "evidence.jsonl").read_bytes()
+    # the groups that were learned from, whichever draw they came from, with the advantages that they have there
+    evidence = [record for record in read_evidence(whole) if record.batch.step == 1]
+    assert {record.batch.draws for record in evidence} == {int(metrics(whole)[0]["draws/count"])}
+    recorded = {record.group.number: [a.advantage for a in record.group.answers] for record in evidence}
+    assert recorded == {n: [row["advantage"] for row in group] for n, group in enumerate(groups[:3])}
     for got, expected in zip(saved(directory), saved(whole), strict=True):
         np.testing.assert_array_equal(got, expected)
 
