@@ -13,6 +13,7 @@ from reflex_jax.audit.variants import Variants, draw_variants
 from reflex_jax.audit.verdict import COMPONENTS, Verdict, judge_component, overall
 from reflex_jax.config import Config, ConfigError
 from reflex_jax.data.examples import Example
+from reflex_jax.data.pipeline import asked_questions
 from reflex_jax.data.sources import load_training
 from reflex_jax.judge.evidence import Judge
 from reflex_jax.step.score import needs_judge
@@ -57,6 +58,19 @@ def load_questions(config: Config) -> list[Example]:
     if not seen:
         raise ConfigError("data.sources: none of the questions has a picture for the judge to look at.")
     return seen
+
+
+def load_asked(config: Config) -> list[Example]:
+    """The training questions that some phase of a run asks.
+
+    Raises:
+      ConfigError: files are missing, or no phase asks any.
+    """
+    examples = load_training(config.data, seed=config.run.seed, with_validation=bool(config.training.evaluate_every))
+    asked = asked_questions(examples, config.data)
+    if not asked:
+        raise ConfigError(f"data.phases: no phase asks any of the {len(examples)} training questions.")
+    return asked
 
 
 def audit_judge(

@@ -1,4 +1,4 @@
-"""`reflex audit judge`: is what a run will be paid by fit to pay, before anything is paid."""
+"""`reflex audit judge | rewards`: is what a run will be paid by fit to pay, before anything is paid."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ def add(commands: Any) -> None:
     inner = audit.add_subparsers(dest="inner_command", required=True, metavar="command")
     for name, run, questions, text in (
         ("judge", run_judge, 200, "is the frozen judge fit to judge these questions; 6 where it is not"),
+        ("rewards", run_rewards, 64, "what degenerate completions earn; 6 where one beats an honest answer"),
     ):
         command = inner.add_parser(name, help=text)
         command.add_argument("config", help="YAML file, e.g. configs/phantom.yaml; the policy's weights are not read")
@@ -51,6 +52,23 @@ def run_judge(options: argparse.Namespace) -> int:
     print(page)
     print(f"{target}/judge.md and judge.json hold all of it.\n{audit.sentence}")
     return 0 if audit.label == "fit" else AUDIT_FAILED
+
+
+def run_rewards(options: argparse.Namespace) -> int:
+    """Prints the page, writes it, and says by its code whether the rewards hold."""
+    config = load_config(options.config, options.overrides)
+    target = _prepare_audit(options, config.run.name)
+    from reflex_jax.audit.files import write_findings
+    from reflex_jax.audit.judge_audit import load_asked
+    from reflex_jax.audit.rewards_audit import audit_rewards
+    from reflex_jax.audit.rewards_report import as_markdown, as_values
+
+    audit = audit_rewards(config, load_asked(config), count=options.questions, say=_say)
+    page = as_markdown(audit)
+    write_findings(target, "rewards", as_values(audit), page)
+    print(page)
+    print(f"{target}/rewards.md and rewards.json hold all of it.\n{audit.sentence}")
+    return AUDIT_FAILED if audit.winners else 0
 
 
 def _prepare_audit(options: argparse.Namespace, name: str) -> Path:

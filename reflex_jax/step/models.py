@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -102,20 +103,23 @@ def load_adapters(models: Models, policy: PolicyConfig) -> Any:
     return to_global(adapters, shapes.policy_shardings(adapters))
 
 
-def make_host_bridge(config: Config, models: Models, *, is_used: bool = True) -> HostBridge:
+def make_host_bridge(
+    config: Config, models: Models, *, is_used: bool = True, decode_ids: Callable[[Any], str] | None = None
+) -> HostBridge:
     """The seam of this run: the policy's words, the judge's tokenizer, the components of the reward.
 
     Args:
       config: of the run.
       models: of the run.
       is_used: whether answers are scored at all; a run that scores none needs no endpoint.
+      decode_ids: ids of one completion -> text; None: by the policy's tokenizer.
     Raises:
       ConfigError: the endpoint that a component asks is not named, or its key is not there.
     """
     tokenizer, rewards = models.processor.tokenizer, config.rewards
     chat = {"chat": ChatClient(config.endpoint)} if is_used and needs_endpoint(config) else {}
     return HostBridge(
-        decode=lambda ids: decode(tokenizer, ids),
+        decode=decode_ids or (lambda ids: decode(tokenizer, ids)),
         parse=partial(parse_completion, shape=completion_shape(config)),
         components=rewards.components,
         statement_tokenizer=models.judge.tokenizer if models.judge else None,
