@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from reflex_jax.audit.judge_scores import JudgeOfAudit, Scores, score_variants
 from reflex_jax.audit.plausibility import Plausibility, find_named, measure_plausibility, saliency_of
+from reflex_jax.audit.sanity import Sanity, check_sanity
 from reflex_jax.audit.statistics import UNMEASURED, resample
 from reflex_jax.audit.variants import Variants, draw_variants
 from reflex_jax.audit.verdict import COMPONENTS, Verdict, judge_component, overall
@@ -28,6 +29,7 @@ class JudgeAudit:
     scores: Scores
     verdicts: list[Verdict]
     plausibility: Plausibility | None  # None: the pictures have neither masks nor boxes
+    sanity: Sanity | None  # None: not asked for
     label: str  # fit | partly fit | not fit
     sentence: str
 
@@ -79,6 +81,7 @@ def audit_judge(
     examples: Sequence[Example],
     *,
     count: int,
+    sanity: int = 0,
     say: Callable[[str], None] = lambda line: None,
 ) -> JudgeAudit:
     """Shows the judge a sample of the questions in all variants and judges its components.
@@ -88,6 +91,7 @@ def audit_judge(
       judge: of the run, or another of its shape.
       examples: of `load_questions`.
       count: questions of the sample.
+      sanity: how many of them the checks of saliency look at; 0: none are made.
       say: told what is done next.
     """
     seed, asked = config.run.seed, JudgeOfAudit(judge, config.judge)
@@ -109,7 +113,11 @@ def audit_judge(
         for component in COMPONENTS
     ]  # fmt: skip
     label, sentence = overall(verdicts)
-    return JudgeAudit(config, variants, scores, verdicts, plausibility, label, sentence)
+    checked = variants[:: max(1, len(variants) // sanity)][:sanity] if sanity else []
+    if checked:
+        say(f"saliency of {len(checked)} questions under shuffled weights and greyed cells")
+    checks = check_sanity(asked, checked, seed=seed) if checked else None
+    return JudgeAudit(config, variants, scores, verdicts, plausibility, checks, label, sentence)
 
 
 def _kind(example: Example) -> str:

@@ -33,11 +33,18 @@ def add(commands: Any) -> None:
             "--to", metavar="DIR", help=f"where {name}.md and {name}.json go (default audits/RUN_NAME)"
         )
         command.set_defaults(run=run)
+        if name == "judge":
+            command.add_argument(
+                "--sanity", type=whole_number, default=32, metavar="N",
+                help="questions of the sample whose saliency is checked (default 32; 0: none)",
+            )  # fmt: skip
 
 
 def run_judge(options: argparse.Namespace) -> int:
     """Prints the page, writes it, and says by its code whether the judge is fit."""
     config = load_config(options.config, options.overrides)
+    if options.sanity < 0:
+        raise ConfigError(f"--sanity: expected a number of questions, or 0; got {options.sanity}.")
     target = _prepare_audit(options, config.run.name)
     from reflex_jax.audit.files import write_findings
     from reflex_jax.audit.judge_audit import audit_judge, load_questions
@@ -46,7 +53,7 @@ def run_judge(options: argparse.Namespace) -> int:
 
     examples = load_questions(config)
     judge = load_judge(config.judge.path, config.judge.dtype)
-    audit = audit_judge(config, judge, examples, count=options.questions, say=_say)
+    audit = audit_judge(config, judge, examples, count=options.questions, sanity=options.sanity, say=_say)
     page = as_markdown(audit)
     write_findings(target, "judge", as_values(audit), page)
     print(page)
