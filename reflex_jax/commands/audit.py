@@ -79,11 +79,15 @@ def run_rewards(options: argparse.Namespace) -> int:
 
 
 def _prepare_audit(options: argparse.Namespace, name: str) -> Path:
-    """Where the findings go."""
+    """Makes the folder that the findings go to."""
     if options.questions < 1:
         raise ConfigError(f"--questions: expected at least 1; got {options.questions}.")
+    target = user_path(options.to) if options.to else Path("audits") / name
     prepare()
-    return user_path(options.to) if options.to else Path("audits") / name
+    from reflex_jax.audit.files import make_folder
+
+    make_folder(target)
+    return target
 
 
 def _say(line: str) -> None:
