@@ -69,6 +69,8 @@ WALKED = {
     "reflex train configs/slake_tiny.yaml data.root=/data/slake training.steps=4": TINY,
     "reflex data check configs/slake_tiny.yaml data.root=/data/slake": "",
     "reflex audit judge configs/phantom.yaml": "--questions 40",
+    "reflex audit rewards configs/phantom.yaml": "--questions 16",
+    "reflex audit rewards configs/medix_r1_tiny.yaml --questions 16": "",
     "reflex audit judge configs/slake_tiny.yaml data.root=/data/slake --questions 100": "",
     "reflex train configs/mixture_tiny.yaml data.root=/data training.steps=4": TINY,
     "reflex data check configs/mixture_tiny.yaml data.root=/data --exclude-leaks leaks.txt": "",

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 from reflex_jax.audit.judge_scores import JudgeOfAudit, Scores, score_variants
 from reflex_jax.audit.plausibility import Plausibility, find_named, measure_plausibility, saliency_of
+from reflex_jax.audit.sanity import Sanity, check_sanity
 from reflex_jax.audit.statistics import UNMEASURED, resample
 from reflex_jax.audit.variants import Variants, draw_variants
 from reflex_jax.audit.verdict import COMPONENTS, Verdict, judge_component, overall
 from reflex_jax.config import Config, ConfigError
 from reflex_jax.data.examples import Example
+from reflex_jax.data.pipeline import asked_questions
 from reflex_jax.data.sources import load_training
 from reflex_jax.judge.evidence import Judge
 from reflex_jax.step.score import needs_judge
@@ -27,6 +29,7 @@ class JudgeAudit:
     scores: Scores
     verdicts: list[Verdict]
     plausibility: Plausibility | None  # None: the pictures have neither masks nor boxes
+    sanity: Sanity | None  # None: not asked for
     label: str  # fit | partly fit | not fit
     sentence: str
 
@@ -59,12 +62,26 @@ def load_questions(config: Config) -> list[Example]:
     return seen
 
 
+def load_asked(config: Config) -> list[Example]:
+    """The training questions that some phase of a run asks.
+
+    Raises:
+      ConfigError: files are missing, or no phase asks any.
+    """
+    examples = load_training(config.data, seed=config.run.seed, with_validation=bool(config.training.evaluate_every))
+    asked = asked_questions(examples, config.data)
+    if not asked:
+        raise ConfigError(f"data.phases: no phase asks any of the {len(examples)} training questions.")
+    return asked
+
+
 def audit_judge(
     config: Config,
     judge: Judge,
     examples: Sequence[Example],
     *,
     count: int,
+    sanity: int = 0,
     say: Callable[[str], None] = lambda line: None,
 ) -> JudgeAudit:
     """Shows the judge a sample of the questions in all variants and judges its components.
@@ -74,6 +91,7 @@ def audit_judge(
       judge: of the run, or another of its shape.
       examples: of `load_questions`.
       count: questions of the sample.
+      sanity: how many of them the checks of saliency look at; 0: none are made.
       say: told what is done next.
     """
     seed, asked = config.run.seed, JudgeOfAudit(judge, config.judge)
@@ -95,7 +113,11 @@ def audit_judge(
         for component in COMPONENTS
     ]  # fmt: skip
     label, sentence = overall(verdicts)
-    return JudgeAudit(config, variants, scores, verdicts, plausibility, label, sentence)
+    checked = variants[:: max(1, len(variants) // sanity)][:sanity] if sanity else []
+    if checked:
+        say(f"saliency of {len(checked)} questions under shuffled weights and greyed cells")
+    checks = check_sanity(asked, checked, seed=seed) if checked else None
+    return JudgeAudit(config, variants, scores, verdicts, plausibility, checks, label, sentence)
 
 
 def _kind(example: Example) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from reflex_jax import __version__
 from reflex_jax.audit.judge_audit import JudgeAudit
 from reflex_jax.audit.plausibility import Plausibility
+from reflex_jax.audit.sanity import Sanity
 from reflex_jax.audit.statistics import describe
 from reflex_jax.audit.variants import GROUPS
 from reflex_jax.audit.verdict import COMPONENTS, Verdict
@@ -42,8 +43,15 @@ def as_values(audit: JudgeAudit) -> dict[str, Any]:
             component: {group: describe(values) for group, values in audit.scores.of(component).items()}
             for component in COMPONENTS
         },
+        "scores": {  # of each question of the sample, in their order
+            component: {group: values.round(5).tolist() for group, values in audit.scores.of(component).items()}
+            for component in COMPONENTS
+        },
         "components": {verdict.component: dataclasses.asdict(verdict) for verdict in audit.verdicts},
         "plausibility": None if audit.plausibility is None else dataclasses.asdict(audit.plausibility),
+        "sanity": None
+        if audit.sanity is None
+        else {**dataclasses.asdict(audit.sanity), "warnings": audit.sanity.warnings},
         "limits": _LIMITS,
     }
 
@@ -61,6 +69,7 @@ def as_markdown(audit: JudgeAudit) -> str:
         section("Scores: median (5 % to 95 %)", _distributions(audit)),
         section("What a component cannot see", _blindness(audit.verdicts)),
         section("Where it looks", _plausibility(audit.plausibility)),
+        section("Is a map about weights, text and picture", _sanity(audit.sanity)),
         section("Statements to read", _pairs(audit)),
         section("Limits", _LIMITS),
     ]
@@ -149,6 +158,20 @@ def _plausibility(found: Plausibility | None) -> str:
         ["AUC of the map", found.auc, "0.50"],
     ]
     return f"{found.count} named things in {found.pictures} pictures.\n\n" + table(("measure", "judge", "chance"), rows)
+
+
+def _sanity(found: Sanity | None) -> str:
+    if found is None:
+        return "Not checked (--sanity 0)."
+    rows = [[stage.what, stage.correlation, stage.iou] for stage in (*found.cascade, found.text)]
+    lines = [
+        f"{found.questions} questions; IoU of independent masks {found.chance_iou:.2f}. Maps should not survive.",
+        table(("shuffled", "rank correlation with the map", "IoU with the mask"), rows),
+        f"- Greying salient cells first takes {found.deletion} more of s_it than random ones (mean over the curve).\n"
+        f"- Putting them back first gives {found.insertion} more.",
+    ]
+    warnings = "\n".join(f"- Warning: {warning}." for warning in found.warnings)
+    return "\n\n".join([*lines, *([warnings] if warnings else [])])
 
 
 def _pairs(audit: JudgeAudit) -> str:

@@ -40,12 +40,24 @@ UNMEASURED = Estimate(math.nan, math.nan, math.nan)
 def area_under_curve(scores: Float[np.ndarray, "*n"], truth: Bool[np.ndarray, "*n"]) -> float:
     """Probability that a true one scores above a false one, half of it where they tie; NaN without one of either."""
     scores, truth = scores.ravel(), truth.ravel()
-    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
+    ranks = _ranks(scores)
     positives, negatives = int(truth.sum()), int((~truth).sum())
     if not positives or not negatives:
         return math.nan
     return float((ranks[truth].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+def rank_correlation(first: Float[np.ndarray, "*n"], second: Float[np.ndarray, "*n"]) -> float:
+    """Spearman's: the correlation of ranks, ties in the middle of theirs; 0 where one of both is constant."""
+    ranks = [_ranks(values.ravel()) for values in (first, second)]
+    centred = [values - values.mean() for values in ranks]
+    lengths = [float(np.linalg.norm(values)) for values in centred]
+    return float(centred[0] @ centred[1] / (lengths[0] * lengths[1])) if min(lengths) > 0 else 0.0
+
+
+def _ranks(values: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[place]
 
 
 def resample(pictures: Sequence[Hashable], *, seed: int, resamples: int = RESAMPLES) -> Int[np.ndarray, "B n"]:

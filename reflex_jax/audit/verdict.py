@@ -201,6 +201,11 @@ def overall(verdicts: list[Verdict]) -> tuple[str, str]:
     paid = [verdict for verdict in verdicts if verdict.is_paid]
     good = [verdict.component for verdict in paid if verdict.label == "informative"]
     bad = [f"{verdict.component} ({verdict.label})" for verdict in paid if verdict.label != "informative"]
+    if all(verdict.label == "unmeasured" for verdict in paid):
+        return (
+            "not fit",
+            f"not fit: {', '.join(verdict.component for verdict in paid)} could not be measured: {paid[0].reasons[0]}.",
+        )
     if not bad:
         return "fit", f"fit: {', '.join(good)} pay signal on these questions."
     if not good:

@@ -1,4 +1,4 @@
-"""`reflex audit judge`: is what a run will be paid by fit to pay, before anything is paid."""
+"""`reflex audit judge | rewards`: is what a run will be paid by fit to pay, before anything is paid."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ def add(commands: Any) -> None:
     inner = audit.add_subparsers(dest="inner_command", required=True, metavar="command")
     for name, run, questions, text in (
         ("judge", run_judge, 200, "is the frozen judge fit to judge these questions; 6 where it is not"),
+        ("rewards", run_rewards, 64, "what degenerate completions earn; 6 where one beats an honest answer"),
     ):
         command = inner.add_parser(name, help=text)
         command.add_argument("config", help="YAML file, e.g. configs/phantom.yaml; the policy's weights are not read")
@@ -32,11 +33,18 @@ def add(commands: Any) -> None:
             "--to", metavar="DIR", help=f"where {name}.md and {name}.json go (default audits/RUN_NAME)"
         )
         command.set_defaults(run=run)
+        if name == "judge":
+            command.add_argument(
+                "--sanity", type=whole_number, default=32, metavar="N",
+                help="questions of the sample whose saliency is checked (default 32; 0: none)",
+            )  # fmt: skip
 
 
 def run_judge(options: argparse.Namespace) -> int:
     """Prints the page, writes it, and says by its code whether the judge is fit."""
     config = load_config(options.config, options.overrides)
+    if options.sanity < 0:
+        raise ConfigError(f"--sanity: expected a number of questions, or 0; got {options.sanity}.")
     target = _prepare_audit(options, config.run.name)
     from reflex_jax.audit.files import write_findings
     from reflex_jax.audit.judge_audit import audit_judge, load_questions
@@ -45,7 +53,7 @@ def run_judge(options: argparse.Namespace) -> int:
 
     examples = load_questions(config)
     judge = load_judge(config.judge.path, config.judge.dtype)
-    audit = audit_judge(config, judge, examples, count=options.questions, say=_say)
+    audit = audit_judge(config, judge, examples, count=options.questions, sanity=options.sanity, say=_say)
     page = as_markdown(audit)
     write_findings(target, "judge", as_values(audit), page)
     print(page)
@@ -53,12 +61,33 @@ def run_judge(options: argparse.Namespace) -> int:
     return 0 if audit.label == "fit" else AUDIT_FAILED
 
 
+def run_rewards(options: argparse.Namespace) -> int:
+    """Prints the page, writes it, and says by its code whether the rewards hold."""
+    config = load_config(options.config, options.overrides)
+    target = _prepare_audit(options, config.run.name)
+    from reflex_jax.audit.files import write_findings
+    from reflex_jax.audit.judge_audit import load_asked
+    from reflex_jax.audit.rewards_audit import audit_rewards
+    from reflex_jax.audit.rewards_report import as_markdown, as_values
+
+    audit = audit_rewards(config, load_asked(config), count=options.questions, say=_say)
+    page = as_markdown(audit)
+    write_findings(target, "rewards", as_values(audit), page)
+    print(page)
+    print(f"{target}/rewards.md and rewards.json hold all of it.\n{audit.sentence}")
+    return AUDIT_FAILED if audit.winners else 0
+
+
 def _prepare_audit(options: argparse.Namespace, name: str) -> Path:
-    """Where the findings go."""
+    """Makes the folder that the findings go to."""
     if options.questions < 1:
         raise ConfigError(f"--questions: expected at least 1; got {options.questions}.")
+    target = user_path(options.to) if options.to else Path("audits") / name
     prepare()
-    return user_path(options.to) if options.to else Path("audits") / name
+    from reflex_jax.audit.files import make_folder
+
+    make_folder(target)
+    return target
 
 
 def _say(line: str) -> None:

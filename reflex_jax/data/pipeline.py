@@ -306,6 +306,11 @@ def phase_name(phase: PhaseConfig) -> str:
     return f"{phase.answer_type} ({', '.join(chosen)})" if chosen else phase.answer_type
 
 
+def asked_questions(examples: Sequence[Example], data: DataConfig) -> list[Example]:
+    """The questions that some phase of a run asks."""
+    return [example for example in examples if any(_belongs(example, phase) for phase in data.phases)]
+
+
 def _belongs(example: Example, phase: PhaseConfig) -> bool:
     return (
         phase.answer_type in ("any", example.answer_type)

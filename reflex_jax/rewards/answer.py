@@ -16,7 +16,9 @@ from reflex_jax.rewards.validity import is_valid_answer
 from reflex_jax.text.answers import resolve_answer
 from reflex_jax.text.contrasts import disagree
 from reflex_jax.text.normalise import LONGEST_ANSWER, has_visible_character
+from reflex_jax.text.polarity import AUXILIARIES
 from reflex_jax.text.questions import ReadQuestion, read_question
+from reflex_jax.text.words import words_of
 
 OPEN_ANSWER_PARTS = {"bleu1": 0.5, "rouge1": 0.5}
 OPEN_ANSWER_MEASURES: dict[str, Callable[[str, str], float]] = {"bleu1": bleu1, "rouge1": rouge1}
@@ -108,11 +110,21 @@ def open_answer_reward(
 
 
 def is_same_answer(answer: str, truth: str, question: ReadQuestion) -> bool:
-    """Whether two answers to a question have one key; one that contradicts itself is the same as nothing."""
+    """Whether two answers to a question have one key; one that contradicts itself is the same as nothing.
+
+    So is the question itself, said back: "is there a mass" has the words of a yes.
+    """
+    if _is_echo(answer, question):
+        return False
     said, meant = resolve_answer(answer, question), resolve_answer(truth, question)
     if not said.key or said.is_contradictory or meant.is_contradictory:
         return False
     return said.key == meant.key
+
+
+def _is_echo(answer: str, question: ReadQuestion) -> bool:
+    asked = words_of(question.asked)
+    return bool(asked) and asked[0] in AUXILIARIES and words_of(answer) == asked
 
 
 def check_options(*, parts: Mapping[str, float], contrasts: bool = True, valid_only: bool = False) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -104,7 +104,12 @@ def load_adapters(models: Models, policy: PolicyConfig) -> Any:
 
 
 def make_host_bridge(
-    config: Config, models: Models, *, is_used: bool = True, components: Mapping[str, Component] | None = None
+    config: Config,
+    models: Models,
+    *,
+    is_used: bool = True,
+    components: Mapping[str, Component] | None = None,
+    decode_ids: Callable[[Any], str] | None = None,
 ) -> HostBridge:
     """The seam of this run: the policy's words, the judge's tokenizer, the components of the reward.
 
@@ -113,6 +118,7 @@ def make_host_bridge(
       models: of the run.
       is_used: whether answers are scored at all; a run that scores none needs no endpoint.
       components: those to compute, of `rewards.components`, of which neither an endpoint nor own files are asked; None: all.
+      decode_ids: ids of one completion -> text; None: by the policy's tokenizer.
     Raises:
       ConfigError: the endpoint that a component asks is not named, or its key is not there.
     """
@@ -120,7 +126,7 @@ def make_host_bridge(
     is_whole = components is None
     chat = {"chat": ChatClient(config.endpoint)} if is_whole and is_used and needs_endpoint(config) else {}
     return HostBridge(
-        decode=lambda ids: decode(tokenizer, ids),
+        decode=decode_ids or (lambda ids: decode(tokenizer, ids)),
         parse=partial(parse_completion, shape=completion_shape(config)),
         components=rewards.components if components is None else components,
         statement_tokenizer=models.judge.tokenizer if models.judge else None,

@@ -366,7 +366,7 @@ def _run_steps(
             logger.samples(step, all_rows(result.rows, result.places))
         is_saved = is_last or step % training.save_every == 0 or (is_evaluated and training.best_metric in metrics)
         skipped.note(step, result)
-        signs.note(step, metrics)
+        signs.note(step, metrics, result.rows)
         # what has learned nothing leaves no checkpoint, so that whatever failed can be mended and the run begun anew
         is_worth_it = is_last or skipped.has_learned
         step_end(state, step, metrics, is_saved=is_worth_it and (is_saved or skipped.is_hopeless), is_last=is_last)

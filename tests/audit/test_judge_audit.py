@@ -148,10 +148,11 @@ def test_wrong_input_is_refused_in_a_line(capsys, repository, tmp_path, monkeypa
         (["grpo_vanilla_tiny.yaml"], "expected one that asks the judge"),
         (["phantom.yaml", "--questions", "0"], "--questions: expected at least 1"),
         (["phantom.yaml", "judge.quantile=2"], "judge.quantile"),
+        (["phantom.yaml", "--sanity", "-1"], "--sanity: expected"),
+        (["phantom.yaml", "--to", "/proc/nowhere"], "--to: '/proc/nowhere' cannot be written"),
     ):
         assert main(["audit", "judge", str(repository / "configs" / arguments[0]), *arguments[1:]]) == 2
         assert words in capsys.readouterr().err
-    assert not (tmp_path / "audits").exists()
 
 
 @pytest.mark.slow  # what the default run checks in parts, through the command line

@@ -5,7 +5,14 @@ import math
 import numpy as np
 import pytest
 
-from reflex_jax.audit.statistics import area_under_curve, auc_estimate, describe, mean_estimate, resample
+from reflex_jax.audit.statistics import (
+    area_under_curve,
+    auc_estimate,
+    describe,
+    mean_estimate,
+    rank_correlation,
+    resample,
+)
 
 NAN = math.nan
 
@@ -60,3 +67,17 @@ def test_nothing_to_measure_is_said_and_not_made_up():
     assert not mean_estimate(nothing, weights).is_measured and str(mean_estimate(nothing, weights)) == "-"
     assert describe(nothing) == {"count": 0}
     assert describe(np.array([1.0, NAN, 3.0]))["median"] == 2.0
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "correlation"),
+    [
+        ([1.0, 2, 3], [10.0, 20, 900], 1.0),  # the order alone counts
+        ([1.0, 2, 3], [3.0, 2, 1], -1.0),
+        # ranks 1.5, 1.5, 3 and 1, 2, 3: (0.5 + 0 + 1) / sqrt(1.5 * 2)
+        ([1.0, 1, 2], [1.0, 2, 3], 1.5 / math.sqrt(3)),
+        ([1.0, 1, 1], [1.0, 2, 3], 0.0),
+    ],
+)
+def test_rank_correlation_of_hand_made_maps(first, second, correlation):
+    assert rank_correlation(np.array(first), np.array(second)) == pytest.approx(correlation)

@@ -83,6 +83,11 @@ def test_the_judge_is_fit_where_all_that_is_paid_is_informative():
     assert overall(good)[0] == "fit"
     assert overall([*good[:2], bad]) == ("partly fit", "partly fit: VFR, s_tt pay signal, s_it (dead) do not.")
     assert overall([bad])[0] == "not fit"
+    few = verdict(pictures=3, paraphrase=0.9, wrong=0.2)
+    assert overall([few]) == (
+        "not fit",
+        "not fit: VFR could not be measured: 3 pictures, of at least 10 with right and wrong answers.",
+    )
     unpaid = load_config(None, ["rewards.components.provenance=0"])
     idle = [verdict(component, config=unpaid, paraphrase=0.1, wrong=0.1) for component in ("s_tt", "s_it")]
     assert overall([good[0], *idle])[0] == "fit"  # what is measured and not paid does not decide

@@ -117,6 +117,18 @@ def test_the_answer_type_chooses_the_rule():
         answer_reward("left", "left", answer_type="CLOSED", options=None, parts=PARTS)
 
 
+@pytest.mark.parametrize(
+    ("question", "echo", "statement"),
+    [
+        ("Is there a nodule?", "is there a nodule", "there is a nodule"),
+        ("Is the trachea midline?", "Is the trachea midline?", "the trachea is midline"),
+    ],
+)
+def test_the_question_said_back_is_no_yes(question, echo, statement):
+    assert closed_answer_reward(echo, "yes", question=question) == 0.0
+    assert closed_answer_reward(statement, "yes", question=question) == 1.0  # the same words as a sentence are
+
+
 def test_a_closed_answer_with_its_second_half_out_of_reach_is_wrong():
     assert closed_answer_reward("left" + "." * 100, "left") == 1.0
     assert closed_answer_reward("left" + "." * LONGEST_ANSWER + "right", "left") == 0.0
