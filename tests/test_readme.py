@@ -54,6 +54,7 @@ WALKED = {
     "bash launch/quickstart.sh": PHANTOM,
     "reflex evaluate runs/quickstart": FEW,
     "reflex evaluate runs/quickstart --blank-image": FEW,
+    "reflex audit run runs/quickstart": "",
     "reflex train configs/phantom.yaml run.name=mine grpo.group_size=4 rewards.components.visual_fidelity=0": f"{PHANTOM} "
     "grpo.group_size=4 training.steps=200 training.save_every=200 grpo.prompts_per_step=2 rollout.max_new_tokens=2",
     "reflex train configs/phantom.yaml grpo.preset=dapo grpo.clip_high=0.25": f"{PHANTOM} run.name=dapo",
@@ -64,6 +65,7 @@ WALKED = {
     "reflex export runs/mine --to DIR --step 200 --dtype float32 --shard-size 2": "",
     "reflex train configs/phantom.yaml run.name=audited evidence.every=10": f"{PHANTOM} evidence.every=1",
     "reflex replay runs/audited": "",
+    "reflex audit run runs/audited": "",
     "bash launch/local.sh --processes 2 configs/phantom.yaml training.steps=6": f"{PHANTOM} run.name=two training.steps=6",
     "reflex train configs/vqa_rad_tiny.yaml data.root=/data/vqa-rad training.steps=4": TINY,
     "reflex train configs/slake_tiny.yaml data.root=/data/slake training.steps=4": TINY,

@@ -1,4 +1,4 @@
-"""`reflex audit judge | rewards`: is what a run will be paid by fit to pay, before anything is paid."""
+"""`reflex audit judge | rewards | run`: is what a run will be paid by fit to pay; and one page for a run that was."""
 
 from __future__ import annotations
 
@@ -38,6 +38,64 @@ def add(commands: Any) -> None:
                 "--sanity", type=whole_number, default=32, metavar="N",
                 help="questions of the sample whose saliency is checked (default 32; 0: none)",
             )  # fmt: skip
+    _add_run(inner)
+
+
+def _add_run(inner: Any) -> None:
+    command = inner.add_parser("run", help="one HTML page: what was paid, where judge and policy looked, what to doubt")
+    command.add_argument("directory", help="run directory, e.g. runs/phantom")
+    command.add_argument(
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="key=value",
+        help="e.g. data.root=DIR judge.path=DIR (where they lie here)",
+    )
+    command.add_argument("--against", metavar="RUN", help="another run, shown beside it")
+    command.add_argument("--to", metavar="FILE", help="the page (default DIRECTORY/report.html)")
+    command.add_argument(
+        "--images", action=argparse.BooleanOptionalAction, default=None,
+        help="pictures on the page, as the judge saw them: patient data (default: of phantoms alone)",
+    )  # fmt: skip
+    command.add_argument(
+        "--samples", type=whole_number, default=2000, metavar="N", help="answers on the page at most (default 2000)"
+    )
+    command.add_argument(
+        "--attention", type=whole_number, default=16, metavar="N",
+        help="answers that the policy reads again, before training and after (default 16; 0: none, and no model is loaded)",
+    )  # fmt: skip
+    command.add_argument("--audits", metavar="DIR", help="judge.md and rewards.md to show (default audits/RUN_NAME)")
+    command.add_argument("--card", metavar="DIR", help="card.md to show (default cards/RUN_NAME)")
+    command.set_defaults(run=run_page)
+
+
+def run_page(options: argparse.Namespace) -> int:
+    """Writes the page, and says what it holds and what was left out."""
+    from reflex_jax.run.directory import load_run_config
+
+    for name, least in (("samples", 1), ("attention", 0)):
+        if (value := getattr(options, name)) < least:
+            raise ConfigError(f"--{name}: expected at least {least}; got {value}.")
+    directories = [options.directory, *([options.against] if options.against is not None else [])]
+    configs = [load_run_config(place, options.overrides, runs_rewards=False) for place in directories]
+    prepare()
+    from reflex_jax.audit.page import write
+    from reflex_jax.audit.page_build import Wanted, build_page
+
+    audits, card = (None if path is None else user_path(path) for path in (options.audits, options.card))
+    wanted = Wanted(
+        most=options.samples, images=options.images, attention=options.attention, audits=audits, card=card
+    )  # fmt: skip
+    page = build_page(configs, wanted, say=_say)
+    target = user_path(options.to) if options.to else configs[0].run.directory / "report.html"
+    size = write(page, target)
+    pictures = len(page.data["pictures"])
+    print(
+        f"{target}: {len(page.data['answers'])} answers, {pictures} pictures, {size / 1e6:.1f} MB; open it in a browser."
+    )
+    if pictures and options.images:
+        print("It holds pictures of the data set: it is as confidential as they are.")
+    return 0
 
 
 def run_judge(options: argparse.Namespace) -> int:
