@@ -60,7 +60,13 @@ LONGEST = (
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Puts the longest files first where several workers share them, file by file."""
+    """Puts the longest files first where several workers share them, file by file; most notebooks are slow.
+
+    A notebook starts a kernel of its own, which imports and compiles everything anew.
+    """
+    for item in items:
+        if item.path.suffix == ".ipynb" and not item.path.name.startswith("01_"):
+            item.add_marker(pytest.mark.slow)
     if hasattr(config, "workerinput"):
         places = {REPOSITORY / "tests" / f"{name}.py": place for place, name in enumerate(LONGEST)}
         items.sort(key=lambda item: places.get(item.path, len(places)))
