@@ -198,8 +198,9 @@ class _Machine:
         exactness, taken = exactness_of(batch, is_exact=not elsewhere), taken_components(batch)
         for found in recorded:
             place = found.group.place
+            advantages = scored.scored.advantages[place] if batch.set == TRAINING else None
             now = group_record(
-                scored, place, number=found.group.number, name=batch.name, advantages=scored.scored.advantages[place],
+                scored, place, number=found.group.number, name=batch.name, advantages=advantages,
                 settings=self._config, pad_id=models.judge.config.text.pad_token_id if models.judge else 0,
             )  # fmt: skip
             differences = list(compare(found.line, found.group, now, exactness, taken=taken))
