@@ -229,13 +229,16 @@ class _Machine:
             ("judge", batch.judge, judge_facts(self._config)),
             ("rewards", batch.rewards, reward_facts(self._config)),
         ):
-            if _plain(then) != _plain(now):
-                complaints.append(
-                    f"the settings of {name} are not those of the record: {_plain(now)}, recorded {_plain(then)}"
-                )
+            # as they come back from a file: tuples are lists there
+            if differing := _differing(json.loads(json.dumps(then)), json.loads(json.dumps(now)), name):
+                complaints.append(f"settings are not those of the record: {', '.join(differing)}")
         if complaints:
             raise ConfigError(f"step {batch.name} cannot be replayed: " + "; ".join(complaints) + ".")
 
 
-def _plain(value: Any) -> str:
-    return json.dumps(value, sort_keys=True)
+def _differing(then: Any, now: Any, name: str) -> list[str]:
+    """What differs between two trees of settings, by name."""
+    if isinstance(then, dict) and isinstance(now, dict):
+        keys = sorted(then.keys() | now.keys())
+        return [text for key in keys for text in _differing(then.get(key), now.get(key), f"{name}.{key}")]
+    return [] if then == now else [f"{name} is {now!r}, was {then!r}"]

@@ -168,8 +168,8 @@ def test_another_judge_other_settings_and_other_rules_are_refused(recorded, tmp_
     for words in (
         "those of decl 1",
         "judge.path=phantom holds other weights",
-        "settings of judge",
-        "settings of rewards",
+        "judge.quantile is 0.9, was 0.5",
+        "text_threshold is 0.8, was 0.1",
     ):
         assert words in str(refused.value)
 
