@@ -752,6 +752,11 @@ class LoggingConfig:
     progress: bool = True  # a progress bar on the terminal
 
 
+def compares_groups(normalise: str, advantage: str) -> bool:
+    """Whether advantages by `rewards.normalise` and `grpo.advantage` compare the groups of a batch with one another."""
+    return normalise == "component_batch" or advantage in ("batch", "batch_std")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """Everything one run depends on."""
@@ -785,7 +790,7 @@ class Config:
             f"rewards.normalise={self.rewards.normalise}: expected grpo.kl_in=loss, a penalty is taken off the total, which is "
             "not standardised then; set one of them back.",
         )
-        over_batch = self.rewards.normalise == "component_batch" or self.grpo.advantage in ("batch", "batch_std")
+        over_batch = compares_groups(self.rewards.normalise, self.grpo.advantage)
         _check(
             not (self.evidence.every and self.evidence.groups and over_batch),
             f"evidence.groups={self.evidence.groups}: expected 0 (all of a step) with rewards.normalise={self.rewards.normalise} "

@@ -114,6 +114,9 @@ def test_overrides_win_over_the_file_and_the_file_over_the_defaults(tmp_path):
         (["judge={image_threshold: 0.4}"], ["judge.image_threshold", "rewards.components.provenance.image_threshold"]),
         (["rewards.open_answer_parts.bleu1=1"], ["rewards.open_answer_parts", "rewards.components.answer.parts"]),
         (["mesh.preset=[x]"], ["mesh.preset", "'[x]'"]),
+        (["evidence.every=-1"], ["evidence.every", ">= 0", "-1"]),
+        (["evidence.every=9", "rewards.normalise=component_batch"], ["evidence.groups=8", "0 (all of a step)"]),
+        (["evidence.every=9", "grpo.advantage=batch_std"], ["evidence.groups=8", "batch_std"]),
     ],
 )
 def test_wrong_input_is_refused_by_name(overrides, words):

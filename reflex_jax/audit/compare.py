@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from reflex_jax.audit.rebuild import failed_in
+from reflex_jax.audit.rebuild import failed_in, takes_advantages
 from reflex_jax.evidence.records import Answer, BatchRecord, Group, Statement, unpack
 from reflex_jax.rewards.components import REWARDS
 
@@ -75,6 +75,7 @@ class Exactness:
     is_exact: bool  # the same machine, versions and mesh: every bit
     factor: float = 1.0  # on the tolerances
     rounded: frozenset[str] = frozenset()  # fields that may differ by `ROUNDING` even so
+    takes_advantages: bool = False  # which are not computed again
 
     def tolerance(self, kind: str, field: str) -> float:
         """Of a number."""
@@ -92,7 +93,7 @@ def exactness_of(batch: BatchRecord, *, is_exact: bool) -> Exactness:
         if name in REWARDS and REWARDS[name].needs == "text_encoders"
     }
     rounded = encoded | ({"reward", "advantage"} if encoded else set()) | ({"advantage"} if batch.draws > 1 else set())
-    return Exactness(is_exact, factor, frozenset(rounded))
+    return Exactness(is_exact, factor, frozenset(rounded), takes_advantages(batch))
 
 
 def compare(
@@ -115,6 +116,7 @@ def compare(
     for s, (was, found) in enumerate(zip(recorded.statements, now.statements, strict=False)):
         yield from _statement(compared, f"statements[{s}]", was, found)
     for answer, other in zip(recorded.answers, now.answers, strict=True):
+        other = replace(other, advantage=answer.advantage) if exactness.takes_advantages else other
         yield from _answer(replace(compared, where=answer.id), answer, other, taken)
 
 

@@ -111,6 +111,9 @@ def _why(name: str, score: Score, component: dict[str, Any], answer: Answer, is_
 
 
 def _advantage(batch: BatchRecord, group: Group, answer: Answer) -> Iterator[str]:
+    if answer.advantage is None:
+        yield "advantage: none, nobody learns from held-out questions"
+        return
     rewards = [float(other.reward) for other in group.answers if other.is_valid]
     shown = ", ".join(f"{reward:.4g}" for reward in rewards)
     rule, how = batch.rewards["advantage"], batch.rewards["normalise"]

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
-from reflex_jax.config import Component, Config
+from reflex_jax.config import Component, Config, compares_groups
 from reflex_jax.data.examples import Example
 from reflex_jax.evidence.groups import ScoredBatch
 from reflex_jax.evidence.records import Answer, BatchRecord, Group
@@ -39,6 +39,11 @@ def recomputed_components(config: Config) -> dict[str, Component]:
 def taken_components(batch: BatchRecord) -> list[str]:
     """The others, which stand as they are recorded."""
     return [name for name in sorted(batch.rewards["components"]) if name not in REWARDS or asks_endpoint(name)]
+
+
+def takes_advantages(batch: BatchRecord) -> bool:
+    """Whether advantages stand as they are recorded: they compare groups, and those of the step were drawn in several batches."""
+    return batch.draws > 1 and compares_groups(batch.rewards["normalise"], batch.rewards["advantage"])
 
 
 @dataclass(frozen=True, eq=False)

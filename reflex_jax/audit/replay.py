@@ -198,8 +198,9 @@ class _Machine:
         exactness, taken = exactness_of(batch, is_exact=not elsewhere), taken_components(batch)
         for found in recorded:
             place = found.group.place
+            advantages = scored.scored.advantages[place] if batch.set == TRAINING else None
             now = group_record(
-                scored, place, number=found.group.number, name=batch.name, advantages=scored.scored.advantages[place],
+                scored, place, number=found.group.number, name=batch.name, advantages=advantages,
                 settings=self._config, pad_id=models.judge.config.text.pad_token_id if models.judge else 0,
             )  # fmt: skip
             differences = list(compare(found.line, found.group, now, exactness, taken=taken))
@@ -228,13 +229,16 @@ class _Machine:
             ("judge", batch.judge, judge_facts(self._config)),
             ("rewards", batch.rewards, reward_facts(self._config)),
         ):
-            if _plain(then) != _plain(now):
-                complaints.append(
-                    f"the settings of {name} are not those of the record: {_plain(now)}, recorded {_plain(then)}"
-                )
+            # as they come back from a file: tuples are lists there
+            if differing := _differing(json.loads(json.dumps(then)), json.loads(json.dumps(now)), name):
+                complaints.append(f"settings are not those of the record: {', '.join(differing)}")
         if complaints:
             raise ConfigError(f"step {batch.name} cannot be replayed: " + "; ".join(complaints) + ".")
 
 
-def _plain(value: Any) -> str:
-    return json.dumps(value, sort_keys=True)
+def _differing(then: Any, now: Any, name: str) -> list[str]:
+    """What differs between two trees of settings, by name."""
+    if isinstance(then, dict) and isinstance(now, dict):
+        keys = sorted(then.keys() | now.keys())
+        return [text for key in keys for text in _differing(then.get(key), now.get(key), f"{name}.{key}")]
+    return [] if then == now else [f"{name} is {now!r}, was {then!r}"]

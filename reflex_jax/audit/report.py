@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from reflex_jax.audit.compare import Difference, Flip
+from reflex_jax.audit.rebuild import takes_advantages
 from reflex_jax.audit.replay import Replayed
 from reflex_jax.rewards.components import REWARDS, asks_endpoint, is_of_device
 
@@ -23,6 +24,7 @@ class Report:
         default_factory=dict
     )  # what of the machine is another: recorded, here
     taken: set[str] = field(default_factory=set)  # components that were not computed again
+    takes_advantages: bool = False
     wrong: list[Difference | Flip] = field(default_factory=list)  # what rounding does not account for
     rounded: dict[str, float] = field(default_factory=dict)  # field -> largest difference that it does account for
     at_border: list[Flip] = field(default_factory=list)  # decisions that it turned
@@ -35,6 +37,7 @@ class Report:
         self.batches.add((batch.name, batch.draw))
         self.elsewhere |= replayed.elsewhere
         self.taken |= set(replayed.taken)
+        self.takes_advantages |= takes_advantages(batch)
         for found in replayed.found:
             if isinstance(found, Flip):
                 (self.at_border if found.is_at_border else self.wrong).append(found)
@@ -69,6 +72,8 @@ class Report:
         for name in sorted(self.taken):
             who = "a language model's verdict" if asks_endpoint(name) else "code of the run's own"
             yield f"taken from the record: {name} ({who} is not asked again)"
+        if self.takes_advantages:
+            yield "taken from the record: advantages of steps of several draws, which compare groups of all of them"
         encoded = sorted(name for name in self.rounded if REWARDS.get(name.removeprefix("components."), None))
         if encoded and not self.elsewhere:
             yield f"up to rounding: {', '.join(encoded)} (a text encoder reads other texts together than it did then)"

@@ -37,7 +37,7 @@ class ScoredBatch:
 
 
 def group_record(
-    batch: ScoredBatch, p: int, *, number: int, name: str, advantages: Float[np.ndarray, "G"], settings: Config,
+    batch: ScoredBatch, p: int, *, number: int, name: str, advantages: Float[np.ndarray, "G"] | None, settings: Config,
     pad_id: int,
 ) -> Group:  # fmt: skip
     """The record of one group.
@@ -47,7 +47,7 @@ def group_record(
       p: which of this process's groups.
       number: of the group in the batch that was learned from.
       name: how the ids of its answers begin.
-      advantages: of its completions.
+      advantages: of its completions; None: nobody learns from them.
       settings: of the run.
       pad_id: which token of the judge fills statements up.
     """
@@ -73,7 +73,14 @@ def group_record(
         image_embedding=None if evidence is None else pack_array(evidence.image_embeddings[p], "<f4"),
         statements=statements,
         answers=tuple(
-            _answer(batch, p, g, name=f"{name}/{number}/{g}", advantage=advantages[g], settings=settings)
+            _answer(
+                batch,
+                p,
+                g,
+                name=f"{name}/{number}/{g}",
+                advantage=None if advantages is None else advantages[g],
+                settings=settings,
+            )
             for g in range(len(bridged.completions[p]))
         ),
     )
@@ -156,7 +163,7 @@ def _answer(batch: ScoredBatch, p: int, g: int, *, name: str, advantage: Any, se
             for component, values in scored.components.items()
         },
         reward=number(scored.rewards[p, g]),
-        advantage=number(advantage),
+        advantage=None if advantage is None else number(advantage),
         is_correct=bool(bridged.scores.is_correct[p, g]),
         is_valid=bool(scored.is_valid[p, g]),
         failure=failure_of(bridged, scored, p, g),

@@ -138,9 +138,10 @@ class EvidenceRecorder:
             except OSError as error:
                 raise not_written(f"a picture of step {occasion.step}", directory, error) from error
         paid = batch.scored.advantages[p] if advantages is None else advantages[number]
+        learned = paid if occasion.set == TRAINING else None
         return as_json(
             group_record(
-                batch, p, number=number, name=occasion.name, advantages=paid, settings=self._config,
+                batch, p, number=number, name=occasion.name, advantages=learned, settings=self._config,
                 pad_id=self._pad_id,
             )
         )  # fmt: skip

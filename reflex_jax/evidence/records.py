@@ -95,7 +95,9 @@ class Answer:
     loop_tightness: Number | None  # Eq. 8, where provenance is among the components
     components: dict[str, Score]
     reward: Number  # the weighted total; not a number where a component failed
-    advantage: Number  # 0 where the row failed or its group has no spread
+    advantage: (
+        Number | None
+    )  # 0 where the row failed or its group has no spread; None: an evaluation, nobody learns from it
     is_correct: bool
     is_valid: bool  # False: it failed, and left every statistic
     failure: str | None  # why

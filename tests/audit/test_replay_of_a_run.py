@@ -23,6 +23,9 @@ RUNS = {
     "several draws, rows of several lengths, maps": [
         "grpo.dynamic_sampling=2", "memory.row_lengths=3", "evidence.saliency=true", "evidence.pictures=true",
     ],
+    "several draws, groups compared": [
+        "grpo.dynamic_sampling=3", "grpo.advantage=batch_std", "evidence.groups=0",
+    ],
     "no judge": ["rewards.components={answer: 1, format: 1}"],
     "a text encoder, groups compared": [
         "rewards.components={answer: 1, provenance: 1, embedding_similarity: 1}", "rewards.normalise=component_batch",

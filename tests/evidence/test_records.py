@@ -47,7 +47,8 @@ GROUP = Group(
 )  # fmt: skip
 BATCH = BatchRecord(
     step=4, set="training", sampling="sampled", draw=0, draws=1, phase="closed", policy={"policy": "sha256:0", "steps": 3},
-    identity={}, code={"version": "0", "commit": None, "decl": "2"}, device={}, judge={}, rewards={},
+    identity={}, code={"version": "0", "commit": None, "decl": "2"}, device={}, judge={}, rewards={"components": {},
+    "normalise": "sum", "advantage": "sample_std"},
     shape={"P": 1, "G": 1, "grid": [2, 3]}, statement_counts=(1,), statement_lengths=(3,),
 )  # fmt: skip
 
