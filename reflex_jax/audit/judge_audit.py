@@ -11,7 +11,7 @@ from reflex_jax.audit.plausibility import Plausibility, find_named, measure_plau
 from reflex_jax.audit.sanity import Sanity, check_sanity
 from reflex_jax.audit.statistics import UNMEASURED, resample
 from reflex_jax.audit.variants import Variants, draw_variants
-from reflex_jax.audit.verdict import COMPONENTS, Verdict, judge_component, overall
+from reflex_jax.audit.verdict import COMPONENTS, FEWEST_PICTURES, Verdict, judge_component, overall
 from reflex_jax.config import Config, ConfigError
 from reflex_jax.data.examples import Example
 from reflex_jax.data.pipeline import asked_questions
@@ -102,12 +102,15 @@ def audit_judge(
     named = find_named([v.example for v in variants], config, asked)
     say(f"{len(named)} masks and boxes of named things")
     plausibility = measure_plausibility(named, saliency_of(named, asked), seed=seed) if named else None
+    excess = UNMEASURED
+    if plausibility is not None and plausibility.pictures >= FEWEST_PICTURES:
+        excess = plausibility.excess
     weights = resample(pictures, seed=seed)
     verdicts = [
         judge_component(
             component, scores, weights, config,
             kinds=[_kind(v.example) for v in variants],
-            plausibility=plausibility.excess if plausibility else UNMEASURED,
+            plausibility=excess,
             pictures=len(set(pictures)),
         )
         for component in COMPONENTS

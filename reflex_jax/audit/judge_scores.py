@@ -9,15 +9,15 @@ from functools import partial
 import jax
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
-from PIL import Image
 
 from reflex_jax.audit.variants import GROUPS, PICTURE_GROUPS, STATEMENT_GROUPS, Variants
 from reflex_jax.config import JudgeConfig
 from reflex_jax.data.examples import Example
-from reflex_jax.judge.batch import judge_pixels, prepare_judge_batch
+from reflex_jax.judge.batch import prepare_judge_batch
 from reflex_jax.judge.evidence import Judge, gather_evidence
 from reflex_jax.records import Evidence
 from reflex_jax.rewards.visual_fidelity import intersection_over_union
+from reflex_jax.step.batch import judged_picture
 from reflex_jax.step.score import make_evidence_settings
 from reflex_jax.trees import Params
 
@@ -45,12 +45,7 @@ class JudgeOfAudit:
 
     def pixels(self, example: Example) -> UInt8[np.ndarray, "H W 3"]:
         """The picture of a question that the judge looks at."""
-        images, number = example.images, self.settings.picture
-        return self.see(images[max(-len(images), min(number, len(images) - 1))].load())
-
-    def see(self, image: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
-        """A picture as the judge sees it."""
-        return np.asarray(judge_pixels(image, self.judge.config, resize=self.settings.resize))
+        return judged_picture(example.load_images(), self.judge, self.settings)
 
     def blank(self) -> UInt8[np.ndarray, "H W 3"]:
         """A grey picture."""

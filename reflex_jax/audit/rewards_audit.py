@@ -109,7 +109,8 @@ def audit_rewards(
     sample = [usable[number] for number in sorted(chosen.tolist())]
     fillers = [example.reasoning for example in usable if example.reasoning]
     form = Form(completion_shape(config), _most_frequent(usable), *fillers[:1])
-    written = [_completions(example, form, WrongAnswers(usable), number) for number, example in enumerate(sample)]
+    answers = WrongAnswers(usable)
+    written = [_completions(example, form, answers, number) for number, example in enumerate(sample)]
     scorer = _Scorer(config, models)
     with closing(scorer.bridge):
         totals, components, tokens = scorer.score(sample, written)

@@ -1,6 +1,6 @@
 """Answers that are wrong and of the same type: what a policy that does not look might say instead of the right one.
 
-The right answer is found by the run's own rule (`rewards.answer`), so that no wrong answer is one it would call right.
+What is right is decided by the rule of R_ans (`rewards.answer`), so that no wrong answer is one that it would call right.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def flipped(example: Example) -> str | None:
 
 
 def is_right(example: Example, answer: str) -> bool:
-    """Whether a run would count an answer as correct."""
+    """Whether R_ans, with its default parts, counts an answer as correct."""
     paid = answer_reward(
         answer, example.answer, answer_type=example.answer_type, options=example.options, parts=OPEN_ANSWER_PARTS,
         question=example.question, accepted=example.accepted,

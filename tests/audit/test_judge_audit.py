@@ -30,7 +30,8 @@ def judge():
 
 @pytest.fixture(scope="module")
 def config(repository):
-    return load_config(repository / "configs" / "phantom.yaml", ["data.size=400"])
+    # no true statement is longer, and the text tower is compiled for one length
+    return load_config(repository / "configs" / "phantom.yaml", ["data.size=100", "judge.max_statement_tokens=16"])
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +159,10 @@ def test_wrong_input_is_refused_in_a_line(capsys, repository, tmp_path, monkeypa
 @pytest.mark.slow  # what the default run checks in parts, through the command line
 def test_the_command_says_fit_by_its_code_and_writes_what_it_found(capsys, repository, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main(["audit", "judge", str(repository / "configs" / "phantom.yaml"), "--questions", "60"]) == 0
+    assert (
+        main(["audit", "judge", str(repository / "configs" / "phantom.yaml"), "--questions", "60", "--sanity", "4"])
+        == 0
+    )
     assert "fit: VFR, s_tt, s_it pay signal" in capsys.readouterr().out
     assert json.loads((tmp_path / "audits/phantom/judge.json").read_text())["verdict"] == "fit"
     assert (tmp_path / "audits/phantom/judge.md").read_text().startswith("# Judge audit")
