@@ -196,6 +196,11 @@ def _report_excluded(excluded: frozenset[str], ids: set[str]) -> None:
     print(f"{line}.", file=sys.stderr, flush=True)
 
 
+def refusals(part: Loaded) -> list[str]:
+    """Why rows of a source are no questions: a reason each, with the rows by name."""
+    return [f"{part.label}: {line}" for line in _by_reason(part.refused)]
+
+
 def _report(parts: Sequence[Loaded], *, stop: bool, quiet: bool) -> None:
     """Says what is left out; raises where it may not be."""
     complaints = []

@@ -21,7 +21,7 @@ from reflex_jax.config import Config, ConfigError, DataConfig
 from reflex_jax.data.examples import Example
 from reflex_jax.data.holdout import split_by_picture
 from reflex_jax.data.prompts import Processor, load_processor
-from reflex_jax.data.sources import Loaded, find_splits_of, read_excluded, read_source, trained_on
+from reflex_jax.data.sources import Loaded, find_splits_of, read_excluded, read_source, refusals, trained_on
 from reflex_jax.dataset_card.floors import question_only_scores
 from reflex_jax.dataset_card.pictures import Leaks, distinct_pictures, find_leaks, hash_pictures, key_of
 from reflex_jax.dataset_card.text import describe_numbers, describe_statements
@@ -44,7 +44,9 @@ def check_data(config: Config) -> tuple[dict[str, Any], Leaks]:
     loaded, notes = _load(data, seed=config.run.seed, with_validation=bool(config.training.evaluate_every))
     parts = {role: [e for part, _ in loaded[role] for e in part.examples] for role in _ROLES}
     if not any(parts.values()):
-        raise ConfigError("data.sources: expected at least one question that can be used; none in any split.")
+        found = [line for role in _ROLES for part, _ in loaded[role] for line in refusals(part)]
+        why = "; ".join(dict.fromkeys(found)) or "the files hold no row"
+        raise ConfigError(f"data.sources: expected at least one question that can be used; none in any split ({why}).")
     everything = [example for role in _ROLES for example in parts[role]]
     hashes = hash_pictures(distinct_pictures(everything))
     leaks = find_leaks(parts["training"], [*parts["validation"], *parts["evaluation"]], hashes)

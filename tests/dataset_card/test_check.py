@@ -184,3 +184,16 @@ def test_numbers_are_described():
     assert sum(bar["count"] for bar in found["histogram"]) == 3
     (bar,) = describe_numbers([7])["histogram"]
     assert bar["count"] == 1 and bar["from"] <= 7 <= bar["to"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [('{"question": "Is it?", "anser": "yes"}\n', ["an unknown field", "jsonl-line 1", "'answer'"]), ("", ["no row"])],
+)
+def test_a_set_without_a_usable_question_says_why(tmp_path, repository, capsys, content, words):
+    (tmp_path / "train.jsonl").write_text(content)
+    config = str(repository / "configs" / "vqa_rad_tiny.yaml")
+    settings = ["data.source=jsonl", f"data.root={tmp_path}", f"data.cache={tmp_path / 'cache'}"]
+    assert main(["data", "check", config, *settings, "--to", str(tmp_path / "card")]) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and all(word in message for word in ["none in any split", *words])
