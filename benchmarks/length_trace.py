@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def record(config: Config, processor: Processor, *, steps: int) -> dict[str, Any
     for step in range(steps):
         sizes = [processor.size_of(example) for example in batches[step]]
         patches = [
-            sum(int(np.prod(processor.image_grid(picture.measure()))) for picture in example.images)
+            sum(math.prod(grid) for p in example.images for grid in processor.picture_shape(p.measure()).grids)
             for example in batches[step]
         ]
         completions = draws.geometric(1 / MEAN_COMPLETION_TOKENS, (grpo.prompts_per_step, grpo.group_size))

@@ -42,6 +42,15 @@ CONFIGS = {
             deepstack_layers=(1,),
         ),
     ),
+    "smolvlm": dataclasses.replace(
+        CONFIG, family="smolvlm", video_token_id=None, vision_start_token_id=None, vision_end_token_id=None,
+        text=dataclasses.replace(CONFIG.text, rope_sections=(4,), is_tied=False, has_qkv_bias=False),
+        vision=QwenVisionConfig(
+            width=12, depth=2, heads=2, hidden=24, output_width=32, full_attention_layers=(0, 1), window_features=4,
+            patch_size=3, temporal_patch_size=1, norm="layer", feed_forward="gelu_pytorch_tanh", has_patch_bias=True,
+            position_side=4, has_own_cells=True, has_rotation=False, is_merged_linearly=True, tile_size=13,
+        ),
+    ),
 }  # fmt: skip
 ALLOWED = np.arange(100) < EOS + 2
 
@@ -58,16 +67,30 @@ def tiny_params(seed: int = 0, config: QwenVLConfig = CONFIG) -> Params:
     return jax.device_put(jax.tree_util.tree_map_with_path(draw, shapes))
 
 
+def with_a_gradient(gradients: Params, config: QwenVLConfig) -> Params:
+    """The gradients without the one that is 0 but for rounding: a bias of keys that do not turn moves all scores of a query."""
+    if config.vision.has_rotation:
+        return gradients
+    vision = gradients["vision"]
+    keys = {name: leaf for name, leaf in vision["layers"]["k"].items() if name != "bias"}
+    return {**gradients, "vision": {**vision, "layers": {**vision["layers"], "k": keys}}}
+
+
 def odd_prompts(*, padding: str = "left", seed: int = 0, config: QwenVLConfig = CONFIG) -> PromptInputs:
     """Two prompts of different length, one with an image whose windows are cut, one without an image."""
     rng = np.random.default_rng(seed)
-    grid = (1, 6, 4)
-    rows = [[*rng.integers(0, 80, 2), *[IMAGE] * 6, *rng.integers(0, 80, 5)], list(rng.integers(0, 80, 9))]
+    grid, tile = (1, 6, 4), config.vision.tile_size
+    tokens = 2 * config.vision.window_features if tile else 6  # of two tiles
+    rows = [[*rng.integers(0, 80, 2), *[IMAGE] * tokens, *rng.integers(0, 80, 5)], list(rng.integers(0, 80, 9))]
     length = max(map(len, rows)) + 1
     input_ids, attention_mask = np.full((2, length), PAD), np.zeros((2, length), np.int64)
     for index, row in enumerate(rows):
         where = slice(length - len(row), length) if padding == "left" else slice(0, len(row))
         input_ids[index, where], attention_mask[index, where] = row, 1
+    if tile:
+        tiles = rng.normal(size=(2, 2, 3, tile, tile)).astype(np.float32)
+        tiles[1] = 0  # nothing there
+        return prompt_inputs_from_huggingface(input_ids, attention_mask, tiles, None, config)
     pixels = rng.normal(size=(grid[1] * grid[2], config.vision.patch_width)).astype(np.float32)
     return prompt_inputs_from_huggingface(input_ids, attention_mask, pixels, np.array([grid]), config)
 

@@ -19,7 +19,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.experimental import multihost_utils
 
-from reflex_jax.checkpoints.qwen_tensors import hub_name, leaf_sources
+from reflex_jax.checkpoints.qwen_tensors import hub_name, leaf_sources, module_name
 from reflex_jax.checkpoints.safetensors_reader import Tensor, headers, printable
 from reflex_jax.checkpoints.safetensors_writer import FLOATS, TensorSpec, write_file
 from reflex_jax.checkpoints.tensor_report import describe_tensors
@@ -34,7 +34,6 @@ CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 _SETTING = "policy.lora.path"
 _NAMES = {LORA_A: "lora_A.weight", LORA_B: "lora_B.weight"}
 _WRAPPER = "base_model.model."
-_TRANSFORMERS_5 = {"model.": "model.language_model.", "visual.": "model.visual."}
 # fields that may say anything: they are compared below, or say how the adapter was made and not what it computes
 _READ = {
     "peft_type", "r", "lora_alpha", "use_rslora", "target_modules", "exclude_modules", "init_lora_weights", "bias",
@@ -129,7 +128,7 @@ def save_adapter(
             whole = _fetched(leaves[f"{layer}/{leaf}"])
             rows = whole if _is_stacked(config, layer) else whole[None]
             tensors |= {
-                f"{_WRAPPER}{_spelt(module)}.{name}": row.T
+                f"{_WRAPPER}{module_name(module, config.family)}.{name}": row.T
                 for module, row in zip(_modules(config, layer), rows, strict=True)
             }
     if jax.process_index() == 0:
@@ -252,14 +251,6 @@ def _is_stacked(config: QwenVLConfig, layer: str) -> bool:
 def _plain(name: str, family: str) -> str:
     """The hub's spelling; some versions of peft leave the adapter's own name in."""
     return re.sub(r"\.(lora_[AB])\.\w+\.weight$", r".\1.weight", hub_name(name, family))
-
-
-def _spelt(module: str) -> str:
-    """A module as transformers 5 names it; the files of some families do so already."""
-    if module.startswith(tuple(_TRANSFORMERS_5.values())):
-        return module
-    prefix = next(prefix for prefix in _TRANSFORMERS_5 if module.startswith(prefix))
-    return _TRANSFORMERS_5[prefix] + module.removeprefix(prefix)
 
 
 def _numbers(tensor: Tensor) -> np.ndarray:

@@ -29,6 +29,7 @@ from reflex_jax.models.partitioning import policy_table
 from reflex_jax.models.qwen_vl import QwenVLConfig, prompt_logits
 from reflex_jax.sharding import AnyMesh, parameter_shardings
 from reflex_jax.text.chat_template import TEMPLATE_FOLDER
+from reflex_jax.text.tokenizer import special_added_ids
 from reflex_jax.trees import Array, Params, Shardings
 
 CONFIG_FILE = "config.json"
@@ -53,7 +54,10 @@ class Policy:
 def special_ids(config: QwenVLConfig, tokenizer: Any) -> tuple[int, ...]:
     """Ids a completion may never hold, unless they end it: special tokens, image and video markers."""
     vision = (config.image_token_id, config.video_token_id, config.vision_start_token_id, config.vision_end_token_id)
-    return tuple(sorted({*tokenizer.all_special_ids, *vision}))
+    ids = {*tokenizer.all_special_ids, *(number for number in vision if number is not None)}
+    if config.vision.tile_size:  # the marks of tiles have no role in the tokenizer's settings
+        ids |= special_added_ids(tokenizer)
+    return tuple(sorted(ids))
 
 
 def load_policy(
@@ -149,8 +153,9 @@ def policy_logits(
     policy: Policy,
     input_ids: Int[np.ndarray, "B S"],
     attention_mask: Int[np.ndarray, "B S"],
-    pixel_values: Float[np.ndarray, "n frames"] | None = None,
+    pixel_values: Float[np.ndarray, "n frames"] | Float[np.ndarray, "B N 3 side side"] | None = None,
     image_grid_thw: Int[np.ndarray, "images 3"] | None = None,
+    pixel_attention_mask: Int[np.ndarray, "B N side side"] | None = None,
 ) -> Float[Array, "B S V"]:
     """Raw float32 logits for inputs named and laid out as Hugging Face's processor returns them.
 
@@ -158,8 +163,11 @@ def policy_logits(
       policy: of `load_policy`.
       input_ids: prompts, padded on either side, with 0, 1 or more images in a row.
       attention_mask: 0 for padding.
-      pixel_values: patches of all images behind one another; None without images.
+      pixel_values: patches of all images behind one another, or the tiles of each row; None without images.
       image_grid_thw: patch grid of each image.
+      pixel_attention_mask: of tiles.
     """
-    inputs = prompt_inputs_from_huggingface(input_ids, attention_mask, pixel_values, image_grid_thw, policy.config)
+    inputs = prompt_inputs_from_huggingface(
+        input_ids, attention_mask, pixel_values, image_grid_thw, policy.config, pixel_attention_mask
+    )
     return jax.jit(prompt_logits, static_argnums=2)(policy.params, inputs, policy.config)

@@ -62,6 +62,16 @@ _SINGLE = {
     "vision/merger/fc2/kernel": "visual.merger.mlp.2.weight",
     "vision/merger/fc2/bias": "visual.merger.mlp.2.bias",
 }
+_SMOLVLM_VISION_LAYER = {
+    "norm1/scale": "layer_norm1.weight",
+    "norm1/bias": "layer_norm1.bias",
+    **{f"{name}/{leaf}": f"self_attn.{name}_proj.{tensor}"
+       for name in "qkv" for leaf, tensor in (("kernel", "weight"), ("bias", "bias"))},
+    "o/kernel": "self_attn.out_proj.weight",
+    "o/bias": "self_attn.out_proj.bias",
+    "norm2/scale": "layer_norm2.weight",
+    "norm2/bias": "layer_norm2.bias",
+}  # fmt: skip
 _QWEN3_VISION_LAYER = {
     "fc1/kernel": "mlp.linear_fc1.weight",
     "fc1/bias": "mlp.linear_fc1.bias",
@@ -81,12 +91,20 @@ _OUTER_WRAPPERS = ("module.", "base_model.model.")
 _INNER_WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 # Prefixes of transformers 5, and of Qwen3-VL everywhere; twice `model.` came from some of its versions, none from a model
 # without its head.
-_SPELLINGS = {
+_QWEN_SPELLINGS = {
     "model.language_model.model.": "model.",
     "model.language_model.": "model.",
     "language_model.model.": "model.",
     "language_model.": "model.",
     "model.visual.": "visual.",
+}
+# With and without the head; a policy's own prefixes stand for themselves.
+_SMOLVLM_SPELLINGS = {
+    "model.text_model.": "model.",
+    "text_model.": "model.",
+    "model.vision_model.": "visual.",
+    "vision_model.": "visual.",
+    "model.connector.": "connector.",
 }
 HEAD = _SINGLE["head/kernel"]
 
@@ -97,18 +115,26 @@ class _Names:
 
     decoder: str = "model."
     tower: str = "visual."
+    connector: str = "connector."
+    blocks: str = "blocks"  # the layers of the tower
+    modules: Mapping[str, str] = field(default_factory=dict)  # prefixes that are others in transformers 5
+    spellings: Mapping[str, str] = field(
+        default_factory=lambda: _QWEN_SPELLINGS
+    )  # of others, in that of the table above
+    is_patch_flat: bool = False  # the kernel of the patches has no axis for frames
     single: Mapping[str, str] = field(default_factory=dict)
     vision_layer: Mapping[str, str] = field(default_factory=dict)
     deepstack: Mapping[str, str] = field(default_factory=dict)
 
     def spelled(self, name: str) -> str:
-        for prefix, own in (("model.", self.decoder), ("visual.", self.tower)):
+        own_of = {"model.": self.decoder, "visual.": self.tower, "connector.": self.connector}
+        for prefix, own in own_of.items():
             if name.startswith(prefix):
                 return own + name.removeprefix(prefix)
         return name
 
 
-_QWEN2_NAMES = _Names()
+_QWEN2_NAMES = _Names(modules={"model.": "model.language_model.", "visual.": "model.visual."})
 _NAMES = {
     "qwen2_vl": _QWEN2_NAMES,
     "qwen2_5_vl": _QWEN2_NAMES,
@@ -122,6 +148,23 @@ _NAMES = {
         },
         vision_layer=_QWEN3_VISION_LAYER,
         deepstack=_QWEN3_MERGER,
+    ),
+    "smolvlm": _Names(
+        decoder="model.text_model.",
+        tower="model.vision_model.",
+        connector="model.connector.",
+        blocks="encoder.layers",
+        spellings=_SMOLVLM_SPELLINGS,
+        is_patch_flat=True,
+        single={
+            "vision/patch_embed/kernel": "visual.embeddings.patch_embedding.weight",
+            "vision/patch_embed/bias": "visual.embeddings.patch_embedding.bias",
+            "vision/positions/embedding": "visual.embeddings.position_embedding.weight",
+            "vision/merger/norm/scale": "visual.post_layernorm.weight",
+            "vision/merger/norm/bias": "visual.post_layernorm.bias",
+            "vision/merger/proj/kernel": "connector.modality_projection.proj.weight",
+        },
+        vision_layer=_SMOLVLM_VISION_LAYER,
     ),
 }
 
@@ -162,7 +205,8 @@ def leaf_sources(config: QwenVLConfig) -> dict[str, Source]:
     """For every leaf of the tree, by its path, the tensors it is made of and their shapes."""
     vision, names = config.vision, _NAMES[config.family]
     singles = {**_SINGLE, **names.single}
-    patch_shape = (vision.width, vision.channels, vision.temporal_patch_size, vision.patch_size, vision.patch_size)
+    frames = () if names.is_patch_flat else (vision.temporal_patch_size,)
+    patch_shape = (vision.width, vision.channels, *frames, vision.patch_size, vision.patch_size)
     sources: dict[str, Source] = {}
     for tree_path, leaf in jax.tree_util.tree_leaves_with_path(abstract_policy_params(config)):
         path = path_name(tree_path)
@@ -210,11 +254,19 @@ def hub_name(name: str, family: str = "qwen2_5_vl") -> str:
         name = name.replace(wrapper, "")
     while found := next((wrapper for wrapper in _OUTER_WRAPPERS if name.startswith(wrapper)), None):
         name = name.removeprefix(found)
-    for spelling, hub in _SPELLINGS.items():
+    for spelling, hub in _NAMES[family].spellings.items():
         if name.startswith(spelling):
             name = hub + name.removeprefix(spelling)
             break
     return _NAMES[family].spelled(name)
+
+
+def module_name(module: str, family: str) -> str:
+    """A module of the hub's files as transformers 5 names it; the files of some families do so already."""
+    for prefix, own in _NAMES[family].modules.items():
+        if module.startswith(prefix):
+            return own + module.removeprefix(prefix)
+    return module
 
 
 def _layer_tensor(path: str, names: _Names) -> tuple[str, int | None]:
@@ -226,6 +278,6 @@ def _layer_tensor(path: str, names: _Names) -> tuple[str, int | None]:
     leaf = path.removeprefix("vision/layers/")
     of_layer = {**_VISION_LAYER, **names.vision_layer}
     if leaf in of_layer:
-        return "visual.blocks.{}." + of_layer[leaf], None
+        return f"visual.{names.blocks}.{{}}." + of_layer[leaf], None
     projection, kind = leaf.split("/")
     return "visual.blocks.{}.attn.qkv." + {"kernel": "weight", "bias": "bias"}[kind], "qkv".index(projection)

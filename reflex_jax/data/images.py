@@ -52,9 +52,7 @@ def smart_resize(height: int, width: int, *, factor: int = 28, min_pixels: int, 
     return rounded
 
 
-def patchify(
-    image: Image.Image, *, min_pixels: int, max_pixels: int, patch: int = 14, merge: int = 2
-) -> tuple[UInt8[np.ndarray, "n still"], Grid]:
+def patchify(image: Image.Image, *, min_pixels: int, max_pixels: int, patch: int = 14, merge: int = 2) -> PatchedImage:
     """Resizes (bicubic) and cuts an RGB image into flat patches.
 
     Args:
@@ -75,8 +73,14 @@ def patchify(
     height, width = smart_resize(
         image.height, image.width, factor=patch * merge, min_pixels=min_pixels, max_pixels=max_pixels
     )
-    pixels = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
-    rows, columns = height // patch, width // patch
+    return cut_patches(np.asarray(image.resize((width, height), Image.Resampling.BICUBIC)), patch=patch, merge=merge)
+
+
+def cut_patches(
+    pixels: UInt8[np.ndarray, "height width 3"] | Float[np.ndarray, "height width 3"], *, patch: int, merge: int
+) -> PatchedImage:
+    """Cuts levels, or normalised pixels, whose sides divide by `patch * merge` into flat patches, in the order of `patchify`."""
+    rows, columns = pixels.shape[0] // patch, pixels.shape[1] // patch
     cut = pixels.reshape(rows // merge, merge, patch, columns // merge, merge, patch, 3)
     cut = cut.transpose(0, 3, 1, 4, 6, 2, 5)  # unit row, unit column, row, column, channel, pixel row, pixel column
     return cut.reshape(rows * columns, -1), (1, rows, columns)
@@ -144,7 +148,8 @@ def layout_vision(
             own, slot = np.split(slot, [len(image_patches)])
             patches[row, own] = image_patches
             coordinates[row, own] = _coordinates(grid, config)
-            places[row, own] = _places(coordinates[row, own], grid, config.position_side)
+            if config.has_places:
+                places[row, own] = _places(coordinates[row, own], grid, config.position_side)
             image_ids[row, own] = number
     shape = (len(rows), windows, config.patches_per_window)
     return VisionInputs(
@@ -152,7 +157,7 @@ def layout_vision(
         coordinates=coordinates.reshape(*shape, 2),
         image_ids=image_ids.reshape(shape),
         normalisation=None if normalisation is None else np.repeat(normalisation[None], len(rows), axis=0),
-        places=places.reshape(*shape, 2) if config.position_side else None,
+        places=places.reshape(*shape, 2) if config.has_places else None,
     )
 
 
@@ -162,11 +167,16 @@ def mrope_positions(
     """Positions of a row on the axes time, height and width; 0 at padding.
 
     Text counts up on all three axes together. An image starts at the position behind the text before it and its tokens
-    spread over height and width; the text after it goes on behind the longer side.
+    spread over height and width; the text after it goes on behind the longer side. Where the decoder turns with one axis,
+    images count up as text does.
     """
     merge = config.vision.merge_size
     positions = np.zeros((3, len(tokens)), np.int32)
     indices = np.flatnonzero(is_valid)
+    if len(config.text.rope_sections) == 1:
+        positions[:, indices] = np.arange(len(indices))
+        _check_image_tokens(tokens[indices], grids, config)
+        return positions
     remaining = list(grids)
     start = next_position = 0
     while start < len(indices):
@@ -198,25 +208,31 @@ def feature_index(
 def prompt_inputs_from_huggingface(
     input_ids: Int[np.ndarray, "P Lp"],
     attention_mask: Int[np.ndarray, "P Lp"] | None,
-    pixel_values: Float[np.ndarray, "n frames"] | None,
+    pixel_values: Float[np.ndarray, "n frames"] | Float[np.ndarray, "P N 3 side side"] | None,
     image_grid_thw: Int[np.ndarray, "images 3"] | None,
     config: QwenVLConfig,
+    pixel_attention_mask: Int[np.ndarray, "P N side side"] | None = None,
 ) -> PromptInputs:
     """Turns a batch as Hugging Face's processor makes it into ours.
 
     Args:
       input_ids: prompts with one image token for each merged feature, padded on either side.
       attention_mask: 0 at padding; None: no padding.
-      pixel_values: patches of all images of the batch, one after another.
-      image_grid_thw: their grids. Which row an image belongs to follows from the image tokens.
+      pixel_values: patches of all images of the batch, one after another; of a model that reads tiles the tiles of each row,
+        those of only zeros behind them left out.
+      image_grid_thw: grids of the patches. Which row an image belongs to follows from the image tokens.
       config: of the model.
+      pixel_attention_mask: of tiles, 0 where nothing is; a tile is there as a whole or not at all.
 
     Raises:
-      ValueError: image tokens, grids and patches do not match.
+      ValueError: image tokens, grids, tiles and patches do not match.
     """
     input_ids = np.asarray(input_ids)
     is_valid = np.ones(input_ids.shape, bool) if attention_mask is None else np.asarray(attention_mask).astype(bool)
-    rows = _images_of_rows(input_ids, is_valid, pixel_values, image_grid_thw, config)
+    if config.vision.tile_size:
+        rows = _tiles_of_rows(len(input_ids), pixel_values, pixel_attention_mask, config.vision)
+    else:
+        rows = _images_of_rows(input_ids, is_valid, pixel_values, image_grid_thw, config)
     grids = [[grid for _, grid in images] for images in rows]
     windows = max(sum(count_windows(grid, config.vision) for grid in row) for row in grids)
     each = list(zip(input_ids, is_valid, grids, strict=True))
@@ -254,6 +270,28 @@ def _images_of_rows(
         rows.append(images)
     if grids:
         raise ValueError(f"expected one image token for each merged feature; {len(grids)} images have no tokens.")
+    return rows
+
+
+def _tiles_of_rows(
+    count: int, pixel_values: np.ndarray | None, mask: np.ndarray | None, vision: QwenVisionConfig
+) -> list[list[PatchedImage]]:
+    """The tiles of each row as images of their own."""
+    if pixel_values is None:
+        return [[] for _ in range(count)]
+    shape = (vision.channels, vision.tile_size, vision.tile_size)
+    if pixel_values.shape[0] != count or pixel_values.shape[2:] != shape:
+        raise ValueError(f"expected tiles [{count}, N, {', '.join(map(str, shape))}]; got {list(pixel_values.shape)}.")
+    side = vision.tile_size // vision.patch_size * vision.patch_size
+    rows: list[list[PatchedImage]] = []
+    for number, tiles in enumerate(pixel_values):
+        is_there = tiles.any((1, 2, 3))  # as transformers tells them from padding
+        if mask is not None and not (mask[number] == is_there[:, None, None]).all():
+            raise ValueError(
+                f"expected tiles that are filled or empty as a whole; row {number} has one that is padded."
+            )
+        levels = tiles[is_there, :, :side, :side].transpose(0, 2, 3, 1)
+        rows.append([cut_patches(tile, patch=vision.patch_size, merge=vision.merge_size) for tile in levels])
     return rows
 
 

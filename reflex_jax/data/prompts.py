@@ -8,10 +8,11 @@ tokens; the user's words are split even where they spell one, so a question cann
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
@@ -21,16 +22,15 @@ from reflex_jax.config import ConfigError
 from reflex_jax.data.examples import Example, list_offenders
 from reflex_jax.data.image_settings import ImageSettings, read_image_settings
 from reflex_jax.data.images import (
-    Grid,
     PatchedImage,
     count_windows,
     feature_index,
     layout_vision,
     mrope_positions,
-    patchify,
-    smart_resize,
 )
+from reflex_jax.data.pictures import PictureShape, cut_picture, picture_shape
 from reflex_jax.data.prompt_texts import PROMPTS, QUESTION
+from reflex_jax.data.tiles import TileMarks, tile_text
 from reflex_jax.models.qwen_vl import QwenVLConfig, read_qwen_config
 from reflex_jax.records import PromptInputs
 from reflex_jax.text.chat_template import read_chat_template
@@ -40,6 +40,7 @@ from reflex_jax.text.tokenizer import (
     encode_user_text,
     load_policy_tokenizer,
     render_turn,
+    split_at_added,
 )
 
 TOKEN_MULTIPLE = 8  # prompt lengths are rounded up to this: rows of a matrix unit
@@ -49,7 +50,7 @@ _USER_TEXT = '\ue000User "text"\n  <&\'{{ }}\\>\ue000'
 
 @dataclass(frozen=True)
 class EncodedPrompt:
-    """One prompt before padding; images in the order of their tokens."""
+    """One prompt before padding; images, or the tiles of images, in the order of their tokens."""
 
     ids: Int[np.ndarray, "L"]
     images: tuple[PatchedImage, ...]
@@ -65,6 +66,15 @@ class PromptSizes:
     def union(self, other: PromptSizes) -> PromptSizes:
         """Sizes that hold both, e.g. of the training and the evaluation questions."""
         return PromptSizes(max(self.prompt_tokens, other.prompt_tokens), max(self.windows, other.windows))
+
+
+class _Around(NamedTuple):
+    """What the chat template puts around the user's text: ids up to an added token, and words beside the user's."""
+
+    before: list[int]
+    lead: str
+    trail: str
+    after: list[int]
 
 
 class Processor:
@@ -108,12 +118,23 @@ class Processor:
             )
         # questions repeat, over pictures of few sizes
         self._length = functools.lru_cache(maxsize=65536)(
-            lambda text, question, tokens: len(self._assemble(text, question, tokens))
+            lambda text, question, shapes: len(self._assemble(text, question, shapes))
         )
+        self._picture_ids = functools.lru_cache(maxsize=1024)(self._encode_picture)
+        if config.vision.tile_size:
+            self._check_marks()
         self._around = {pictures: self._render(pictures) for pictures in (0, 1)}
 
-    def _render(self, pictures: int) -> tuple[list[int], list[int]]:
-        """Ids before and after the user's text."""
+    def _check_marks(self) -> None:
+        absent = [mark for mark in _marks(self.tokenizer) if mark not in self.tokenizer.get_added_vocab()]
+        if absent:
+            raise ConfigError(
+                f"policy.path: the tokenizer of {self._template_source}: expected the marks of pictures among its added "
+                f"tokens; {', '.join(absent)} not found. Copy the model's own tokenizer files there."
+            )
+
+    def _render(self, pictures: int) -> _Around:
+        """What the chat template puts around the user's text."""
         content = [{"type": "image"}] * pictures
         parts = render_turn(
             self.tokenizer, [*content, {"type": "text", "text": _USER_TEXT}], source=self._template_source
@@ -123,14 +144,20 @@ class Processor:
             raise ConfigError(
                 f"{name}: expected it to show the user's text once, unchanged; it does {len(parts) - 1} times."
             )
-        before, after = (list(encode_template(self.tokenizer, part)) for part in parts)
+        # what lies between the last added token and the user's words is cut into tokens together with them
+        before, after = parts
+        end, start = split_at_added(self.tokenizer, before)[1], split_at_added(self.tokenizer, after)[0]
+        around = _Around(
+            encode_template(self.tokenizer, before[:end]), before[end:], after[:start],
+            encode_template(self.tokenizer, after[start:]),
+        )  # fmt: skip
         image_id = self.config.image_token_id
-        if before.count(image_id) != pictures or image_id in after:
+        if around.before.count(image_id) != pictures or image_id in around.after:
             raise ConfigError(
                 f"{name}: expected {pictures} image token(s) of id {image_id} before the user's text and none behind; "
-                f"got {before.count(image_id)} and {after.count(image_id)}."
+                f"got {around.before.count(image_id)} and {around.after.count(image_id)}."
             )
-        return before, after
+        return around
 
     def encode_text(self, question: str, *, example_id: str = "") -> list[int]:
         """Ids of the question within the task text, free of special and added tokens."""
@@ -139,35 +166,34 @@ class Processor:
     def _text_of(self, example_id: str) -> str:
         return PROMPTS[self.prompt].text_of(example_id, self._seed)
 
-    def _encode(self, text: str, question: str) -> list[int]:
+    def _encode(self, text: str, question: str, lead: str = "", trail: str = "") -> list[int]:
         # Encoded in one piece, as the model saw its training prompts: words merge across the border.
-        return list(encode_user_text(self.tokenizer, text.replace(QUESTION, question.strip())))
+        return list(encode_user_text(self.tokenizer, lead + text.replace(QUESTION, question.strip()) + trail))
 
-    def _assemble(self, text: str, question: str, image_tokens: Sequence[int]) -> Int[np.ndarray, "L"]:
-        """Ids of a prompt whose pictures take so many tokens, in their order."""
-        pictures = len(image_tokens)
+    def _assemble(self, text: str, question: str, shapes: Sequence[PictureShape]) -> Int[np.ndarray, "L"]:
+        """Ids of a prompt with pictures of these shapes, in their order."""
+        pictures = len(shapes)
         if pictures not in self._around:
             self._around[pictures] = self._render(pictures)
-        before, after = self._around[pictures]
-        counts, ids = iter(image_tokens), list[int]()
-        for token in before:
-            ids += [token] * (next(counts) if token == self.config.image_token_id else 1)
-        return np.asarray(ids + self._encode(text, question) + after, np.int32)
+        around = self._around[pictures]
+        shape_of, ids = iter(shapes), list[int]()
+        for token in around.before:
+            ids += self._picture_ids(next(shape_of)) if token == self.config.image_token_id else [token]
+        ids += self._encode(text, question, around.lead, around.trail) + around.after
+        return np.asarray(ids, np.int32)
 
-    def image_grid(self, size: tuple[int, int]) -> Grid:
-        """The patch grid of a picture of (width, height) pixels, without decoding it."""
+    def _encode_picture(self, shape: PictureShape) -> list[int]:
+        """What stands in the place of a picture's mark: the mark once for each feature, and those of its tiles."""
         vision = self.config.vision
-        height, width = smart_resize(
-            size[1],
-            size[0],
-            factor=vision.patch_size * vision.merge_size,
-            min_pixels=self.images.min_pixels,
-            max_pixels=self.images.max_pixels,
-        )
-        return 1, height // vision.patch_size, width // vision.patch_size
+        if vision.tile_size:
+            marks = _marks(self.tokenizer)
+            text = tile_text(shape.rows, shape.columns, features=vision.window_features, marks=marks)
+            return encode_template(self.tokenizer, text)
+        return [self.config.image_token_id] * (sum(map(math.prod, shape.grids)) // vision.patches_per_feature)
 
-    def _count_image_tokens(self, grid: Grid) -> int:
-        return int(np.prod(grid)) // self.config.vision.merge_size**2
+    def picture_shape(self, size: tuple[int, int]) -> PictureShape:
+        """How a picture of (width, height) pixels is cut, without decoding it."""
+        return picture_shape(size, self.images, self.config.vision)
 
     def encode(self, images: Sequence[Image.Image], question: str, *, example_id: str = "") -> EncodedPrompt:
         """Tokenises one question and cuts its pictures into patches; none: a question about text alone.
@@ -177,19 +203,9 @@ class Processor:
           question: its words.
           example_id: of the question, which draws the text of a prompt that has several.
         """
-        vision = self.config.vision
-        patched = tuple(
-            patchify(
-                image,
-                min_pixels=self.images.min_pixels,
-                max_pixels=self.images.max_pixels,
-                patch=vision.patch_size,
-                merge=vision.merge_size,
-            )
-            for image in images
-        )
-        tokens = [self._count_image_tokens(grid) for _, grid in patched]
-        return EncodedPrompt(self._assemble(self._text_of(example_id), question, tokens), patched)
+        cut = [cut_picture(image, self.images, self.config.vision) for image in images]
+        pieces = tuple(piece for _, pieces in cut for piece in pieces)
+        return EncodedPrompt(self._assemble(self._text_of(example_id), question, [shape for shape, _ in cut]), pieces)
 
     def size_of(self, example: Example) -> tuple[int, int]:
         """(tokens, windows of the vision tower) of a prompt, decoding only pictures of unknown size.
@@ -197,10 +213,9 @@ class Processor:
         Raises:
           ValueError: a picture of a shape that cannot be resized.
         """
-        grids = [self.image_grid(picture.measure()) for picture in example.images]
-        image_tokens = tuple(map(self._count_image_tokens, grids))
-        windows = sum(count_windows(grid, self.config.vision) for grid in grids)
-        return self._length(self._text_of(example.id), example.question, image_tokens), windows
+        shapes = tuple(self.picture_shape(picture.measure()) for picture in example.images)
+        windows = sum(count_windows(grid, self.config.vision) for shape in shapes for grid in shape.grids)
+        return self._length(self._text_of(example.id), example.question, shapes), windows
 
     def measure(self, examples: Iterable[Example], *, max_prompt_tokens: int) -> PromptSizes:
         """Finds the static sizes of a run by a scan of its questions, decoding only pictures of unknown size.
@@ -289,6 +304,13 @@ def load_processor(directory: str | Path, *, min_pixels: int, max_pixels: int, p
     template = read_chat_template(directory)
     source = directory if template is None else template.source
     return Processor(tokenizer, images, config, prompt=prompt, seed=seed, template_source=source)
+
+
+def _marks(tokenizer: Any) -> TileMarks:
+    """Those that the tokenizer's files name, as transformers' processor reads them; else those of the published models."""
+    names = {"image": "image_token", "around": "fake_image_token", "whole": "global_image_token"}
+    named = {mark: getattr(tokenizer, name, None) for mark, name in names.items()}
+    return TileMarks(**{mark: str(token) for mark, token in named.items() if token})
 
 
 def _check_prompt(prompt: str) -> None:

@@ -204,6 +204,24 @@ def image_attention(
     return masked_softmax_product(scores, is_same[:, None], values).swapaxes(1, 2).reshape(shape)
 
 
+def tile_attention(
+    queries: Float[Array, "P W U N H"],
+    keys: Float[Array, "P W U N H"],
+    values: Float[Array, "P W U N H"],
+    image_ids: Int[Array, "P W U"],
+    *,
+    implementation: AttentionChoice = XLA,
+) -> Float[Array, "P W U N H"]:
+    """`image_attention` where each window is an image of its own: windows are rows, so no pair of two is ever scored."""
+
+    def apart(x: Array) -> Array:
+        return x.reshape(-1, 1, *x.shape[2:])
+
+    ids = apart(image_ids)
+    mixed = image_attention(apart(queries), apart(keys), apart(values), ids, implementation=implementation)
+    return mixed.reshape(queries.shape)
+
+
 def _attention(
     queries: Float[Array, "B T N H"],
     keys: Float[Array, "B S K H"],

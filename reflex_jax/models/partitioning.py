@@ -41,7 +41,7 @@ def policy_table(config: QwenVLConfig, mesh: AnyMesh) -> Table:
         (r"vision/layers/.*/bias", ("layers", None)),
         (r"vision/merger/fc1/kernel", ("embed", merged)),
         (r"vision/merger/fc1/bias", (merged,)),
-        (r"vision/merger/fc2/kernel", (merged, "embed")),
+        (r"vision/merger/(fc2|proj)/kernel", (merged, "embed")),
         (r"vision/deepstack/fc1/kernel", ("layers", "embed", merged)),
         (r"vision/deepstack/fc1/bias", ("layers", merged)),
         (r"vision/deepstack/fc2/kernel", ("layers", merged, "embed")),

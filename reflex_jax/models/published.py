@@ -64,6 +64,36 @@ def _qwen3_vl(*, tower: str, **sizes: Any) -> QwenVLConfig:
     return QwenVLConfig(family="qwen3_vl", text=text, vision=vision, **_QWEN_IDS)
 
 
+def _smolvlm2(*, tower: str, theta: float, **sizes: Any) -> QwenVLConfig:
+    """One of the family, with the smaller or the larger of its two SigLIP towers."""
+    towers: dict[str, dict[str, Any]] = {
+        "base": {"width": 768, "depth": 12, "heads": 12, "hidden": 3072, "tile_size": 512, "patch_size": 16, "merge_size": 4},
+        "so400m": {
+            "width": 1152, "depth": 27, "heads": 16, "hidden": 4304, "tile_size": 384, "patch_size": 14, "merge_size": 3,
+        },
+    }  # fmt: skip
+    chosen = towers[tower]
+    side = chosen["tile_size"] // chosen["patch_size"]
+    vision = QwenVisionConfig(
+        output_width=sizes["width"], full_attention_layers=tuple(range(chosen["depth"])),
+        window_features=(side // chosen["merge_size"]) ** 2, temporal_patch_size=1, norm="layer",
+        feed_forward="gelu_pytorch_tanh", has_patch_bias=True, position_side=side, has_own_cells=True, has_rotation=False,
+        is_merged_linearly=True, **chosen,
+    )  # fmt: skip
+    text = QwenTextConfig(
+        vocabulary=49280,
+        epsilon=1e-5,
+        rope_theta=theta,
+        rope_sections=(32,),
+        is_tied=False,
+        has_qkv_bias=False,
+        **sizes,
+    )
+    return QwenVLConfig(
+        family="smolvlm", text=text, vision=vision, image_token_id=49190, eos_token_ids=(49279,), pad_token_id=2
+    )
+
+
 POLICIES = {
     "Qwen2-VL-2B-Instruct": _qwen2_vl(
         vocabulary=151936, width=1536, layers=28, heads=12, key_heads=2, hidden=8960, is_tied=True
@@ -80,6 +110,15 @@ POLICIES = {
     "Qwen3-VL-2B-Instruct": _qwen3_vl(tower="small", width=2048, layers=28, heads=16, hidden=6144, is_tied=True),
     "Qwen3-VL-4B-Instruct": _qwen3_vl(tower="small", width=2560, layers=36, heads=32, hidden=9728, is_tied=True),
     "Qwen3-VL-8B-Instruct": _qwen3_vl(tower="large", width=4096, layers=36, heads=32, hidden=12288, is_tied=False),
+    "SmolVLM2-256M-Video-Instruct": _smolvlm2(
+        tower="base", theta=1e5, width=576, layers=30, heads=9, key_heads=3, hidden=1536
+    ),
+    "SmolVLM2-500M-Video-Instruct": _smolvlm2(
+        tower="base", theta=1e5, width=960, layers=32, heads=15, key_heads=5, hidden=2560
+    ),
+    "SmolVLM2-2.2B-Instruct": _smolvlm2(
+        tower="so400m", theta=1.3e5, width=2048, layers=24, heads=32, key_heads=32, hidden=8192
+    ),
 }
 JUDGES = {
     "BiomedCLIP-PubMedBERT_256-vit_base_patch16_224": BiomedClipConfig(

@@ -38,7 +38,9 @@ class QwenTextConfig:
     hidden: int  # of the feed-forward block
     epsilon: float
     rope_theta: float
-    rope_sections: tuple[int, ...]  # frequencies that turn with time, height, width
+    rope_sections: tuple[
+        int, ...
+    ]  # frequencies that turn with time, height, width; of one number: with the place in the text
     is_tied: bool  # the head is the embedding, transposed
     own_head_width: int | None = None  # None: the width, shared by the heads
     has_qkv_bias: bool = True

@@ -3,7 +3,9 @@
 Patches arrive sorted into windows (`reflex_jax.data.images`), so window attention is a mask over one axis and nothing
 here depends on the size of an image. Empty slots are computed and never read. Qwen2.5-VL reads square windows and the
 whole image in a few layers; Qwen2-VL reads the whole image in all of them; Qwen3-VL does so too, learns positions beside
-turning them, and hands what some of its layers see to the first layers of the decoder.
+turning them, and hands what some of its layers see to the first layers of the decoder. SmolVLM (a SigLIP tower) reads square
+tiles of a picture one by one, each of them a window and an image of its own; its positions are learned alone, and one product
+merges its patches.
 """
 
 from __future__ import annotations
@@ -67,7 +69,11 @@ class QwenVisionConfig:
     norm: str = "rms"  # or "layer", with a bias
     feed_forward: str = GATED  # or one of ACTIVATIONS
     has_patch_bias: bool = False
-    position_side: int = 0  # rows and columns of a table of learned positions, read between them; 0: none
+    position_side: int = 0  # rows and columns of a table of learned positions; 0: none
+    has_own_cells: bool = False  # a patch reads the cell of its row and column; else it lies between cells
+    has_rotation: bool = True  # queries and keys turn with the row and column of their patch
+    is_merged_linearly: bool = False  # one product without a bias merges patches, not a perceptron of two
+    tile_size: int = 0  # pixels per side of the tiles a picture is cut into, each a window of one image; 0: not cut
     deepstack_layers: tuple[int, ...] = ()  # ascending: behind them a merger of its own makes features for the decoder
 
     @property
@@ -86,6 +92,16 @@ class QwenVisionConfig:
         if self.window_features:
             return self.window_features * self.patches_per_feature
         return (self.window_size // self.patch_size) ** 2
+
+    @property
+    def has_places(self) -> bool:
+        """Whether the host must say where each patch lies between the cells of the table."""
+        return bool(self.position_side) and not self.has_own_cells
+
+    @property
+    def patches_read(self) -> int | None:
+        """How many patches a layer that reads the whole image reads at most; None: all of a row's images."""
+        return self.patches_per_window if self.tile_size else None
 
     @property
     def hidden_products(self) -> int:
@@ -121,34 +137,39 @@ class VisionLayer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "P W U D"], rotation: Rotation, image_ids: Int[Array, "P W U"], attend: ImageAttention
-    ) -> Float[Array, "P W U D"]:
-        """Applies the block; `attend` is `window_attention` or `image_attention`."""
+        self, x: Float[Array, "P W U D"], rotation: Rotation | None, image_ids: Int[Array, "P W U"],
+        attend: ImageAttention,
+    ) -> Float[Array, "P W U D"]:  # fmt: skip
+        """Applies the block; `attend` is `window_attention`, `image_attention` or `tile_attention`."""
         width, heads = self.config.width, self.config.heads
         normed = _normed(x, self.config, "norm1")
         queries, keys, values = (
             dense(width, name, use_bias=True)(normed).reshape(*x.shape[:-1], heads, width // heads) for name in "qkv"
         )
-        mixed = attend(rotate_exactly(queries, rotation), rotate(keys, rotation), values, image_ids)
+        if rotation is not None:
+            queries, keys = rotate_exactly(queries, rotation), rotate(keys, rotation)
+        mixed = attend(queries, keys, values, image_ids)
         x = x + dense(width, "o", use_bias=True)(mixed.reshape(x.shape))
         return x + _fed_forward(_normed(x, self.config, "norm2"), self.config)
 
 
 class PatchMerger(nn.Module):
-    """Norm, then the 2x2 patches of a feature through a two-layer perceptron with exact GELU."""
+    """Norm, then the patches of a feature (2x2, say) through a two-layer perceptron with exact GELU, or one product."""
 
     config: QwenVisionConfig
     norms_features: bool = False  # the norm is over a feature whole, not over each of its patches
 
     @nn.compact
     def __call__(self, x: Float[Array, "P W U D"]) -> Float[Array, "P F out"]:
-        """Merges four consecutive slots into one feature."""
+        """Merges consecutive slots, row by row of a square of patches, into one feature."""
         wide = self.config.width * self.config.patches_per_feature
         if not self.norms_features:
             x = _normed(x, self.config, "norm")
         x = x.reshape(x.shape[0], -1, wide)
         if self.norms_features:
             x = _normed(x, self.config, "norm")
+        if self.config.is_merged_linearly:
+            return dense(self.config.output_width, "proj", use_bias=False)(x)
         x = nn.gelu(dense(wide, "fc1", use_bias=True)(x), approximate=False)
         return dense(self.config.output_width, "fc2", use_bias=True)(x)
 
@@ -171,18 +192,19 @@ def encode_patches(
       implementation: what computes the layers that read a whole image.
 
     Returns:
-      One feature for each four slots, in slot order; features of empty slots hold numbers nobody may read. Those of the
-      layers of deepstack lie behind the last one's, on the last axis.
+      One feature for each `patches_per_feature` slots, in slot order; features of empty slots hold numbers nobody may
+      read. Those of the layers of deepstack lie behind the last one's, on the last axis.
     """
     x = _embedded(params, vision, config)
-    rotation = image_rotation(vision.coordinates, head_width=config.width // config.heads)
+    rotation = _rotation(vision.coordinates, config)
     layer = VisionLayer(config)
 
     def apply_layer(attend: ImageAttention, x: Array, layer_params: Params) -> tuple[Array, None]:
         return apply(layer, layer_params, constrain_batch(x), rotation, vision.image_ids, attend), None
 
     kinds = _period_of_kinds(config)
-    read_image = partial(attention.image_attention, implementation=implementation)
+    whole = attention.tile_attention if config.tile_size else attention.image_attention
+    read_image = partial(whole, implementation=implementation)
     seen: list[Array] = []  # behind each layer of deepstack
 
     def apply_period(x: Array, layers: Params) -> tuple[Array, None]:
@@ -215,9 +237,17 @@ def _embedded(params: Params, vision: VisionInputs, config: QwenVisionConfig) ->
         x = x + params["patch_embed"]["bias"]
     if not config.position_side:
         return x
+    table = params["positions"]["embedding"]
+    if config.has_own_cells:
+        return x + table[vision.coordinates[..., 0] * config.position_side + vision.coordinates[..., 1]]
     if vision.places is None:
         raise ValueError("vision.places: expected the places of patches, which this tower learns; got None.")
-    return x + learned_positions(params["positions"]["embedding"], vision.places, side=config.position_side)
+    return x + learned_positions(table, vision.places, side=config.position_side)
+
+
+def _rotation(coordinates: Int[Array, "P W U 2"], config: QwenVisionConfig) -> Rotation | None:
+    """What queries and keys turn by; None: they do not."""
+    return image_rotation(coordinates, head_width=config.width // config.heads) if config.has_rotation else None
 
 
 def learned_positions(
@@ -247,7 +277,7 @@ def init_vision_params(config: QwenVisionConfig, key: jax.Array) -> Params:
     deepstack_key, place_key = jax.random.split(jax.random.fold_in(key, 1))
     x = jnp.zeros((1, 1, config.patches_per_window, config.width))
     image_ids = jnp.ones(x.shape[:-1], jnp.int32)
-    rotation = image_rotation(jnp.zeros((*x.shape[:-1], 2), jnp.int32), head_width=config.width // config.heads)
+    rotation = _rotation(jnp.zeros((*x.shape[:-1], 2), jnp.int32), config)
 
     def init_layer(key: jax.Array) -> Params:
         return VisionLayer(config).init(key, x, rotation, image_ids, attention.window_attention)["params"]

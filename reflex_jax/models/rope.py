@@ -28,7 +28,8 @@ def multimodal_rotation(
     Args:
       positions: time, height and width of each token; the three are equal for text.
       head_width: H.
-      sections: how many of the H/2 frequencies turn with time, height, width, in this order.
+      sections: how many of the H/2 frequencies turn with time, height, width, in this order; one number: all with time,
+        which is the RoPE of text alone.
       theta: base of the frequencies.
       is_interleaved: see `axes_of_frequencies`.
 

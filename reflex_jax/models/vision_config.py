@@ -7,13 +7,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from reflex_jax.models.config_fields import MOST_LAYERS, Fields, is_token
-from reflex_jax.models.qwen_vision import ACTIVATIONS
+from reflex_jax.models.qwen_vision import ACTIVATIONS, EPSILON
 
 _THETA = 10_000.0  # of `rope.image_rotation`
 _WINDOW_FEATURES = 16  # of towers without windows of their own: as many slots as a window of Qwen2.5-VL
 
 
-def _windowed(vision: Fields, text: Fields) -> dict[str, Any]:
+def _windowed(vision: Fields, text: Fields, root: Fields) -> dict[str, Any]:
     """Qwen2.5-VL: square windows, RMS norms and gated feed-forward blocks."""
     depth = vision.size("depth", most=MOST_LAYERS)
     patch, merge = vision.size("patch_size", 14), vision.size("spatial_merge_size", 2)
@@ -35,7 +35,7 @@ def _windowed(vision: Fields, text: Fields) -> dict[str, Any]:
     }
 
 
-def _plain(vision: Fields, text: Fields) -> dict[str, Any]:
+def _plain(vision: Fields, text: Fields, root: Fields) -> dict[str, Any]:
     """Qwen2-VL: each layer reads the whole image; layer norms and a feed-forward block of two products.
 
     What a published file leaves out has the default of transformers; its `hidden_size` is that of the decoder.
@@ -54,7 +54,7 @@ def _plain(vision: Fields, text: Fields) -> dict[str, Any]:
     }
 
 
-def _plain_with_positions(vision: Fields, text: Fields) -> dict[str, Any]:
+def _plain_with_positions(vision: Fields, text: Fields, root: Fields) -> dict[str, Any]:
     """Qwen3-VL: as Qwen2-VL, with learned positions and features of some layers for the decoder's first ones."""
     depth, cells = vision.size("depth", 27, most=MOST_LAYERS), vision.size("num_position_embeddings", 2304)
     side = math.isqrt(cells) if cells else 0
@@ -81,41 +81,74 @@ def _plain_with_positions(vision: Fields, text: Fields) -> dict[str, Any]:
     }
 
 
+def _tiled(vision: Fields, text: Fields, root: Fields) -> dict[str, Any]:
+    """SmolVLM: a SigLIP tower over tiles of `image_size` pixels; each patch has a learned position and none is turned."""
+    depth, tile = vision.size("num_hidden_layers", 12, most=MOST_LAYERS), vision.size("image_size", 224)
+    patch, merge = vision.size("patch_size", 32), root.size("scale_factor", 2)
+    side = tile // patch if tile and patch else None  # what is left of a tile beside whole patches is not read
+    if side is not None and merge and (side == 0 or side % merge):
+        vision.wrong("image_size", f"as many whole patches of {patch} pixels a side as scale_factor {merge} divides")
+    vision.only("layer_norm_eps", EPSILON)
+    return {
+        "width": vision.size("hidden_size", 1152),
+        "depth": depth,
+        "heads": vision.size("num_attention_heads", 16),
+        "hidden": vision.size("intermediate_size", 3072),
+        "output_width": text.get("hidden_size"),
+        "patch_size": patch,
+        "merge_size": merge,
+        "temporal_patch_size": 1,
+        **_reads_whole_images(depth, _activation(vision, "gelu_pytorch_tanh")),
+        "window_features": (side // merge) ** 2 if side and merge else None,
+        "has_patch_bias": True,
+        "position_side": side,
+        "has_own_cells": True,
+        "has_rotation": False,
+        "is_merged_linearly": True,
+        "tile_size": tile,
+    }
+
+
 class _Tower(NamedTuple):
     """How the tower of a family is read."""
 
-    read: Callable[[Fields, Fields], dict[str, Any]]
+    read: Callable[[Fields, Fields, Fields], dict[str, Any]]
     width: str  # the key of its width
+    heads: str = "num_heads"  # the key of their number
 
 
 FAMILIES = {
     "qwen2_vl": _Tower(_plain, "embed_dim"),
     "qwen2_5_vl": _Tower(_windowed, "hidden_size"),
     "qwen3_vl": _Tower(_plain_with_positions, "hidden_size"),
+    "smolvlm": _Tower(_tiled, "hidden_size", "num_attention_heads"),
 }
 
 
-def vision_values(family: str, vision: Fields, text: Fields) -> dict[str, Any]:
+def vision_values(family: str, vision: Fields, text: Fields, root: Fields) -> dict[str, Any]:
     """What `QwenVisionConfig` is made of; problems are noted in the fields.
 
     Args:
       family: `model_type` of the file.
       vision: its section `vision_config`.
       text: what it says of the decoder.
+      root: the file.
     """
     tower = FAMILIES[family]
-    values = tower.read(vision, text)
+    values = tower.read(vision, text, root)
     width, heads = values["width"], values["heads"]
-    if width and heads and (width % heads or (width // heads) % 4):
-        vision.wrong("num_heads", f"a divisor of {tower.width} {width} that leaves heads of a multiple of 4")
-    vision.only("in_channels", 3)
-    vision.only("in_chans", 3)
+    # half of a head's pairs of numbers turn with the row, half with the column
+    if width and heads and (width % heads or (values.get("has_rotation", True) and (width // heads) % 4)):
+        more = " that leaves heads of a multiple of 4" if values.get("has_rotation", True) else ""
+        vision.wrong(tower.heads, f"a divisor of {tower.width} {width}{more}")
+    for key in ("in_channels", "in_chans", "num_channels"):
+        vision.only(key, 3)
     rope = vision.section("rope_parameters", is_needed=False)
     rope.only("rope_theta", _THETA)
     rope.only("partial_rotary_factor", 1.0)
     if rope.get("rope_type") not in ("axial", "default", None):
         rope.wrong("rope_type", "'axial'")
-    return {**values, "temporal_patch_size": vision.size("temporal_patch_size", 2)}
+    return {"temporal_patch_size": vision.size("temporal_patch_size", 2), **values}
 
 
 def _output_width(vision: Fields, text: Fields, key: str) -> Any:

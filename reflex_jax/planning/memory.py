@@ -117,7 +117,8 @@ class _Shapes:
 
         The tower's weights are not cut over `tensor`, but the partitioner may cut its heads.
         """
-        held = self.slots**2 if self.attention.holds_scores(self.slots) else 0
+        reach = self.vision.patches_read or self.slots
+        held = self.slots * reach if self.attention.holds_scores(reach) else 0
         return 4 * self.vision.heads / self.tensor * held
 
     def features(self) -> float:

@@ -200,7 +200,7 @@ def _abstract_prompts(shapes: Shapes, sizes: PromptSizes, prompts: int) -> Promp
             coordinates=batched((*slots, 2), jnp.int32),
             image_ids=batched(slots, jnp.int32),
             normalisation=batched((2, 3), jnp.float32),
-            places=batched((*slots, 2), jnp.float32) if vision.position_side else None,
+            places=batched((*slots, 2), jnp.float32) if vision.has_places else None,
         ),
     )
 

@@ -108,6 +108,9 @@ def rollout_rules(memory: MemoryConfig) -> Rules:
 
 def largest_prompt(data: DataConfig, vision: QwenVisionConfig) -> PromptSizes:
     """Room for the longest prompt and for the largest picture, whatever its shape up to 2:1."""
+    if vision.tile_size:
+        tiles = max(1, data.max_pixels // vision.tile_size**2)
+        return PromptSizes(data.max_prompt_tokens, tiles + (tiles > 1))  # the whole picture beside several
     windows = 0
     for ratio in _ASPECT_RATIOS:
         side = math.sqrt(data.max_pixels / ratio)
@@ -121,6 +124,8 @@ def largest_prompt(data: DataConfig, vision: QwenVisionConfig) -> PromptSizes:
 
 def smallest_prompt(data: DataConfig, vision: QwenVisionConfig) -> PromptSizes:
     """What every question of a run needs at least: its picture, as small as `data` allows, and the tokens of that."""
+    if vision.tile_size:
+        return PromptSizes(1 + vision.window_features, 1)
     # a side that is cut down to whole features loses less than half
     pixels = min(data.min_pixels, data.max_pixels // 4)
     return PromptSizes(

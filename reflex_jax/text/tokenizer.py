@@ -33,7 +33,9 @@ TAGS = ("<think>", "</think>", "<thinking>", "</thinking>", "<answer>", "</answe
 _SETTINGS_FILE = "tokenizer_config.json"
 _JSON_FILES = (_SETTINGS_FILE, "tokenizer.json", "vocab.json", "special_tokens_map.json", "added_tokens.json")
 _TEXT_FILES = ("merges.txt", "vocab.txt")
-_READ_BACK = 'Is there a 3.5 cm nodule? <think> "No"; (left) </think>\n'  # every Qwen tokenizer returns it unchanged
+_READ_BACK = (
+    'Is there a 3.5 cm nodule? <think> "No"; (left) </think>\n'  # every byte-level tokenizer returns it unchanged
+)
 _UNKNOWN = "nodule \U0010fffd"  # a word, and a character of no vocabulary
 
 
@@ -158,6 +160,19 @@ def encode_with_places(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[l
 def encode_template(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Encodes text of the chat template, in which `<|im_start|>` and its like mean what they say."""
     return tokenizer.encode(text, add_special_tokens=False)
+
+
+def split_at_added(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, int]:
+    """Where the first added token of a text of the chat template begins, and where the last one ends."""
+    encoding = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
+    added = tokenizer.added_tokens_decoder
+    spans = [span for index, span in zip(encoding.ids, encoding.offsets, strict=True) if index in added]
+    return (spans[0][0], spans[-1][1]) if spans else (len(text), 0)
+
+
+def special_added_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Ids of all added tokens that are special, with a role in the tokenizer's settings or without; `TAGS` are words."""
+    return set(_left_out(tokenizer))
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int | np.integer]) -> str:

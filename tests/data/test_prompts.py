@@ -86,7 +86,7 @@ def test_pixels_and_grid_equal_those_of_hugging_face(processor, directory):
         expected = oracle(image, return_tensors="np")
         ((levels, grid),) = processor.encode([image], "Is it?").images
         patches = normalise_levels(levels, processor.images.normalisation)
-        assert grid == tuple(expected["image_grid_thw"][0]) == processor.image_grid(size)
+        assert grid == tuple(expected["image_grid_thw"][0]) == processor.picture_shape(size).grids[0]
         np.testing.assert_allclose(patches, expected["pixel_values"], atol=1e-6)
 
 

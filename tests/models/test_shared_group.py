@@ -17,7 +17,7 @@ from reflex_jax.models.attention_choice import AttentionChoice
 from reflex_jax.models.qwen_vl import init_policy_params, prompt_logits
 from reflex_jax.records import PromptInputs
 from tests.laid_out import log_probs_in_rows, sequences_in_rows
-from tests.tiny_policy import ALLOWED, CONFIG, CONFIGS, odd_completions, odd_prompts, tiny_params
+from tests.tiny_policy import ALLOWED, CONFIG, CONFIGS, odd_completions, odd_prompts, tiny_params, with_a_gradient
 
 TOLERANCE = 1e-4  # of the largest number of a leaf; the sums cancel, 4e-5 was seen
 TEMPERATURE = 0.7
@@ -100,7 +100,11 @@ def test_shared_path_has_values_and_gradients_of_repeated_path(params, expected,
 
 @pytest.mark.parametrize(
     "family",
-    [pytest.param(f, marks=pytest.mark.slow if f == "qwen2_vl" else ()) for f in CONFIGS if f != CONFIG.family],
+    [
+        pytest.param(f, marks=pytest.mark.slow if f in ("qwen2_vl", "smolvlm") else ())
+        for f in CONFIGS
+        if f != CONFIG.family
+    ],
 )
 def test_shared_path_of_every_family_has_values_and_gradients_of_its_repeated_path(family):
     """In blocks, with layers computed again and logits in chunks, against scores in memory and nothing shared."""
@@ -112,6 +116,7 @@ def test_shared_path_of_every_family_has_values_and_gradients_of_its_repeated_pa
         lambda p: log_probs_in_rows(p, sequences, config, allowed=ALLOWED, temperature=TEMPERATURE, **how)[0], params
     )
     expected = gradients_of(lambda p: repeated_log_probs(p, prompts, tokens, config), params)
+    got, expected = ((log_probs, with_a_gradient(tree, config)) for log_probs, tree in (got, expected))
     errors = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max() / jnp.abs(b).max()), got, expected)
     assert max(jax.tree.leaves(errors)) < TOLERANCE, errors
     assert all(float(jnp.abs(leaf).max()) > 0 for leaf in jax.tree.leaves(got[1]))

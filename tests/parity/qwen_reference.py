@@ -6,6 +6,12 @@ from pathlib import Path
 import numpy as np
 
 VOCABULARY = 160
+TILE, TILE_FEATURES = 26, 9  # pixels of a tile's side, two of which are beside whole patches; features of a tile
+TILES = (
+    3,
+    0,
+    4,
+)  # of each row: a picture of two tiles and the whole, none, one of one tile and one of two and the whole
 IMAGE, VIDEO, VISION_START, VISION_END, EOS, PAD = 150, 151, 152, 153, 154, 155
 
 
@@ -37,7 +43,7 @@ def write_checkpoint(directory: Path, *, family: str = "qwen2_5_vl", is_tied: bo
 
 def hub_spelling(name: str, family: str) -> str:
     """A parameter of the torch model as the hub's files of its family name it."""
-    if family == "qwen3_vl":
+    if family in ("qwen3_vl", "smolvlm"):
         return name
     return name.replace("model.language_model.", "model.").replace("model.visual.", "visual.")
 
@@ -68,12 +74,7 @@ def batch(*, padding: str, seed: int = 0, pixels_of_patch: int = 1176) -> dict[s
         for _, height, width in images:
             row += [VISION_START, *[IMAGE] * (height * width // 4), VISION_END, *rng.integers(0, 140, 2)]
         rows.append(row + list(rng.integers(0, 140, 9)))
-    length = max(map(len, rows)) + 2  # the longest row is padded too
-    input_ids = np.full((len(rows), length), PAD)
-    attention_mask = np.zeros((len(rows), length), np.int64)
-    for index, row in enumerate(rows):
-        where = slice(length - len(row), length) if padding == "left" else slice(0, len(row))
-        input_ids[index, where], attention_mask[index, where] = row, 1
+    input_ids, attention_mask = _padded(rows, padding)
     flat = [grid for images in grids for grid in images]
     pixels = rng.normal(size=(sum(h * w for _, h, w in flat), pixels_of_patch)).astype(np.float32)
     return {
@@ -84,12 +85,56 @@ def batch(*, padding: str, seed: int = 0, pixels_of_patch: int = 1176) -> dict[s
     }
 
 
-def torch_inputs(inputs: dict[str, np.ndarray]) -> dict:
+def batch_of(config, *, padding: str, seed: int = 0) -> dict[str, np.ndarray | None]:
+    """The same for a policy: `batch`, or of one that reads tiles three rows of `TILES`."""
+    if not config.vision.tile_size:
+        return batch(padding=padding, seed=seed, pixels_of_patch=config.vision.patch_width)
+    rng = np.random.default_rng(seed)
+    rows = [list(rng.integers(0, 140, 4)) for _ in TILES]
+    for row, tiles in zip(rows, TILES, strict=True):
+        for _ in range(tiles):
+            row += [VISION_START, *rng.integers(0, 140, 1), *[IMAGE] * TILE_FEATURES]
+        row += list(rng.integers(0, 140, 9))
+    ids, mask = _padded(rows, padding)
+    is_there = np.arange(max(TILES)) < np.array(TILES)[:, None]
+    pixels = rng.normal(size=(len(TILES), max(TILES), 3, TILE, TILE)) * is_there[..., None, None, None]
+    return {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "pixel_values": pixels.astype(np.float32),
+        "image_grid_thw": None,
+        "pixel_attention_mask": np.broadcast_to(is_there[..., None, None], (*is_there.shape, TILE, TILE)).astype(
+            np.int64
+        ),
+    }
+
+
+def grids_of_rows(config, inputs: dict) -> list[list[tuple[int, int, int]]]:
+    """The patch grids of each row of `batch_of`."""
+    if config.vision.tile_size:
+        return [[(1, 6, 6)] * tiles for tiles in TILES]
+    first, second, third = (tuple(map(int, grid)) for grid in inputs["image_grid_thw"])
+    return [[first], [], [second, third]]
+
+
+def torch_inputs(inputs: dict[str, np.ndarray | None]) -> dict:
     """The batch as keyword arguments of the torch model."""
     import torch
 
-    tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
+    tensors = {name: torch.from_numpy(array) for name, array in inputs.items() if array is not None}
+    if "pixel_attention_mask" in tensors:
+        return tensors
     return {**tensors, "mm_token_type_ids": (tensors["input_ids"] == IMAGE).int()}
+
+
+def _padded(rows: list[list[int]], padding: str) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and mask; the longest row is padded too."""
+    length = max(map(len, rows)) + 2
+    input_ids, attention_mask = np.full((len(rows), length), PAD), np.zeros((len(rows), length), np.int64)
+    for index, row in enumerate(rows):
+        where = slice(length - len(row), length) if padding == "left" else slice(0, len(row))
+        input_ids[index, where], attention_mask[index, where] = row, 1
+    return input_ids, attention_mask
 
 
 def relative_error(got: np.ndarray, expected: np.ndarray) -> float:
@@ -153,9 +198,24 @@ def _qwen3_vl(is_tied: bool) -> dict:
     }  # fmt: skip
 
 
-CONFIGS = {"qwen2_5_vl": _qwen2_5_vl, "qwen2_vl": _qwen2_vl, "qwen3_vl": _qwen3_vl}
+def _smolvlm(is_tied: bool) -> dict:
+    """Tiles of six patches a side and a rest; heads of a width that no rotation could halve twice."""
+    text = {key: value for key, value in _TEXT.items() if key not in ("rope_scaling", "hidden_act")}
+    return {
+        "model_type": "smolvlm", "architectures": ["SmolVLMForConditionalGeneration"], "image_token_id": IMAGE,
+        "scale_factor": 2, "tie_word_embeddings": is_tied,
+        "text_config": {**text, "model_type": "llama", "rms_norm_eps": 1e-5, "rope_theta": 1e5, "pad_token_id": PAD},
+        "vision_config": {
+            "hidden_size": 36, "intermediate_size": 44, "num_hidden_layers": 3, "num_attention_heads": 2,
+            "image_size": TILE, "patch_size": 4, "model_type": "smolvlm_vision",
+        },
+    }  # fmt: skip
+
+
+CONFIGS = {"qwen2_5_vl": _qwen2_5_vl, "qwen2_vl": _qwen2_vl, "qwen3_vl": _qwen3_vl, "smolvlm": _smolvlm}
 MODEL_CLASSES = {
     "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
     "qwen2_vl": "Qwen2VLForConditionalGeneration",
     "qwen3_vl": "Qwen3VLForConditionalGeneration",
+    "smolvlm": "SmolVLMForConditionalGeneration",
 }

@@ -20,6 +20,7 @@ from reflex_jax.checkpoints.qwen_tensors import abstract_policy_params
 from reflex_jax.config import ConfigError, LoraConfig
 from reflex_jax.data.images import prompt_inputs_from_huggingface
 from reflex_jax.models.lora import merge_adapters, whole_policy
+from reflex_jax.models.qwen_config import MODEL_TYPES
 from reflex_jax.models.qwen_vl import prompt_logits, read_qwen_config
 from reflex_jax.step.trained import adapted_layers, linear_layers
 from tests.parity import qwen_reference as reference
@@ -33,6 +34,12 @@ CASES = {
     # the default in the other families, which name their towers otherwise
     "qwen2_vl": (LoraConfig(rank=4, alpha=7.0), ["q_proj", "k_proj", "v_proj", "o_proj"]),
     "qwen3_vl": (LoraConfig(rank=4, alpha=7.0), ["q_proj", "k_proj", "v_proj", "o_proj"]),
+    # whose tower has layers of the same names, the default of the package's targets is the decoder's alone
+    "smolvlm": (
+        LoraConfig(rank=4, alpha=7.0, targets="layers/(q|k|v|o),vision/(layers/(q|fc2)|merger/proj)"),
+        r".*text_model\.layers\.\d+\.self_attn\.[qkvo]_proj|.*encoder\.layers\.\d+\.(self_attn\.q_proj|mlp\.fc2)"
+        r"|.*connector\.modality_projection\.proj",
+    ),
     "feed_forward": (
         LoraConfig(rank=4, alpha=7.0, scaling="rslora", targets="layers/(o|up),vision/(layers/(gate|o)|merger/fc2)"),
         r".*layers\.\d+\.(self_attn\.o_proj|mlp\.up_proj)|.*blocks\.\d+\.(mlp\.gate_proj|attn\.proj)|.*merger\.mlp\.2",
@@ -45,13 +52,13 @@ def case_of(tmp_path_factory):
     """Makes each case when it is first asked for."""
 
     def make(name):
-        family = name if name.startswith("qwen") else "qwen2_5_vl"
+        family = name if name in MODEL_TYPES else "qwen2_5_vl"
         return make_case(tmp_path_factory.mktemp(name), *CASES[name], family)
 
     return functools.cache(make)
 
 
-@pytest.fixture(params=[pytest.param(c, marks=pytest.mark.slow if c.startswith("qwen") else ()) for c in CASES])
+@pytest.fixture(params=[pytest.param(c, marks=pytest.mark.slow if c in MODEL_TYPES else ()) for c in CASES])
 def case(request, case_of):
     """Each of the cases."""
     return case_of(request.param)
@@ -93,14 +100,18 @@ def read(case, directory=None, lora=None):
 
 
 @pytest.mark.parametrize(
-    "name", ["attention", *(pytest.param(c, marks=pytest.mark.slow) for c in ("feed_forward", "qwen2_vl", "qwen3_vl"))]
+    "name",
+    [
+        "attention",
+        *(pytest.param(c, marks=pytest.mark.slow) for c in ("feed_forward", "qwen2_vl", "qwen3_vl", "smolvlm")),
+    ],
 )  # compiles both towers
 def test_logits_and_gradients_are_those_of_peft(case_of, name):
     """Of a loss that weighs every logit of a real token: kernels, embeddings and adapters end in the same numbers."""
     import torch
 
     case = case_of(name)
-    inputs = reference.batch(padding="left", pixels_of_patch=case.config.vision.patch_width)
+    inputs = reference.batch_of(case.config, padding="left")
     prompts = prompt_inputs_from_huggingface(**inputs, config=case.config)
     params, adapters = load_policy_params(case.base, case.config), read(case)
     is_token = (inputs["attention_mask"][..., None] == 1).astype(np.float32)
@@ -157,7 +168,7 @@ def test_peft_loads_what_is_exported_and_computes_the_same(case, tmp_path):
 
     save_adapter(read(case), case.config, tmp_path / "out", lora=case.lora, linear=case.linear, base=str(case.base))
     loaded = PeftModel.from_pretrained(reference.load_torch(case.base), tmp_path / "out").eval()
-    inputs = reference.torch_inputs(reference.batch(padding="left", pixels_of_patch=case.config.vision.patch_width))
+    inputs = reference.torch_inputs(reference.batch_of(case.config, padding="left"))
     with torch.no_grad():
         assert torch.equal(loaded(**inputs).logits, case.model(**inputs).logits)
     kinds = {name for name, _ in loaded.named_modules() if name.endswith("lora_A")}

@@ -343,3 +343,125 @@ def test_the_7b_configuration_of_the_hub_is_understood(data_root):
     assert (config.vision.full_attention_layers, config.vision.patches_per_window) == ((7, 15, 23, 31), 64)
     shapes = jax.eval_shape(lambda: init_policy_params(config, jax.random.key(0)))
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == 8_292_166_656
+
+
+def smolvlm2(directory, *, text=(), vision=(), **root):
+    """Writes the published config.json of the 500M model, or another, without what transformers does not read."""
+    of_text = {
+        "architectures": ["VLlama3ForCausalLM"], "head_dim": 64, "hidden_size": 960, "intermediate_size": 2560,
+        "is_llama_config": True, "max_position_embeddings": 8192, "model_type": "llama", "num_attention_heads": 15,
+        "num_hidden_layers": 32, "num_key_value_heads": 5, "pad_token_id": 2, "pixel_shuffle_factor": 4,
+        "qk_layer_norms": False, "rms_norm_eps": 1e-5, "rope_interleaved": False, "rope_theta": 100000,
+        "torch_dtype": "bfloat16", "use_resampler": False, "vocab_size": 49280,
+    }  # fmt: skip
+    of_vision = {
+        "hidden_size": 768, "image_size": 512, "max_image_size": {"longest_edge": 512}, "model_type": "smolvlm_vision",
+        "num_attention_heads": 12, "patch_size": 16, "size": {"longest_edge": 2048}, "tie_word_embeddings": False,
+    }  # fmt: skip
+    raw = {
+        "architectures": ["SmolVLMForConditionalGeneration"], "image_token_id": 49190, "model_type": "smolvlm",
+        "pad_token_id": 128002, "scale_factor": 4, "tie_word_embeddings": False, "vocab_size": 49280,
+        "text_config": {**of_text, **dict(text)}, "vision_config": {**of_vision, **dict(vision)}, **root,
+    }  # fmt: skip
+    (directory / "config.json").write_text(json.dumps(raw))
+    ends = {"_from_model_config": True, "bos_token_id": 1, "eos_token_id": 49279, "pad_token_id": 2}
+    (directory / "generation_config.json").write_text(json.dumps(ends))
+    return directory
+
+
+def test_the_smolvlm2_configurations_of_the_hub_are_understood(tmp_path):
+    config = read_qwen_config(smolvlm2(tmp_path))
+    assert config == published_policy("SmolVLM2-500M-Video-Instruct")
+    assert (config.text.head_width, config.text.rope_sections, config.vision.patches_per_window) == (64, (32,), 1024)
+    assert (config.eos_token_ids, config.pad_token_id) == ((49279,), 2)
+    small = {"hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9, "num_hidden_layers": 30}
+    assert read_qwen_config(smolvlm2(tmp_path, text={**small, "num_key_value_heads": 3})) == published_policy(
+        "SmolVLM2-256M-Video-Instruct"
+    )
+    large = {"hidden_size": 2048, "intermediate_size": 8192, "num_attention_heads": 32, "num_hidden_layers": 24}
+    tower = {"hidden_size": 1152, "image_size": 384, "intermediate_size": 4304, "num_attention_heads": 16}
+    read = read_qwen_config(
+        smolvlm2(
+            tmp_path, scale_factor=3, text={**large, "num_key_value_heads": 32, "rope_theta": 130000},
+            vision={**tower, "num_hidden_layers": 27, "patch_size": 14},
+        )
+    )  # fmt: skip
+    assert read == published_policy("SmolVLM2-2.2B-Instruct")
+    assert (read.vision.position_side, read.vision.window_features) == (27, 81)
+
+
+def test_what_smolvlm_leaves_out_has_the_defaults_of_transformers(tmp_path):
+    import transformers
+
+    smolvlm2(tmp_path)
+    raw = json.loads((tmp_path / "config.json").read_text())
+    raw["text_config"]["tie_word_embeddings"] = True  # which ties nothing
+    for key in ("num_key_value_heads", "rope_theta", "head_dim", "model_type"):
+        del raw["text_config"][key]
+    (tmp_path / "config.json").write_text(json.dumps({**raw, "vision_config": {"patch_size": 28}}))
+    config = read_qwen_config(tmp_path)
+    theirs = transformers.SmolVLMConfig.from_pretrained(tmp_path)
+    text, vision = theirs.text_config, theirs.vision_config
+    assert config.text.is_tied == theirs.tie_word_embeddings is False
+    assert (config.text.key_heads, config.text.rope_theta) == (
+        text.num_key_value_heads,
+        text.rope_parameters["rope_theta"],
+    )
+    assert config.text.head_width == text.head_dim and config.vision.merge_size == theirs.scale_factor
+    assert (config.vision.width, config.vision.depth, config.vision.heads, config.vision.hidden, config.vision.tile_size) == (
+        vision.hidden_size, vision.num_hidden_layers, vision.num_attention_heads, vision.intermediate_size, vision.image_size,
+    )  # fmt: skip
+    assert (config.vision.feed_forward, config.vision.position_side) == (vision.hidden_act, 224 // 28)
+
+
+REFUSED_OF_SMOLVLM = [
+    ({"model_type": "smollm3"}, {}, {}, "text_config.model_type: expected 'llama', got 'smollm3'"),
+    ({"attention_bias": True}, {}, {}, "text_config.attention_bias: expected False, got True"),
+    ({"mlp_bias": True}, {}, {}, "text_config.mlp_bias: expected False, got True"),
+    ({"rope_scaling": {"rope_type": "llama3"}}, {}, {}, "rope_scaling.rope_type: expected 'default', got 'llama3'"),
+    ({"head_dim": 32}, {}, {}, "text_config.head_dim: expected 64, got 32"),
+    ({"num_attention_heads": 960}, {}, {}, "a divisor of hidden_size 960 that leaves heads of an even width"),
+    ({"hidden_act": "gelu"}, {}, {}, "text_config.hidden_act: expected 'silu'"),
+    (
+        {},
+        {"image_size": 500},
+        {},
+        "image_size: expected as many whole patches of 16 pixels a side as scale_factor 4 divides",
+    ),
+    ({}, {"patch_size": 1024}, {}, "vision_config.image_size: expected as many whole patches"),
+    ({}, {"image_size": [512, 512]}, {}, "vision_config.image_size: expected a whole number"),
+    ({}, {"num_attention_heads": 7}, {}, "vision_config.num_attention_heads: expected a divisor of hidden_size 768,"),
+    ({}, {"layer_norm_eps": 1e-5}, {}, "vision_config.layer_norm_eps: expected 1e-06, got 1e-05"),
+    ({}, {"num_channels": 1}, {}, "vision_config.num_channels: expected 3, got 1"),
+    ({}, {"hidden_act": "relu"}, {}, "vision_config.hidden_act: expected 'quick_gelu' or"),
+    ({}, {}, {"scale_factor": 0}, "scale_factor: expected a whole number from 1"),
+    ({}, {}, {"text_config": None}, "text_config: expected an object {...}, got null"),
+    (
+        {},
+        {},
+        {"image_token_id": 49279},
+        "token ids: expected different ones, got image_token_id 49279, eos_token_id (49279,)",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "vision", "root", "words"), REFUSED_OF_SMOLVLM, ids=lambda part: str(part)[:40])
+def test_a_smolvlm_this_code_does_not_compute_is_refused_by_name(tmp_path, text, vision, root, words):
+    with pytest.raises(ConfigError) as caught:
+        read_qwen_config(smolvlm2(tmp_path, text=text, vision=vision, **root))
+    assert words in str(caught.value)
+
+
+@pytest.mark.slow  # writes a torch model
+def test_smolvlm_is_read_without_its_head_and_out_of_a_wrapper(tmp_path):
+    """Names of a tied model saved without the head, and of one that was wrapped."""
+    source = reference.write_checkpoint(tmp_path / "source", family="smolvlm")
+    model, config = reference.load_torch(source), read_qwen_config(source)
+    expected = load_policy_params(source, config)
+    model.model.save_pretrained(tmp_path / "headless")
+    names = load_file(tmp_path / "headless" / "model.safetensors").keys()
+    assert "text_model.norm.weight" in names and "connector.modality_projection.proj.weight" in names
+    assert_same(load_policy_params(tmp_path / "headless", config), expected)
+    tensors = {f"module._orig_mod.{n}": tensor for n, tensor in load_file(source / "model.safetensors").items()}
+    save_file(tensors, tmp_path / "headless" / "model.safetensors")
+    assert_same(load_policy_params(tmp_path / "headless", config), expected)

@@ -24,13 +24,14 @@ STEPS = 24
         ("qwen2_5_vl", False),
         pytest.param("qwen2_vl", True, marks=pytest.mark.slow),
         ("qwen3_vl", False),
+        pytest.param("smolvlm", False, marks=pytest.mark.slow),
     ],
     ids=str,
 )
 def test_greedy_tokens_are_those_of_transformers(tmp_path, family, is_tied):
     directory = reference.write_checkpoint(tmp_path, family=family, is_tied=is_tied, seed=5)
     model, config = reference.load_torch(directory), read_qwen_config(directory)
-    inputs = reference.batch(padding="left", seed=7, pixels_of_patch=config.vision.patch_width)
+    inputs = reference.batch_of(config, padding="left", seed=7)
     free = _torch_generate(model, inputs, eos_ids=[reference.EOS])
     eos_ids = (reference.EOS, int(free[0, 9]), int(free[2, 15]))  # several, and some that do occur
     expected = _torch_generate(model, inputs, eos_ids=list(eos_ids))

@@ -195,6 +195,16 @@ def other_policies(tmp_path_factory, small_policy):
                 "num_position_embeddings": 64, "deepstack_visual_indexes": [1, 3],
             },
         },
+        "smolvlm": {
+            **{key: flat[key] for key in ("image_token_id",)}, "model_type": "smolvlm", "scale_factor": 4,
+            "text_config": {
+                "model_type": "llama", **{key: flat[key] for key in text_keys if key not in ("model_type", "rope_scaling")},
+            },
+            "vision_config": {
+                "hidden_size": 32, "num_hidden_layers": 8, "num_attention_heads": 2, "intermediate_size": 64,
+                "image_size": 112, "patch_size": 7,
+            },
+        },
     }  # fmt: skip
     directories = {family: tmp_path_factory.mktemp(family) for family in sizes}
     for family, directory in directories.items():
@@ -204,7 +214,7 @@ def other_policies(tmp_path_factory, small_policy):
 
 @pytest.mark.slow  # compiles eight functions for each
 @pytest.mark.parametrize("remat", ["true", "false"])
-@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl"])
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl", "smolvlm"])
 def test_the_estimate_lies_below_cpu_programs_of_every_family(other_policies, family, remat):
     # patches of 1536 pixels before a tower of width 32 are not counted
     check_estimate(other_policies[family], 1, [f"memory.remat={remat}"], least=0.5)

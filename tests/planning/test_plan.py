@@ -34,7 +34,8 @@ SMALL = [
 PARAMETERS = {
     "Qwen2-VL-2B-Instruct": 2.21, "Qwen2-VL-7B-Instruct": 8.29, "Qwen2.5-VL-3B-Instruct": 3.75,
     "Qwen2.5-VL-7B-Instruct": 8.29, "Qwen3-VL-2B-Instruct": 2.13, "Qwen3-VL-4B-Instruct": 4.44,
-    "Qwen3-VL-8B-Instruct": 8.77,
+    "Qwen3-VL-8B-Instruct": 8.77, "SmolVLM2-256M-Video-Instruct": 0.257, "SmolVLM2-500M-Video-Instruct": 0.507,
+    "SmolVLM2-2.2B-Instruct": 2.247,
 }  # fmt: skip
 
 
@@ -176,7 +177,7 @@ def test_every_published_policy_is_planned_by_its_name(name, billions):
     estimate = estimate_memory(run)
     assert estimate.resident["float32 masters"] == pytest.approx(4e9 * billions, rel=0.01)
     for phase in ("update: pictures", "update: language model", "generate: tokens"):
-        assert sum(estimate.phases[phase].values()) > 1e9
+        assert sum(estimate.phases[phase].values()) > min(1e9, 1e9 * billions)
     assert set(PARAMETERS) == POLICIES.keys()
 
 

@@ -51,6 +51,15 @@ POLICIES = {
             deepstack_layers=(0,),
         ),
     ),
+    "smolvlm": dataclasses.replace(
+        POLICY, family="smolvlm", video_token_id=None, vision_start_token_id=None, vision_end_token_id=None,
+        text=dataclasses.replace(POLICY.text, rope_sections=(2,), has_qkv_bias=False),
+        vision=QwenVisionConfig(
+            width=32, depth=2, heads=2, hidden=48, output_width=32, full_attention_layers=(0, 1), window_features=1,
+            temporal_patch_size=1, norm="layer", feed_forward="gelu_pytorch_tanh", has_patch_bias=True, position_side=2,
+            has_own_cells=True, has_rotation=False, is_merged_linearly=True, tile_size=28,
+        ),
+    ),
 }  # fmt: skip
 JUDGE = BiomedClipConfig(
     vision=VisionTowerConfig(image_size=32, patch_size=8, width=32, depth=2, heads=2, hidden=64),
@@ -110,7 +119,7 @@ class TinyWorld:
                     patches=random.normal(size=(prompts, 1, 4, vision.patch_width)).astype(np.float32),
                     coordinates=np.tile(np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.int32), (prompts, 1, 1, 1)),
                     image_ids=np.ones((prompts, 1, 4), np.int32),
-                    places=random.uniform(0, 3, (prompts, 1, 4, 2)).astype(np.float32) if vision.position_side else None,
+                    places=random.uniform(0, 3, (prompts, 1, 4, 2)).astype(np.float32) if vision.has_places else None,
                 ),
             ),
             rollout=Rollout(
