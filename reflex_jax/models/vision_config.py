@@ -10,6 +10,10 @@ from reflex_jax.models.config_fields import MOST_LAYERS, Fields, is_token
 from reflex_jax.models.qwen_vision import ACTIVATIONS, EPSILON
 
 _THETA = 10_000.0  # of `rope.image_rotation`
+# Patches a side of a tile at which the float32 fractions by which transformers looks up positions put some patch a cell off.
+# Here each patch has its own cell, so such towers, none of them published, are refused; larger ones are not checked.
+OFF_THEIR_CELLS = frozenset({19, 25, 29, 31, 38, 40, 41, 43, 47, 49, 50, 54, 55, 58, 59, 61, 62})
+MOST_CELLS = 64  # a side
 _WINDOW_FEATURES = 16  # of towers without windows of their own: as many slots as a window of Qwen2.5-VL
 
 
@@ -88,6 +92,10 @@ def _tiled(vision: Fields, text: Fields, root: Fields) -> dict[str, Any]:
     side = tile // patch if tile and patch else None  # what is left of a tile beside whole patches is not read
     if side is not None and merge and (side == 0 or side % merge):
         vision.wrong("image_size", f"as many whole patches of {patch} pixels a side as scale_factor {merge} divides")
+    elif side in OFF_THEIR_CELLS or (side or 0) > MOST_CELLS:
+        vision.wrong(
+            "image_size", f"patches a side of which there are at most {MOST_CELLS}, and not {side}: see OFF_THEIR_CELLS"
+        )
     vision.only("layer_norm_eps", EPSILON)
     return {
         "width": vision.size("hidden_size", 1152),

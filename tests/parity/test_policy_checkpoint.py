@@ -429,6 +429,19 @@ REFUSED_OF_SMOLVLM = [
         "image_size: expected as many whole patches of 16 pixels a side as scale_factor 4 divides",
     ),
     ({}, {"patch_size": 1024}, {}, "vision_config.image_size: expected as many whole patches"),
+    (
+        {},
+        {"image_size": 640},
+        {},
+        "vision_config.image_size: expected patches a side of which there are at most 64, and not 40",
+    ),
+    ({}, {"patch_size": 7}, {}, "vision_config.image_size: expected as many whole patches"),  # 73 of them
+    (
+        {},
+        {"patch_size": 4},
+        {},
+        "vision_config.image_size: expected patches a side of which there are at most 64, and not 128",
+    ),
     ({}, {"image_size": [512, 512]}, {}, "vision_config.image_size: expected a whole number"),
     ({}, {"num_attention_heads": 7}, {}, "vision_config.num_attention_heads: expected a divisor of hidden_size 768,"),
     ({}, {"layer_norm_eps": 1e-5}, {}, "vision_config.layer_norm_eps: expected 1e-06, got 1e-05"),

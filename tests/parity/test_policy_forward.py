@@ -17,6 +17,7 @@ from reflex_jax.checkpoints.huggingface import load_policy_params
 from reflex_jax.data.images import merged_feature_order, prompt_inputs_from_huggingface
 from reflex_jax.models.qwen_config import MODEL_TYPES
 from reflex_jax.models.qwen_vl import encode_images, prompt_attention_weights, prompt_logits, read_qwen_config
+from reflex_jax.models.vision_config import MOST_CELLS, OFF_THEIR_CELLS
 from tests.laid_out import log_probs_in_rows, sequences_in_rows
 from tests.parity import qwen_reference as reference
 
@@ -130,6 +131,23 @@ def test_logits_and_positions_are_those_of_transformers(policy, padding):
     expected = torch_logits(model, inputs)
     is_valid = prompts.is_valid
     assert reference.relative_error(got[is_valid], expected[is_valid]) < TOLERANCE
+
+
+def test_patches_of_tiles_have_the_cells_of_transformers():
+    """Its lookup by fractions gives each patch its own cell at all sides but those refused; 27 and 32 are published."""
+    import torch
+    from transformers.models.smolvlm.configuration_smolvlm import SmolVLMVisionConfig
+    from transformers.models.smolvlm.modeling_smolvlm import SmolVLMVisionEmbeddings
+
+    assert not OFF_THEIR_CELLS & {27, 32}
+    for side in range(1, MOST_CELLS + 1):
+        tower = SmolVLMVisionEmbeddings(SmolVLMVisionConfig(hidden_size=1, image_size=side, patch_size=1))
+        with torch.no_grad():
+            tower.position_embedding.weight.copy_(torch.arange(side**2)[:, None])
+            empty = torch.zeros(1, 3, side, side)
+            cells = tower(empty, torch.ones(1, side, side, dtype=torch.bool)) - tower.patch_embedding.bias
+        is_own = (cells[0, :, 0].round() == torch.arange(side**2)).all()
+        assert is_own or side in OFF_THEIR_CELLS, side
 
 
 @EVERY_POLICY_AND_SMOLVLM_SLOWLY
