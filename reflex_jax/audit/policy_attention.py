@@ -89,8 +89,13 @@ def read_again(
       picture: which of the images is looked at.
       example_id: of the question, which draws the text of a prompt that has several.
     Raises:
-      ValueError: an empty completion.
+      ValueError: an empty completion, or a policy that reads a picture in tiles, whose tokens are no map of it.
     """
+    if processor.config.vision.tile_size:
+        raise ValueError(
+            f"expected a policy that reads pictures whole; got a {processor.config.family}, which reads them in tiles: its "
+            "attention is not laid over a picture yet."
+        )
     prompt = processor.encode(images, question, example_id=example_id)
     ids, places = encode_with_places(processor.tokenizer, completion)
     if not ids:

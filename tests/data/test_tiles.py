@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from reflex_jax.audit.policy_attention import read_again
 from reflex_jax.checkpoints.policy import special_ids
 from reflex_jax.config import ConfigError, DataConfig
 from reflex_jax.data.examples import Example, Picture
@@ -233,3 +234,9 @@ def test_a_tokenizer_without_the_marks_is_refused_by_name(directory, tmp_path):
         ConfigError, match="expected the marks of pictures among its added tokens; <global-img> not found"
     ):
         load_processor(tmp_path, prompt="bare", **LIMITS)
+
+
+def test_attention_is_not_laid_over_a_picture_in_tiles(processor):
+    """The first tile would pass for the picture."""
+    with pytest.raises(ValueError, match="expected a policy that reads pictures whole; got a smolvlm"):
+        read_again(processor, [image_of((112, 112))], "Is it?", "yes")
