@@ -2,6 +2,7 @@
 
 import math
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from reflex_jax.audit.policy_attention import read_again
-from reflex_jax.checkpoints.policy import special_ids
+from reflex_jax.checkpoints.policy import load_policy, policy_logits, special_ids
 from reflex_jax.config import ConfigError, DataConfig
 from reflex_jax.data.examples import Example, Picture
 from reflex_jax.data.image_settings import ImageSettings, read_image_settings
@@ -18,9 +19,10 @@ from reflex_jax.data.pictures import cut_picture, picture_shape
 from reflex_jax.data.prompts import load_processor
 from reflex_jax.data.tiles import plan_tiles
 from reflex_jax.models.published import POLICIES
-from reflex_jax.models.qwen_vl import read_qwen_config
+from reflex_jax.models.qwen_vl import prompt_logits, read_qwen_config
 from reflex_jax.step.shapes import largest_prompt, smallest_prompt
 from reflex_jax.text.tokenizer import encode_user_text
+from tests.parity.qwen_reference import relative_error
 from tests.tiny_directories import change_json, write_tiny_policy
 
 LIMITS = {"min_pixels": 3136, "max_pixels": 1048576}
@@ -240,3 +242,27 @@ def test_attention_is_not_laid_over_a_picture_in_tiles(processor):
     """The first tile would pass for the picture."""
     with pytest.raises(ValueError, match="expected a policy that reads pictures whole; got a smolvlm"):
         read_again(processor, [image_of((112, 112))], "Is it?", "yes")
+
+
+@pytest.mark.slow  # runs both models
+def test_a_question_about_a_picture_has_the_logits_of_transformers(directory, processor):
+    """From the picture on: by our processor and collation, and from the arrays of transformers' processor."""
+    torch = pytest.importorskip("torch")
+    import transformers
+
+    question, image = "Is it left?", image_of((130, 90))
+    encoded = processor.encode([image], question)
+    ids = encoded.ids[None].astype(np.int64)
+    found = oracle_of()([[image]], return_tensors="np")
+    pixels, mask = found["pixel_values"].astype(np.float32), found["pixel_attention_mask"]
+    policy = load_policy(directory, prompt="bare", **LIMITS)
+    of_arrays = policy_logits(policy, ids, np.ones_like(ids), pixels, None, mask)
+    collated = processor.collate([encoded], prompt_tokens=ids.shape[1], windows=len(encoded.images))
+    of_picture = jax.jit(prompt_logits, static_argnums=2)(policy.params, collated, policy.config)
+    model = transformers.SmolVLMForConditionalGeneration.from_pretrained(directory, dtype=torch.float32).eval()
+    arrays = (ids, np.ones_like(ids), pixels, mask)
+    names = ("input_ids", "attention_mask", "pixel_values", "pixel_attention_mask")
+    with torch.no_grad():
+        expected = model(**{name: torch.from_numpy(x) for name, x in zip(names, arrays, strict=True)}).logits.numpy()
+    for got in (of_arrays, of_picture):  # of weights as wide as 1, which sharpen what rounding differs in
+        assert relative_error(got, expected) < 1e-4
