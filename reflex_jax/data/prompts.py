@@ -35,6 +35,7 @@ from reflex_jax.models.qwen_vl import QwenVLConfig, read_qwen_config
 from reflex_jax.records import PromptInputs
 from reflex_jax.text.chat_template import read_chat_template
 from reflex_jax.text.tokenizer import (
+    answer_lead,
     check_rows,
     encode_template,
     encode_user_text,
@@ -111,6 +112,7 @@ class Processor:
         # any id will do: padding is masked everywhere
         self.pad_id = int(config.pad_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
         self._template_source = template_source
+        self.answer_lead = "" if tokenizer.chat_template is None else answer_lead(tokenizer)  # before a target's words
         if tokenizer.chat_template is None:
             raise ConfigError(
                 "policy.path: the policy's directory has no chat template; copy chat_template.jinja or chat_template.json "

@@ -57,8 +57,8 @@ class TargetBuilder:
             prompt_tokens=self._sizes.prompt_tokens, windows=self._sizes.windows,
         )  # fmt: skip
         tokens, weights = encode_targets(
-            [e.target for e in chosen], processor.tokenizer, eos_id=vocabulary.eos_ids[0], pad_id=vocabulary.pad_id,
-            answer_weight=self._answer_weight, length=self._length,
+            [processor.answer_lead + e.target for e in chosen], processor.tokenizer, eos_id=vocabulary.eos_ids[0],
+            pad_id=vocabulary.pad_id, answer_weight=self._answer_weight, length=self._length,
         )  # fmt: skip
         return SftBatch(prompts=prompts, tokens=tokens, weights=weights)
 

@@ -139,6 +139,24 @@ def render_turn(tokenizer: PreTrainedTokenizerBase, content: list[dict[str, str]
         return str(tokenizer.apply_chat_template([turn], tokenize=False, add_generation_prompt=True))
 
 
+def answer_lead(tokenizer: PreTrainedTokenizerBase) -> str:
+    """White space that the chat template writes between the opening of an answer and its words.
+
+    "Assistant:" is followed by a blank in what SmolVLM2 was trained on; "" where the opening itself ends in white space, as
+    Qwen's does, or where the template cannot show an answer.
+    """
+    words = "words"
+    turns: Any = [{"role": role, "content": [{"type": "text", "text": words}]} for role in ("user", "assistant")]
+    try:
+        with _one_line("an answer cannot be shown", ""):
+            opened = str(tokenizer.apply_chat_template(turns[:1], tokenize=False, add_generation_prompt=True))
+            whole = str(tokenizer.apply_chat_template(turns, tokenize=False))
+    except ConfigError:
+        return ""
+    lead, found, _ = whole.removeprefix(opened).partition(words)
+    return lead if found and lead.isspace() and whole.startswith(opened) else ""
+
+
 def encode_user_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Encodes words of a user or a dataset; no special or added id comes out, whatever the text says.
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from reflex_jax.audit.policy_attention import read_again
+from reflex_jax.checkpoints.paths import resolve_checkpoint
 from reflex_jax.checkpoints.policy import load_policy, policy_logits, special_ids
 from reflex_jax.config import ConfigError, DataConfig
 from reflex_jax.data.examples import Example, Picture
@@ -144,6 +145,19 @@ def test_words_of_a_user_are_no_marks_and_meet_the_template_as_words_do(processo
     joined = encode_user_text(processor.tokenizer, "User: left?")
     assert len(joined) < sum(map(len, apart))
     assert list(processor.encode([], "left?").ids[1 : 1 + len(joined)]) == joined
+
+
+def test_an_answer_to_imitate_begins_as_the_template_writes_one(processor):
+    """Behind "Assistant:" comes a blank, which is cut together with the first word."""
+    assert processor.answer_lead == " "
+    turns = [
+        {"role": r, "content": [{"type": "text", "text": t}]} for r, t in (("user", "Is it?"), ("assistant", "left"))
+    ]
+    whole = processor.tokenizer.apply_chat_template(turns, tokenize=False)
+    answer = encode_user_text(processor.tokenizer, processor.answer_lead + "left")
+    ids = [*processor.encode([], "Is it?").ids, *answer]
+    assert processor.tokenizer(whole).input_ids[: len(ids)] == ids
+    assert load_processor(resolve_checkpoint("phantom", "policy"), prompt="bare", **LIMITS).answer_lead == ""
 
 
 def test_no_mark_of_a_picture_is_ever_sampled(processor):
