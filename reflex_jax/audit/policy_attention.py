@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from PIL import Image
 
+from reflex_jax.config import ConfigError
 from reflex_jax.data.images import count_windows
 from reflex_jax.data.prompts import EncodedPrompt, Processor
 from reflex_jax.models.qwen_vl import prompt_attention_weights
@@ -89,12 +90,13 @@ def read_again(
       picture: which of the images is looked at.
       example_id: of the question, which draws the text of a prompt that has several.
     Raises:
-      ValueError: an empty completion, or a policy that reads a picture in tiles, whose tokens are no map of it.
+      ValueError: an empty completion.
+      ConfigError: a policy that reads a picture in tiles, whose tokens are no map of it.
     """
     if processor.config.vision.tile_size:
-        raise ValueError(
-            f"expected a policy that reads pictures whole; got a {processor.config.family}, which reads them in tiles: its "
-            "attention is not laid over a picture yet."
+        raise ConfigError(
+            f"policy.path: expected a policy that reads pictures whole; got a {processor.config.family}, which reads them in "
+            "tiles: its attention is not laid over a picture."
         )
     prompt = processor.encode(images, question, example_id=example_id)
     ids, places = encode_with_places(processor.tokenizer, completion)

@@ -254,7 +254,7 @@ def test_a_tokenizer_without_the_marks_is_refused_by_name(directory, tmp_path):
 
 def test_attention_is_not_laid_over_a_picture_in_tiles(processor):
     """The first tile would pass for the picture."""
-    with pytest.raises(ValueError, match="expected a policy that reads pictures whole; got a smolvlm"):
+    with pytest.raises(ConfigError, match="expected a policy that reads pictures whole; got a smolvlm"):
         read_again(processor, [image_of((112, 112))], "Is it?", "yes")
 
 
