@@ -359,7 +359,8 @@ ALGORITHM_PRESETS: dict[str, dict[str, Any]] = {
     "dapo": _GRPO | {"aggregation": "token", "clip_high": 0.28, "kl_coefficient": 0.0, "dynamic_sampling": 10},
     "gspo": _GRPO | {"ratio_level": "sequence", "clip_low": 3e-4, "clip_high": 4e-4, "kl_coefficient": 0.0},
     "rloo": _GRPO | {"aggregation": "constant", "advantage": "leave_one_out"} | _KL_IN_REWARD,
-    "reinforce_pp": _GRPO | {"aggregation": "token", "advantage": "batch"} | _KL_IN_REWARD,
+    "reinforce_pp": _GRPO
+    | {"aggregation": "token", "advantage": "batch", "kl_in": "token_reward", "kl_estimator": "k1"},
     "reinforce_pp_baseline": _GRPO | {"aggregation": "token", "advantage": "batch_std", "kl_estimator": "k2"},
 }
 
@@ -380,7 +381,9 @@ class GrpoConfig:
     dual_clip: float = 0.0  # > 1: a ratio counts at most this much where the advantage is negative (3 in verl); 0: off
     kl_coefficient: float = 0.01  # beta
     kl_estimator: str = "k3"  # k2 | k3 | k3+; in the reward k1 too
-    kl_in: str = "loss"  # loss | reward: off a completion's total, before advantages; one more forward pass
+    # loss | reward: off a completion's total, before advantages | token_reward: off what follows each token, which then has an
+    # advantage of its own (REINFORCE++); the last two take one more forward pass
+    kl_in: str = "loss"
     kl_clamp: float = 5.0  # log-ratio up to which k3 is exponential, linear beyond (gradient <= e^5 beta); 0: no bound
     ratio: str = "old"  # old | ref (Eq. 10 as printed)
     ratio_level: str = "token"  # token | sequence: the geometric mean of the tokens' ratios (GSPO)
@@ -437,12 +440,12 @@ class GrpoConfig:
         )
         _check(self.kl_coefficient >= 0, f"grpo.kl_coefficient: expected >= 0; got {self.kl_coefficient}.")
         _check(
-            self.kl_estimator != "k1" or self.kl_in == "reward",
+            self.kl_estimator != "k1" or self.kl_in != "loss",
             "grpo.kl_estimator: k1 has no gradient on average, so it cannot be a loss; use k2, k3 or k3+, or "
-            "grpo.kl_in=reward.",
+            "grpo.kl_in=reward or token_reward.",
         )
         _check_choice("grpo.kl_estimator", self.kl_estimator, ("k1", "k2", "k3", "k3+"))
-        _check_choice("grpo.kl_in", self.kl_in, ("loss", "reward"))
+        _check_choice("grpo.kl_in", self.kl_in, ("loss", "reward", "token_reward"))
         _check_choice("grpo.ratio", self.ratio, ("old", "ref"))
         _check_choice("grpo.ratio_level", self.ratio_level, ("token", "sequence"))
         _check_choice("grpo.aggregation", self.aggregation, ("sequence", "token", "constant"))
@@ -450,6 +453,11 @@ class GrpoConfig:
             "grpo.advantage",
             self.advantage,
             ("sample_std", "population_std", "none", "leave_one_out", "batch_std", "batch"),
+        )
+        _check(
+            self.kl_in != "token_reward" or (self.advantage == "batch" and self.ratio_level == "token"),
+            "grpo.kl_in=token_reward: expected grpo.advantage=batch and grpo.ratio_level=token, each token then has an advantage "
+            f"beside all tokens of the batch; got {self.advantage} and {self.ratio_level}. Set them so, or grpo.kl_in=reward.",
         )
 
     def _check_dynamic_sampling(self) -> None:
@@ -462,8 +470,7 @@ class GrpoConfig:
         _check(
             draws == 0 or (self.advantage != "batch" and (self.kl_in == "loss" or self.kl_coefficient == 0)),
             f"grpo.dynamic_sampling={draws}: expected an advantage that is 0 where the rewards of a group are equal; "
-            "grpo.advantage=batch compares groups, and grpo.kl_in=reward tells completions of equal reward apart. Set one of "
-            "them back.",
+            "grpo.advantage=batch compares groups, and grpo.kl_in tells completions of equal reward apart. Set one of them back.",
         )
 
 
@@ -786,7 +793,7 @@ class Config:
             "memory.attention=auto.",
         )
         _check(
-            self.rewards.normalise == "sum" or self.grpo.kl_in != "reward",
+            self.rewards.normalise == "sum" or self.grpo.kl_in == "loss",
             f"rewards.normalise={self.rewards.normalise}: expected grpo.kl_in=loss, a penalty is taken off the total, which is "
             "not standardised then; set one of them back.",
         )

@@ -117,6 +117,15 @@ def test_overrides_win_over_the_file_and_the_file_over_the_defaults(tmp_path):
         (["evidence.every=-1"], ["evidence.every", ">= 0", "-1"]),
         (["evidence.every=9", "rewards.normalise=component_batch"], ["evidence.groups=8", "0 (all of a step)"]),
         (["evidence.every=9", "grpo.advantage=batch_std"], ["evidence.groups=8", "batch_std"]),
+        (["grpo.kl_in=token_reward"], ["grpo.kl_in=token_reward", "grpo.advantage=batch", "got sample_std and token"]),
+        (
+            ["grpo.preset=reinforce_pp", "grpo.ratio_level=sequence"],
+            ["grpo.kl_in=token_reward", "got batch and sequence"],
+        ),
+        (
+            ["grpo.preset=reinforce_pp", "rewards.normalise=component"],
+            ["rewards.normalise", "expected grpo.kl_in=loss"],
+        ),
     ],
 )
 def test_wrong_input_is_refused_by_name(overrides, words):
