@@ -164,9 +164,9 @@ class JudgeConfig:
     resize: str = (
         "checkpoint"  # as its preprocess_cfg says | crop: short side, centre | squash | pad: the whole picture
     )
-    picture: int = (
-        0  # of a question with several: which one it looks at, 0 the first, -1 the last; of fewer the nearest
-    )
+    # of a question with several: first | last | the number of one, 0 the first, -1 the last, of fewer the nearest | mean: all,
+    # and what it finds is the mean over them (judge/evidence.py)
+    picture: str = "first"
     saliency: str = "attention_gradient"
     saliency_block: int = -1  # transformer block; attention_gradient rolls out from here to the last
     centered: bool = False  # use u - u(question-only statement): removes what the template shares
@@ -180,11 +180,37 @@ class JudgeConfig:
         _check_choice("judge.resize", self.resize, RESIZE_MODES)
         _check_choice("judge.saliency", self.saliency, SALIENCY_METHODS)
         _check_choice("judge.tie_rule", self.tie_rule, TIE_RULES)
+        if self.picture not in ("first", "last", "mean"):
+            try:
+                number = int(self.picture)
+            except ValueError:
+                near = nearest_name(self.picture, ("first", "last", "mean"))
+                raise ConfigError(
+                    "judge.picture: expected first, last, mean, or the number of a picture, 0 the first and -1 the last; got "
+                    f"{self.picture[:80]!r}.{near}"
+                ) from None
+            object.__setattr__(
+                self, "picture", {0: "first", -1: "last"}.get(number, str(number))
+            )  # one word for one thing
         _check(0 < self.quantile < 1, f"judge.quantile: expected a number in (0, 1); got {self.quantile}.")
         _check(
             self.max_statement_tokens >= 8,
             f"judge.max_statement_tokens: expected >= 8; got {self.max_statement_tokens}.",
         )
+
+    @property
+    def sees_all_pictures(self) -> bool:
+        """Whether it looks at every picture of a question, so that arrays of pictures have an axis for them."""
+        return self.picture == "mean"
+
+    def looks_at(self, count: int) -> slice:
+        """Which of a question's `count` pictures, at least one."""
+        if self.sees_all_pictures:
+            return slice(count)
+        number = {"first": 0, "last": -1}.get(self.picture)
+        number = int(self.picture) if number is None else number
+        place = max(-count, min(number, count - 1)) % count  # the nearest there is
+        return slice(place, place + 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -802,6 +828,11 @@ class Config:
             not (self.evidence.every and self.evidence.groups and over_batch),
             f"evidence.groups={self.evidence.groups}: expected 0 (all of a step) with rewards.normalise={self.rewards.normalise} "
             f"and grpo.advantage={self.grpo.advantage}, which compare groups: of some of them no advantage can be recomputed.",
+        )
+        _check(
+            not (self.evidence.every and self.judge.sees_all_pictures),
+            f"evidence.every={self.evidence.every}: expected 0 with judge.picture=mean, evidence holds one map of a statement and "
+            "not one for each picture; set one of them back.",
         )
 
 

@@ -228,7 +228,7 @@ def _abstract_batch(config: Config, shapes: Shapes, sizes: PromptSizes) -> Train
             log_probs=batched((group, steps), jnp.float32),
             mask=batched((group, steps), jnp.bool_),
         ),
-        judge=None if shapes.judge is None else _abstract_statements(config, shapes.judge, batched),
+        judge=None if shapes.judge is None else _abstract_statements(config, shapes.judge, sizes, batched),
         scores=HostScores(
             components={name: batched((group,), jnp.float32) for name in of_host},
             applies={name: batched((group,), jnp.bool_) for name in of_host},
@@ -243,13 +243,17 @@ def _abstract_batch(config: Config, shapes: Shapes, sizes: PromptSizes) -> Train
     )
 
 
-def _abstract_statements(config: Config, judge: BiomedClipConfig, batched: Callable[..., Any]) -> JudgeInputs:
+def _abstract_statements(
+    config: Config, judge: BiomedClipConfig, sizes: PromptSizes, batched: Callable[..., Any]
+) -> JudgeInputs:
     group, side = config.grpo.group_size, judge.vision.image_size
     statements = group + 1 + config.judge.centered  # all different, the anchor, the question-only one
+    sees_all = config.judge.sees_all_pictures
     return JudgeInputs(
-        pixels=batched((side, side, 3), jnp.uint8),
+        pixels=batched((*((sizes.judged,) if sees_all else ()), side, side, 3), jnp.uint8),
         statements=batched((statements, config.judge.max_statement_tokens), jnp.int32),
         statement_count=batched((), jnp.int32),
         statement_index=batched((group,), jnp.int32),
         has_statement=batched((group,), jnp.bool_),
+        picture_count=batched((), jnp.int32) if sees_all else None,
     )
