@@ -21,6 +21,7 @@ from reflex_jax.rewards.answer_metrics import ANSWER_METRICS
 from reflex_jax.rewards.components import is_of_device
 from reflex_jax.sharding import AnyMesh, batch_sharding, replicated
 from reflex_jax.step.bridge import JUDGE_METRICS
+from reflex_jax.step.encoders import abstract_encoders
 from reflex_jax.step.imitate import SftBatch
 from reflex_jax.step.offload import is_on_host, state_shardings
 from reflex_jax.step.program import Program, build_program
@@ -44,6 +45,7 @@ class AbstractRun:
     weights: Params  # the policy as sampling reads it
     batch: TrainBatch | SftBatch  # of GRPO or of the supervised phase
     draws: Draws
+    encoders: dict[str, Params]  # of texts, for rewards; on the first device of each process
 
     @property
     def is_supervised(self) -> bool:
@@ -133,6 +135,7 @@ def abstract_run(
             key=jax.ShapeDtypeStruct(key.shape, key.dtype),  # wherever the host made it
             prompt_ids=batched((), jnp.int32),
         ),
+        encoders={} if supervised else abstract_encoders(config, with_judge=shapes.judge is not None),
     )
 
 
