@@ -293,11 +293,6 @@ class DataConfig:
         """Refuses unknown sources and impossible sizes."""
         _check_choice("data.source", self.source, ("phantom", *DATA_SETS))
         _check(not self.sources or self.source == "phantom", "data.source: expected it or data.sources; got both.")
-        rootless = [s.label for s in self.mixture if s.name != "phantom" and s.root is None]
-        _check(
-            not rootless,
-            f"data.root: {', '.join(rootless)} needs the directory with its official files; set data.root=DIR.",
-        )
         self._check_mixture()
         _check_choice("data.refused", self.refused, ("stop", "leave_out"))
         _check(

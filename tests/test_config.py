@@ -76,7 +76,6 @@ def test_overrides_win_over_the_file_and_the_file_over_the_defaults(tmp_path):
         (["judge.saliency=gradcm"], ["judge.saliency", "'gradcam'"]),
         (["logging.progress=7"], ["logging.progress", "true or false"]),
         (["rewards.components.answr=1"], ["rewards.components", "'answer'"]),
-        (["data.source=vqa_rad"], ["data.root", "data.root=DIR"]),
         (["grpo=5"], ["grpo", "section"]),
         (["group_size"], ["section.key=value"]),
         (["data.phases=[{answer_tipe: open}]"], ["answer_tipe", "'answer_type'"]),

@@ -169,8 +169,9 @@ def test_an_encoder_of_unknown_size_is_named(config):
 
 
 def test_a_remedy_samples_fewer_prompts_at_one_time_before_it_leaves_weights_cut():
-    """Caches of 2,560 completions of 4,096 tokens have no room beside the weights on eight cards. Those of 64 prompts take 65.8 GiB,
-    and programs up to 1.16 times that; those of 32 have room, as in the recipe itself.
+    """Caches of 2,560 completions of 4,096 tokens have no room beside the weights on eight cards.
+
+    Those of 64 prompts take 65.8 GiB, and programs up to 1.16 times that; those of 32 have room, as in the recipe itself.
     """
     config = load_config("configs/medix_r1_8b.yaml", ["data.root=unread", "memory.rollout_prompts=0"])
     cards = machine(memory=79.6 * 0.92 * GIB)
