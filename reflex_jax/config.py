@@ -206,7 +206,7 @@ class JudgeConfig:
     def looks_at(self, count: int) -> slice:
         """Which of a question's `count` pictures, at least one."""
         if self.sees_all_pictures:
-            return slice(count)
+            return slice(0, count)
         number = {"first": 0, "last": -1}.get(self.picture)
         number = int(self.picture) if number is None else number
         place = max(-count, min(number, count - 1)) % count  # the nearest there is
@@ -826,8 +826,8 @@ class Config:
         )
         _check(
             not (self.evidence.every and self.judge.sees_all_pictures),
-            f"evidence.every={self.evidence.every}: expected 0 with judge.picture=mean, evidence holds one map of a statement and "
-            "not one for each picture; set one of them back.",
+            f"evidence.every={self.evidence.every}: expected 0 with judge.picture=mean, evidence holds one map of a statement "
+            "and not one for each picture; set one of them back.",
         )
 
 

@@ -121,6 +121,7 @@ def test_overrides_win_over_the_file_and_the_file_over_the_defaults(tmp_path):
             ["judge.picture: expected first, last, mean, or the number", "Did you mean 'first'?"],
         ),
         (["judge.picture=1.5"], ["judge.picture", "the number of a picture, 0 the first and -1 the last; got '1.5'"]),
+        (["judge.picture=mean", "evidence.every=1"], ["evidence.every=1", "expected 0 with judge.picture=mean"]),
         (["grpo.kl_in=token_reward"], ["grpo.kl_in=token_reward", "grpo.advantage=batch", "got sample_std and token"]),
         (
             ["grpo.preset=reinforce_pp", "grpo.ratio_level=sequence"],

@@ -40,7 +40,8 @@ class JudgeOfAudit:
         """
         if settings.sees_all_pictures:
             raise ConfigError(
-                "judge.picture=mean: expected one picture of a question, an audit exchanges it for others; set judge.picture=first."
+                "judge.picture=mean: expected one picture of a question, an audit exchanges it for others; set "
+                "judge.picture=first."
             )
         self.judge, self.settings = judge, settings
         self._gather = partial(_gather, shape=judge.config, settings=make_evidence_settings(settings))
