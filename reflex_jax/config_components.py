@@ -29,7 +29,9 @@ def read_components(rewards: dict[str, Any], problems: list[str], convert: Conve
     """
     from reflex_jax.rewards.components import REWARDS  # brings the array library, which only a configuration needs
 
-    table = {name: (reward.options, reward.check) for name, reward in REWARDS.items()}
+    table: dict[str, tuple[dict[str, Option], Callable[..., None] | None]] = {
+        name: (reward.options, reward.check_options) for name, reward in REWARDS.items()
+    }
     files = [value.text for value in files_of({"rewards": rewards}) if isinstance(value, Scalar)]
     if files and runs_files:
         try:

@@ -64,11 +64,15 @@ class Rollout:
 class JudgeInputs:
     """What the judge looks at and reads; statement 0 of each prompt is the anchor (the dataset's answer)."""
 
-    pixels: UInt8[Leaf, "P H W 3"]  # resized and cropped, not yet normalised
+    # resized and cropped, not yet normalised; where the judge looks at all pictures of a question: K of each, behind them nothing
+    pixels: UInt8[Leaf, "P H W 3"] | UInt8[Leaf, "P K H W 3"]
     statements: Int[Leaf, "P S T"]  # token ids of the distinct statements, [PAD] filled
     statement_count: Int[Leaf, "P"]  # how many of the S rows are used, the anchor included
     statement_index: Int[Leaf, "P G"]  # statement of each completion; 0: the same words as the anchor
     has_statement: Bool[Leaf, "P G"]  # False: the completion has no answer, so nothing to look for
+    picture_count: Int[Leaf, "P"] | None = (
+        None  # how many of K pictures there are; None: one of each prompt, without the axis
+    )
 
 
 @pytree_dataclass
@@ -148,20 +152,24 @@ class TrainBatch:
 class Evidence:
     """What the judge found for P images and the G statements of each, beside the anchor of each.
 
-    Similarities are cosines in [-1, 1]; saliency is raw (any scale, the order inside one map matters).
+    Similarities are cosines in [-1, 1]; saliency is raw (any scale, the order inside one map matters). Where the judge looks at K
+    pictures of a prompt each has maps and masks of its own, empty where there is no picture, and all other numbers are means
+    over the pictures.
     """
 
-    image_embeddings: Float[Leaf, "P D"]
+    image_embeddings: Float[Leaf, "P D"]  # of length 1, but for a mean
     statement_embeddings: Float[Leaf, "P G D"]
     anchor_embeddings: Float[Leaf, "P D"]
-    saliency: Float[Leaf, "P G h w"]
-    anchor_saliency: Float[Leaf, "P h w"]
-    masks: Bool[Leaf, "P G h w"]
-    anchor_masks: Bool[Leaf, "P h w"]
+    saliency: Float[Leaf, "P G *K h w"]
+    anchor_saliency: Float[Leaf, "P *K h w"]
+    masks: Bool[Leaf, "P G *K h w"]
+    anchor_masks: Bool[Leaf, "P *K h w"]
     iou: Float[Leaf, "P G"]
     chance_corrected_iou: Float[Leaf, "P G"]
     text_text_similarity: Float[Leaf, "P G"]
     image_text_similarity: Float[Leaf, "P G"]
     has_statement: Bool[Leaf, "P G"]  # False: no answer, so everything else of the completion is 0, empty or False
-    is_degenerate: Bool[Leaf, "P G"]  # the statement's or the anchor's map cannot be cut: the mask says nothing
+    is_degenerate: Bool[
+        Leaf, "P G"
+    ]  # the statement's or the anchor's map cannot be cut, of any picture: the masks say nothing
     tied_fraction: Float[Leaf, "P G"]  # cells of the statement's map that share the value at the cut

@@ -76,7 +76,6 @@ def test_overrides_win_over_the_file_and_the_file_over_the_defaults(tmp_path):
         (["judge.saliency=gradcm"], ["judge.saliency", "'gradcam'"]),
         (["logging.progress=7"], ["logging.progress", "true or false"]),
         (["rewards.components.answr=1"], ["rewards.components", "'answer'"]),
-        (["data.source=vqa_rad"], ["data.root", "data.root=DIR"]),
         (["grpo=5"], ["grpo", "section"]),
         (["group_size"], ["section.key=value"]),
         (["data.phases=[{answer_tipe: open}]"], ["answer_tipe", "'answer_type'"]),
@@ -117,12 +116,34 @@ def test_overrides_win_over_the_file_and_the_file_over_the_defaults(tmp_path):
         (["evidence.every=-1"], ["evidence.every", ">= 0", "-1"]),
         (["evidence.every=9", "rewards.normalise=component_batch"], ["evidence.groups=8", "0 (all of a step)"]),
         (["evidence.every=9", "grpo.advantage=batch_std"], ["evidence.groups=8", "batch_std"]),
+        (
+            ["judge.picture=frist"],
+            ["judge.picture: expected first, last, mean, or the number", "Did you mean 'first'?"],
+        ),
+        (["judge.picture=1.5"], ["judge.picture", "the number of a picture, 0 the first and -1 the last; got '1.5'"]),
+        (["judge.picture=mean", "evidence.every=1"], ["evidence.every=1", "expected 0 with judge.picture=mean"]),
+        (["grpo.kl_in=token_reward"], ["grpo.kl_in=token_reward", "grpo.advantage=batch", "got sample_std and token"]),
+        (
+            ["grpo.preset=reinforce_pp", "grpo.ratio_level=sequence"],
+            ["grpo.kl_in=token_reward", "got batch and sequence"],
+        ),
+        (
+            ["grpo.preset=reinforce_pp", "rewards.normalise=component"],
+            ["rewards.normalise", "expected grpo.kl_in=loss"],
+        ),
     ],
 )
 def test_wrong_input_is_refused_by_name(overrides, words):
     message = refusal(overrides)
     for word in words:
         assert word in message
+
+
+def test_a_picture_has_one_word_for_one_thing():
+    """So that a run that was saved with its number goes on with its name."""
+    for name, others in {"first": ["0", "-0"], "last": ["-1"], "2": ["02"], "mean": []}.items():
+        for text in (name, *others):
+            assert load_config(None, [f"judge.picture={text}"]).judge.picture == name
 
 
 def test_a_missing_file_is_named():

@@ -11,13 +11,13 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from reflex_jax.audit.variants import GROUPS, PICTURE_GROUPS, STATEMENT_GROUPS, Variants
-from reflex_jax.config import JudgeConfig
+from reflex_jax.config import ConfigError, JudgeConfig
 from reflex_jax.data.examples import Example
 from reflex_jax.judge.batch import prepare_judge_batch
 from reflex_jax.judge.evidence import Judge, gather_evidence
 from reflex_jax.records import Evidence
 from reflex_jax.rewards.visual_fidelity import intersection_over_union
-from reflex_jax.step.batch import judged_picture
+from reflex_jax.step.batch import judged_pictures
 from reflex_jax.step.score import make_evidence_settings
 from reflex_jax.trees import Params
 
@@ -35,7 +35,14 @@ class JudgeOfAudit:
         Args:
           judge: its parameters may be exchanged by `with_params`.
           settings: section `judge`.
+        Raises:
+          ConfigError: it looks at all pictures of a question, where an audit shows it one beside another.
         """
+        if settings.sees_all_pictures:
+            raise ConfigError(
+                "judge.picture=mean: expected one picture of a question, an audit exchanges it for others; set "
+                "judge.picture=first."
+            )
         self.judge, self.settings = judge, settings
         self._gather = partial(_gather, shape=judge.config, settings=make_evidence_settings(settings))
 
@@ -45,7 +52,8 @@ class JudgeOfAudit:
 
     def pixels(self, example: Example) -> UInt8[np.ndarray, "H W 3"]:
         """The picture of a question that the judge looks at."""
-        return judged_picture(example.load_images(), self.judge, self.settings)
+        (pixels,) = judged_pictures(example.load_images(), self.judge, self.settings)
+        return pixels
 
     def blank(self) -> UInt8[np.ndarray, "H W 3"]:
         """A grey picture."""

@@ -126,8 +126,7 @@ def _readings(run: PageRun, questions: Mapping[tuple[str, str], Example], models
         number, recorded = first[place], run.groups[place]
         example = questions[recorded.batch.set, recorded.group.id]
         images = example.load_images()
-        picture = run.config.judge.picture if isinstance(run.config.judge.picture, int) else 0
-        picture = max(-len(images), min(picture, len(images) - 1)) % len(images)
+        picture = run.config.judge.looks_at(len(images)).start
         inside = [answer["id"] for answer in run.samples.answers if answer["group"] == place]
         whole = recorded.group.answers[inside.index(run.samples.answers[number]["id"])].completion
         if not whole:

@@ -156,9 +156,8 @@ def _picture_of(
         return None
     looks = run.config.judge
     if judge is not None:
-        number = looks.picture if isinstance(looks.picture, int) else 0
         images = example.load_images()
-        seen = images[max(-len(images), min(number, len(images) - 1))]
+        seen = images[looks.looks_at(len(images)).start]
         return Image.fromarray(judge_pixels(seen, judge, resize=looks.resize))
     return example.images[0].load().resize((_PICTURE_SIDE, _PICTURE_SIDE))  # squashed, as maps over all of it are
 

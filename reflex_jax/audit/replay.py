@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from reflex_jax.audit.compare import Difference, Flip, compare, exactness_of
 from reflex_jax.audit.rebuild import Asked, recomputed_components, rescore, taken_components
@@ -26,11 +25,12 @@ from reflex_jax.evidence.groups import group_record
 from reflex_jax.evidence.log import head_of
 from reflex_jax.evidence.reader import EVIDENCE_FILE, Recorded, check_evidence, read_evidence
 from reflex_jax.evidence.records import TRAINING, BatchRecord, Group
+from reflex_jax.judge.batch import stack_pictures
 from reflex_jax.run.checkpoint import RunCheckpoints
 from reflex_jax.run.identity import checkpoint_fingerprint
 from reflex_jax.sharding import make_mesh
 from reflex_jax.statements.operator import DECL_VERSION
-from reflex_jax.step.batch import judged_picture
+from reflex_jax.step.batch import judged_pictures
 from reflex_jax.step.bridge import HostBridge
 from reflex_jax.step.models import Models, load_models, make_host_bridge
 from reflex_jax.step.program import Program, build_program
@@ -211,7 +211,9 @@ class _Machine:
         if judge is None:
             return Asked(examples, None)
         looks = self._config.judge
-        return Asked(examples, np.stack([judged_picture(e.load_images(), judge, looks) for e in examples]))
+        return Asked(
+            examples, stack_pictures([judged_pictures(e.load_images(), judge, looks) for e in examples], room=None)
+        )
 
     def _check(self, batch: BatchRecord) -> None:
         """Refuses to compare with what another judge, other settings or other rules would say."""

@@ -25,8 +25,7 @@ def run(options: argparse.Namespace) -> int:
     """Prints the plan, and where it does not fit what would."""
     if options.topology is not None:
         os.environ["JAX_PLATFORMS"] = "cpu"  # the slice is described, not used
-    # no data is read, so none has to be named
-    config = load_config(options.config, ["data.root=unread", *options.overrides])
+    config = load_config(options.config, options.overrides)
     prepare()
     import jax
 

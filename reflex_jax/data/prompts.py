@@ -7,6 +7,7 @@ tokens; the user's words are split even where they spell one, so a question cann
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Iterable, Sequence
@@ -63,10 +64,12 @@ class PromptSizes:
 
     prompt_tokens: int
     windows: int
+    judged: int = 1  # pictures of one question that the judge looks at
 
     def union(self, other: PromptSizes) -> PromptSizes:
         """Sizes that hold both, e.g. of the training and the evaluation questions."""
-        return PromptSizes(max(self.prompt_tokens, other.prompt_tokens), max(self.windows, other.windows))
+        both = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
+        return PromptSizes(*(max(one, another) for one, another in both))
 
 
 class _Around(NamedTuple):

@@ -104,6 +104,7 @@ def load_sources(
     Raises:
       ConfigError: as `load_training`.
     """
+    refuse_missing_roots(data)
     parts = [read_source(data, source, split, seed=seed, noise=noise) for source, split in wanted]
     _report(parts, stop=data.refused == "stop", quiet=quiet)
     if empty := [
@@ -225,9 +226,30 @@ def _by_reason(rows: Sequence[RefusedRow]) -> list[str]:
     return [f"{reason} ({len(names)} rows): {list_offenders(names)}" for reason, names in ids.items()]
 
 
+def refuse_missing_roots(data: DataConfig) -> None:
+    """Refuses sources without a folder, all of them at once.
+
+    Raises:
+      ConfigError: a source names none, or one that is not there.
+    """
+    sources = [source for source in data.mixture if source.name != "phantom"]
+    complaints = []
+    if rootless := [source.label for source in sources if source.root is None]:
+        needs = "need the directories with their" if len(rootless) > 1 else "needs the directory with its"
+        complaints.append(f"data.root: {', '.join(rootless)} {needs} official files; set data.root=DIR.")
+    for source in sources:
+        if source.root is not None and not _root(source).is_dir():
+            try:
+                find_splits_of(source)  # says what it expects there
+            except ConfigError as error:
+                complaints.append(str(error))
+    if complaints:
+        raise ConfigError("\n".join(complaints))
+
+
 def _root(source: SourceConfig) -> Path:
     if source.root is None:
-        raise ConfigError(f"data.root: {source.name} needs the directory with its official files; set data.root=DIR.")
+        raise ConfigError(f"data.root: {source.label} needs the directory with its official files; set data.root=DIR.")
     return user_path(source.root).resolve()
 
 

@@ -21,7 +21,15 @@ from reflex_jax.config import Config, ConfigError, DataConfig
 from reflex_jax.data.examples import Example
 from reflex_jax.data.holdout import split_by_picture
 from reflex_jax.data.prompts import Processor, load_processor
-from reflex_jax.data.sources import Loaded, find_splits_of, read_excluded, read_source, refusals, trained_on
+from reflex_jax.data.sources import (
+    Loaded,
+    find_splits_of,
+    read_excluded,
+    read_source,
+    refusals,
+    refuse_missing_roots,
+    trained_on,
+)
 from reflex_jax.dataset_card.floors import question_only_scores
 from reflex_jax.dataset_card.pictures import Leaks, distinct_pictures, find_leaks, hash_pictures, key_of
 from reflex_jax.dataset_card.text import describe_numbers, describe_statements
@@ -73,6 +81,7 @@ def _load(
     loaded: dict[str, list[tuple[Loaded, str]]] = {role: [] for role in _ROLES}
     notes = []
     excluded = read_excluded(data.exclude)
+    refuse_missing_roots(data)
     for source in data.mixture:
         splits = find_splits_of(source)
         training, validation = source.split or data.split, data.validation_split

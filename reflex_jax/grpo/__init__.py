@@ -1,6 +1,6 @@
 """Group relative policy optimisation: advantages and the clipped objective."""
 
-from reflex_jax.grpo.advantages import component_advantages, group_advantages
+from reflex_jax.grpo.advantages import component_advantages, group_advantages, token_advantages
 from reflex_jax.grpo.objective import (
     Objective,
     clipped_surrogate,
@@ -19,4 +19,5 @@ __all__ = [
     "loss_denominator",
     "policy_loss_terms",
     "reduce_metrics",
+    "token_advantages",
 ]

@@ -1,4 +1,4 @@
-"""Advantages: how much better a completion is than its siblings, or than the whole batch. Pure array math.
+"""Advantages: how much better a completion, or what follows a token, is than others of its group or batch. Pure array math.
 
 The spread of rewards is decided by their highest minus their lowest and never by their standard deviation: six float32
 rewards of 2.3 have a standard deviation that is not 0, and dividing by it makes a signal out of rounding.
@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Literal, get_args
 
 import chex
+import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
@@ -124,6 +125,35 @@ def component_advantages(
         spread = jnp.sqrt(jnp.where(has_spread, mean_square, 1.0))  # the square root has no gradient at 0
         total = jnp.where(has_spread, total / (spread + epsilon), 0.0)
     return total, is_flat
+
+
+def token_advantages(
+    rewards: Float[Array, "P G"],
+    penalties: Float[Array, "P G Lc"],
+    mask: Bool[Array, "P G Lc"],
+    *,
+    epsilon: float = 1e-6,
+) -> Float[Array, "P G Lc"]:
+    """REINFORCE++ (arXiv:2501.03262): what follows a token, standardised over all tokens of the batch.
+
+    A token is paid its penalty at once, and the last one the completion's reward beside it, so with a discount of 1 the return
+    of token t is R - (penalties of t, t + 1, ..., the last). Returns have the mean taken off and are divided by the standard
+    deviation (n) of all tokens: a long completion counts as often as it has tokens. Where all returns are equal, all are 0.
+
+    Args:
+      rewards: total rewards; those without a token in the mask may hold anything.
+      penalties: what each token costs, beta times its KL estimate; anything where the mask is False.
+      mask: True for the tokens of valid completions.
+      epsilon: added to the standard deviation.
+    """
+    chex.assert_equal_shape([penalties, mask])
+    chex.assert_equal_shape_prefix([rewards, mask], 2)
+    costs = jnp.where(mask, penalties.astype(jnp.float32), 0.0)
+    returns = rewards.astype(jnp.float32)[..., None] - jax.lax.cumsum(costs, axis=2, reverse=True)
+    advantages, _ = group_advantages(
+        returns.reshape(1, -1), mask.reshape(1, -1), normalise="population_std", epsilon=epsilon
+    )
+    return advantages.reshape(mask.shape)
 
 
 def _is_flat(rewards: Float[Array, "P G"], is_valid: Bool[Array, "P G"]) -> Bool[Array, "P 1"]:

@@ -166,7 +166,7 @@ def policy_loss_terms(
     log_probs: Float[Array, "P G Lc"],
     old_log_probs: Float[Array, "P G Lc"] | None,
     reference_log_probs: Float[Array, "P G Lc"] | None,
-    advantages: Float[Array, "P G"],
+    advantages: Float[Array, "P G"] | Float[Array, "P G Lc"],
     mask: Bool[Array, "P G Lc"],
     *,
     objective: Objective,
@@ -182,7 +182,7 @@ def policy_loss_terms(
       old_log_probs: of the policy at the start of the step. None: the policy has not moved since, so they are the
         current ones without their gradient.
       reference_log_probs: of the frozen reference; None where neither the KL term nor the ratio needs it.
-      advantages: one number per completion.
+      advantages: one number per completion, or one per token (with `ratio_level="token"` alone).
       mask: True for the tokens of valid completions; those of failed rows must be False already.
       objective: its numbers and choices.
       denominator: `loss_denominator` of the whole minibatch.
@@ -192,7 +192,7 @@ def policy_loss_terms(
       kl_k1. Ratios and k3 are those of the loss, within their bounds.
 
     Raises:
-      ValueError: where a reference is needed but absent.
+      ValueError: where a reference is needed but absent, and for advantages of tokens beside ratios of completions.
     """
     if reference_log_probs is None and (objective.kl_coefficient != 0 or objective.ratio == "ref"):
         raise ValueError(
@@ -201,7 +201,9 @@ def policy_loss_terms(
         )
     chex.assert_rank([log_probs, mask], 3)
     chex.assert_equal_shape([a for a in (log_probs, old_log_probs, reference_log_probs, mask) if a is not None])
-    chex.assert_shape(advantages, log_probs.shape[:2])
+    chex.assert_shape(advantages, log_probs.shape[: advantages.ndim])
+    if advantages.ndim == 3 and objective.ratio_level == "sequence":
+        raise ValueError('ratio_level: expected "token" where each token has an advantage of its own; got "sequence".')
     # zeroed before any exponential: an overflow under the mask would come back as NaN in the gradient
     log_probs = jnp.where(mask, log_probs.astype(jnp.float32), 0.0)
     behaviour = old_log_probs if objective.ratio == "old" else reference_log_probs
@@ -210,7 +212,9 @@ def policy_loss_terms(
     if objective.ratio_level == "sequence":
         log_ratios = jnp.broadcast_to((log_ratios.sum(-1) / _lengths(mask))[..., None], mask.shape)
     ratios = jnp.exp(jnp.clip(log_ratios, -LOG_RATIO_BOUND, LOG_RATIO_BOUND))
-    token_advantages = jax.lax.stop_gradient(advantages.astype(jnp.float32))[..., None]
+    token_advantages = jax.lax.stop_gradient(advantages.astype(jnp.float32))
+    if advantages.ndim == 2:  # all tokens of a completion share one
+        token_advantages = token_advantages[..., None]
     clips = {"clip_low": objective.clip_low, "clip_high": objective.clip_high, "dual_clip": objective.dual_clip}
     values = clipped_surrogate(ratios, token_advantages, **clips)
     sums = {"ratio": ratios, "clip_fraction": _is_clipped(ratios, token_advantages, **clips).astype(jnp.float32)}
@@ -246,7 +250,7 @@ def _token_metrics(
 
 def _is_clipped(
     ratios: Float[Array, "P G Lc"],
-    advantages: Float[Array, "P G 1"],
+    advantages: Float[Array, "P G #Lc"],
     *,
     clip_low: float,
     clip_high: float,

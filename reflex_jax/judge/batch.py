@@ -105,6 +105,23 @@ def _offsets(size: tuple[int, int], side: int, *, fill: bool) -> tuple[int, int]
     return round((size[0] - side) / 2), round((size[1] - side) / 2)
 
 
+def stack_pictures(
+    pictures: Sequence[Sequence[UInt8[np.ndarray, "Y X 3"]]], *, room: int | None
+) -> UInt8[np.ndarray, "P Y X 3"] | UInt8[np.ndarray, "P K Y X 3"]:
+    """The pictures of P prompts as one array.
+
+    Args:
+      pictures: of each prompt, from `judge_pixels`; at least one.
+      room: K, for how many of a prompt; zeros fill it up. None: each has one, and there is no axis for more.
+    """
+    if room is None:
+        return np.stack([picture for (picture,) in pictures])
+    stacked = np.zeros((len(pictures), room, *pictures[0][0].shape), np.uint8)
+    for row, own in zip(stacked, pictures, strict=True):
+        row[: len(own)] = own
+    return stacked
+
+
 def clean_text(text: str) -> str:
     """Mends broken Unicode, resolves HTML entities (also doubled ones) and collapses white space."""
     return " ".join(_resolve_entities(_resolve_entities(ftfy.fix_text(limit_marks(text)))).split())
@@ -159,23 +176,25 @@ class StatementTokenizer:
 
 
 def prepare_judge_batch(
-    pixels: UInt8[np.ndarray, "P Y X 3"],
+    pixels: UInt8[np.ndarray, "P Y X 3"] | UInt8[np.ndarray, "P K Y X 3"],
     statements: Sequence[Sequence[str | None]],
     anchors: Sequence[str],
     tokenizer: StatementTokenizer,
     *,
     max_statement_tokens: int,
     questions: Sequence[str] | None = None,
+    picture_counts: Sequence[int] | None = None,
 ) -> JudgeInputs:
     """Tokenises the statements of P groups and lays them out for the judge, see `pack_statements`.
 
     Args:
-      pixels: from `judge_pixels`.
+      pixels: from `stack_pictures`.
       statements: G per prompt; None where a completion has no answer.
       anchors: one per prompt, the statement of the dataset's answer.
       tokenizer: of the judge.
       max_statement_tokens: T; longer statements are cut.
       questions: one per prompt; needed by the `centered` mode and only by it.
+      picture_counts: one per prompt, how many of K pictures there are; None: `pixels` has no axis K.
 
     Raises:
       ValueError: the numbers of images, groups, anchors and questions differ, or the groups differ in size.
@@ -191,17 +210,19 @@ def prepare_judge_batch(
         max_statement_tokens=max_statement_tokens,
         pad_token_id=tokenizer.pad_token_id,
         questions=None if questions is None else [encode(text) for text in questions],
+        picture_counts=picture_counts,
     )
 
 
 def pack_statements(
-    pixels: UInt8[np.ndarray, "P Y X 3"],
+    pixels: UInt8[np.ndarray, "P Y X 3"] | UInt8[np.ndarray, "P K Y X 3"],
     statements: Sequence[Sequence[tuple[int, ...] | None]],
     anchors: Sequence[tuple[int, ...]],
     *,
     max_statement_tokens: int,
     pad_token_id: int,
     questions: Sequence[tuple[int, ...]] | None = None,
+    picture_counts: Sequence[int] | None = None,
 ) -> JudgeInputs:
     """Lays out tokenised statements of P groups, each distinct one of a prompt once.
 
@@ -210,12 +231,13 @@ def pack_statements(
     distinct statements follow in order of appearance; two are the same when their ids are. The rest is padding.
 
     Args:
-      pixels: from `judge_pixels`.
+      pixels: from `stack_pictures`.
       statements: ids of G statements per prompt, each from `StatementTokenizer`; None where there is none.
       anchors: one per prompt.
       max_statement_tokens: T.
       pad_token_id: fills the rest.
       questions: one per prompt; needed by the `centered` mode and only by it.
+      picture_counts: one per prompt, how many of K pictures there are; None: `pixels` has no axis K.
 
     Raises:
       ValueError: the numbers of images, groups, anchors and questions differ, or the groups differ in size.
@@ -251,4 +273,5 @@ def pack_statements(
         statement_count=counts,
         statement_index=index,
         has_statement=has_statement.reshape(prompts, group),
+        picture_count=None if picture_counts is None else np.asarray(picture_counts, np.int32),
     )

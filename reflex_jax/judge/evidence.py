@@ -9,6 +9,13 @@ completions that share it.
 A completion without a statement has no evidence: its similarities and IoU are 0, its maps and masks empty, and
 `is_degenerate` is true.
 
+Of K pictures of a prompt (`judge.picture=mean`) each is looked at by itself, one after another, and findings are means over
+them. The similarity of image and statement is the mean of the pictures' cosines: it stays on the scale that thresholds are
+chosen on, where the cosine with a mean direction would grow as pictures have less in common. The agreement of two statements
+is the mean of the pictures' IoUs, each of masks that are cut by the picture's own quantile; a picture whose map cannot be cut
+agrees with nothing, 0, and only where that is so of all pictures is a completion `is_degenerate`. Which of its pictures a
+statement is about is not asked.
+
 The `centered` mode (not in the paper) replaces each statement embedding u by the unit vector along u - u0, where u0 is
 the question-only statement, in the similarities too: statements of one question share their template, and the template
 alone makes them similar.
@@ -19,19 +26,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from PIL import Image
 
 from reflex_jax.checkpoints.open_clip import load_judge_params
 from reflex_jax.checkpoints.paths import resolve_checkpoint
-from reflex_jax.judge.batch import StatementTokenizer, judge_pixels, prepare_judge_batch
+from reflex_jax.judge.batch import StatementTokenizer, judge_pixels, prepare_judge_batch, stack_pictures
 from reflex_jax.judge.saliency import image_evidence, unit
 from reflex_jax.models.biomedclip import BiomedClipConfig, encode_text, normalise_pixels, read_judge_config
 from reflex_jax.records import Evidence, JudgeInputs
@@ -94,7 +100,7 @@ def load_judge(path: str | Path, dtype: str = "float32", mesh: Mesh | None = Non
 
 def judge_evidence(
     judge: Judge,
-    images: Sequence[Image.Image],
+    images: Sequence[Image.Image | Sequence[Image.Image]],
     statements: Sequence[Sequence[str | None]],
     anchors: Sequence[str],
     saliency: str = "attention_gradient",
@@ -110,7 +116,7 @@ def judge_evidence(
 
     Args:
       judge: from `load_judge`.
-      images: P pictures.
+      images: P pictures; or several of each prompt, over which findings are means.
       statements: G for each picture; None for an answer that is missing.
       anchors: the statement of the true answer, one for each picture.
       saliency: attention_gradient, gradient_activation or gradcam.
@@ -121,13 +127,19 @@ def judge_evidence(
       max_statement_tokens: longer statements are cut.
       questions: question-only statements, one for each picture; given, the evidence is `centered`.
     """
+    rows = [[image] if isinstance(image, Image.Image) else image for image in images]
+    is_one = all(isinstance(image, Image.Image) for image in images)
     inputs = prepare_judge_batch(
-        np.stack([judge_pixels(image, judge.config, resize) for image in images]),
+        stack_pictures(
+            [[judge_pixels(image, judge.config, resize) for image in row] for row in rows],
+            room=None if is_one else max(map(len, rows)),
+        ),
         statements,
         anchors,
         judge.tokenizer,
         max_statement_tokens=max_statement_tokens,
         questions=questions,
+        picture_counts=None if is_one else [len(row) for row in rows],
     )
     settings = EvidenceSettings(
         saliency=saliency, saliency_block=saliency_block, quantile=quantile, tie_rule=tie_rule,
@@ -151,7 +163,8 @@ def gather_evidence(
     """
     prompts, group = inputs.statement_index.shape
     chex.assert_shape(inputs.statements, (prompts, group + (2 if settings.centered else 1), None))
-    chex.assert_shape(inputs.pixels, (prompts, shape.vision.image_size, shape.vision.image_size, 3))
+    has_one, side = inputs.picture_count is None, shape.vision.image_size
+    chex.assert_shape(inputs.pixels, (prompts, *(() if has_one else (None,)), side, side, 3))
     params = jax.lax.stop_gradient(params)
     embeddings = encode_statements(params, inputs, shape)
     if settings.centered:
@@ -159,35 +172,89 @@ def gather_evidence(
         # The question's own words leave rounding noise, which would become a direction if stretched to length 1.
         says_more = jnp.linalg.norm(difference, axis=-1, keepdims=True) > 1e-5
         embeddings = jnp.where(says_more, unit(difference), 0.0)
-    pixels = normalise_pixels(inputs.pixels, shape)
-    images, maps = image_evidence(
-        params, pixels, embeddings, shape, method=settings.saliency, block=settings.saliency_block
-    )
+    is_picture, images, maps = _look_at_pictures(params, inputs, embeddings, shape, settings)
     masks = quantile_mask(maps, quantile=settings.quantile, tie_rule=cast(TieRule, settings.tie_rule))
-    degenerate = is_degenerate(masks)
+    masks &= is_picture[:, None, :, None, None]
+    anchors, degenerate = masks[:, :1], is_degenerate(masks)
 
     def of_completions(per_statement: Array) -> Array:
         index = inputs.statement_index.reshape(prompts, group, *(1,) * (per_statement.ndim - 2))
         has = inputs.has_statement.reshape(index.shape)
         return jnp.where(has, jnp.take_along_axis(per_statement, index, axis=1), jnp.zeros((), per_statement.dtype))
 
+    def mean(of_pictures: Array) -> Array:
+        """[P, S, K] -> [P, S]; of one picture its own number, to the bit."""
+        count = is_picture.sum(-1, dtype=jnp.float32)[:, None]
+        return jnp.where(is_picture[:, None], of_pictures, 0.0).sum(-1) / count
+
+    def of_maps(maps: Array) -> Array:
+        return maps[:, :, 0] if has_one else maps
+
     text_text = jnp.einsum("psd,pd->ps", embeddings, embeddings[:, 0], precision="highest")
-    image_text = jnp.einsum("psd,pd->ps", embeddings, images, precision="highest")
+    image = mean(images.swapaxes(1, 2))
+    image_text = jnp.einsum("psd,pd->ps", embeddings, image, precision="highest")
     return Evidence(
-        image_embeddings=images,
+        image_embeddings=image,
         statement_embeddings=of_completions(embeddings),
         anchor_embeddings=embeddings[:, 0],
-        saliency=of_completions(maps),
-        anchor_saliency=maps[:, 0],
-        masks=of_completions(masks),
-        anchor_masks=masks[:, 0],
-        iou=of_completions(intersection_over_union(masks, masks[:, :1])),
-        chance_corrected_iou=of_completions(chance_corrected_iou(masks, masks[:, :1])),
+        saliency=of_completions(of_maps(maps)),
+        anchor_saliency=of_maps(maps)[:, 0],
+        masks=of_completions(of_maps(masks)),
+        anchor_masks=of_maps(masks)[:, 0],
+        iou=of_completions(mean(intersection_over_union(masks, anchors))),
+        chance_corrected_iou=of_completions(mean(chance_corrected_iou(masks, anchors))),
         text_text_similarity=of_completions(text_text),
         image_text_similarity=of_completions(image_text),
         has_statement=inputs.has_statement,
-        is_degenerate=of_completions(degenerate | degenerate[:, :1]) | ~inputs.has_statement,
-        tied_fraction=of_completions(tied_fraction(maps, quantile=settings.quantile)),
+        is_degenerate=of_completions(jnp.all(degenerate | degenerate[:, :1], axis=-1)) | ~inputs.has_statement,
+        tied_fraction=of_completions(mean(tied_fraction(maps, quantile=settings.quantile))),
+    )
+
+
+def _look_at_pictures(
+    params: Params,
+    inputs: JudgeInputs,
+    directions: Float[Array, "P S E"],
+    shape: BiomedClipConfig,
+    settings: EvidenceSettings,
+) -> tuple[Bool[Array, "P K"], Float[Array, "P K E"], Float[Array, "P S K h w"]]:
+    """Which pictures there are, their unit embeddings and their maps; 0 where there is none.
+
+    One picture of every prompt after another, as far as the prompt with most needs: it takes the memory of one.
+    """
+    pictures = inputs.pixels if inputs.picture_count is not None else inputs.pixels[:, None]
+    most = pictures.shape[1]
+
+    def look(k: Array | int) -> tuple[Array, Array]:
+        pixels = normalise_pixels(jax.lax.dynamic_index_in_dim(pictures, k, axis=1, keepdims=False), shape)
+        return image_evidence(
+            params, pixels, directions, shape, method=settings.saliency, block=settings.saliency_block
+        )
+
+    if most == 1 or inputs.picture_count is None:
+        images, maps = look(0)
+        return jnp.ones((len(pictures), 1), bool), images[:, None], maps[:, :, None]
+    used = jnp.max(inputs.picture_count)
+
+    def proceeds(carry: tuple[Array, Any]) -> Array:
+        # as in `_encode_columns`: the first comparison says how long the loop can be
+        return (carry[0] < most) & (carry[0] < used)
+
+    def look_at_next(carry: tuple[Array, Any]) -> tuple[Array, Any]:
+        k, found = carry
+        put = [
+            jax.lax.dynamic_update_index_in_dim(all_, one, k, axis=0) for all_, one in zip(found, look(k), strict=True)
+        ]
+        return k + 1, put
+
+    empty = [jnp.zeros((most, *one.shape), one.dtype) for one in jax.eval_shape(look, 0)]
+    _, (images, maps) = jax.lax.while_loop(proceeds, look_at_next, (jnp.int32(0), empty))
+    is_picture = jnp.arange(most) < inputs.picture_count[:, None]
+    images, maps = jnp.moveaxis(images, 0, 1), jnp.moveaxis(maps, 0, 2)
+    return (
+        is_picture,
+        jnp.where(is_picture[..., None], images, 0.0),
+        jnp.where(is_picture[:, None, :, None, None], maps, 0.0),
     )
 
 

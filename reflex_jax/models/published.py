@@ -132,6 +132,23 @@ JUDGES = {
 }  # fmt: skip
 
 
+def _bert(**sizes: Any) -> BertConfig:
+    """One of BERT's sizes with its own vocabulary; what differs is named."""
+    return BertConfig(vocabulary=30522, positions=512, types=2, pad_token_id=0, context_length=512, **sizes)
+
+
+_BASE = _bert(width=768, depth=12, heads=12, hidden=3072)
+_LARGE = _bert(width=1024, depth=24, heads=16, hidden=4096)
+ENCODERS = {
+    "BiomedNLP-BiomedBERT-base-uncased-abstract-fulltext": _BASE,
+    "MedEmbed-base-v0.1": _BASE,
+    "MedEmbed-large-v0.1": _LARGE,
+    "PubMedBERT": _BASE,
+    "bert-base-uncased": _BASE,
+    "bert-large-uncased": _LARGE,
+}
+
+
 def published_policy(path: str | Path) -> QwenVLConfig | None:
     """Sizes of the policy whose directory bears a published name, None for any other."""
     return POLICIES.get(Path(path).name)
@@ -140,3 +157,8 @@ def published_policy(path: str | Path) -> QwenVLConfig | None:
 def published_judge(path: str | Path) -> BiomedClipConfig | None:
     """Sizes of the judge whose directory bears a published name, None for any other."""
     return JUDGES.get(Path(path).name)
+
+
+def published_encoder(path: str | Path) -> BertConfig | None:
+    """Sizes of the text encoder whose directory bears a published name, None for any other."""
+    return ENCODERS.get(Path(path).name)

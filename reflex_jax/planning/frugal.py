@@ -16,6 +16,21 @@ Setting = tuple[str, str]  # "section.key", value
 ROUNDED = ("optimizer.moments_dtype", "policy.master_dtype")  # make other numbers
 
 
+def sizes_at_once(prompts: int, ways: int) -> list[int]:
+    """How many of so many prompts can be worked on at one time, ascending; the last is all of them.
+
+    Args:
+      prompts: of a minibatch, for `memory.microbatch_prompts`; of a step, for `memory.rollout_prompts`.
+      ways: devices that share the prompts, each the same number.
+    """
+    return [size for size in range(ways, prompts + 1, ways) if prompts % size == 0]
+
+
+def fewer_at_once(now: int, prompts: int, ways: int) -> list[int]:
+    """What of `sizes_at_once` is less than now (0: all of them), descending."""
+    return [size for size in reversed(sizes_at_once(prompts, ways)) if size < (now or prompts)]
+
+
 def with_settings(config: Config, *settings: tuple[str, Any]) -> Config:
     """The configuration with other values of some settings, by "section.key"."""
     for name, value in settings:

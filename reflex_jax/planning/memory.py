@@ -8,6 +8,7 @@ and 81 to 91 % of the update; programs for a CPU of small models, 65 to 98 % of 
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -67,6 +68,8 @@ def estimate_memory(run: AbstractRun) -> MemoryEstimate:
         "fixed parameters": bytes_on_device(run.frozen.fixed),
         "reference": bytes_on_device(run.frozen.reference),
         "judge": bytes_on_device(run.frozen.judge),
+        # of the first device of a process, which has to hold them beside its part of everything else
+        "text encoders": sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(run.encoders)),
     }
     phases = {f"update: {part}": terms for part, terms in (_update(shapes) | _optimise(shapes)).items()}
     if not run.is_supervised:

@@ -6,7 +6,7 @@ import itertools
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,7 +15,15 @@ import jax
 
 from reflex_jax.config import Config, ConfigError, MeshConfig
 from reflex_jax.planning.chips import GIB, Chip
-from reflex_jax.planning.frugal import ROUNDED, rounded_settings, setting, waiting_settings, with_settings
+from reflex_jax.planning.frugal import (
+    ROUNDED,
+    fewer_at_once,
+    rounded_settings,
+    setting,
+    sizes_at_once,
+    waiting_settings,
+    with_settings,
+)
 from reflex_jax.planning.hlo_costs import Costs, count_costs, largest_arrays
 from reflex_jax.planning.memory import COMPILERS_SHARE, MemoryEstimate, estimate_memory
 from reflex_jax.planning.topology import Topology, find_topology
@@ -29,8 +37,8 @@ UPDATE = "update"
 _COMPILER_OPTIONS = {"exec_time_optimization_effort": -1.0}
 _MOST_CANDIDATES = 2  # compiled in search of a remedy; each takes minutes
 _TRIED = (
-    "mesh.data", "mesh.fsdp", "mesh.tensor", "memory.remat", "memory.rollout_weights", "memory.microbatch_prompts",
-    "memory.offload", *ROUNDED,
+    "mesh.data", "mesh.fsdp", "mesh.tensor", "memory.remat", "memory.rollout_prompts", "memory.rollout_weights",
+    "memory.microbatch_prompts", "memory.offload", *ROUNDED,
 )  # fmt: skip
 
 
@@ -155,9 +163,9 @@ def find_remedy(config: Config, plan: Plan) -> Remedy | None:
     """Looks for settings with which the run fits: first on this machine, then on the next larger ones of its kind.
 
     What is tried changes how a step is computed, not what: the smallest microbatch, recomputed activations, more devices
-    for one prompt, weights that stay cut while sampling, a state that waits on the host; and then, before a larger machine,
-    a state in bfloat16 (`frugal.py`). The estimate picks the candidates, the compiler has the word; it is asked twice at
-    most.
+    for one prompt, fewer prompts sampled at one time, weights that stay cut while sampling, a state that waits on the host; and
+    then, before a larger machine, a state in bfloat16 (`frugal.py`). The estimate picks the candidates, the compiler has the
+    word; it is asked twice at most.
     """
     asked = 0
     for topology in itertools.chain([plan.topology], map(find_topology, plan.topology.larger())):
@@ -173,15 +181,16 @@ def find_remedy(config: Config, plan: Plan) -> Remedy | None:
     return None
 
 
-def _frugal_settings(config: Config, topology: Topology) -> list[Config]:
+def _frugal_settings(config: Config, topology: Topology) -> Iterator[Config]:
     """How the step is computed with the least memory, cut over few devices for a prompt and over twice as many.
 
-    Weights stay cut while sampling only where whole ones have no room: every token would gather them.
+    Each samples with as many prompts at one time as have room; weights stay cut then only where whole ones have none, since
+    every token would gather them.
     """
     try:
         config, _ = adapt(config, topology)
     except ConfigError:
-        return []  # no mesh of so many devices divides the batch
+        return  # no mesh of so many devices divides the batch
     shape = make_mesh(config.mesh, topology.devices).shape
     mesh = MeshConfig(data=1, fsdp=shape["data"] * shape["fsdp"], tensor=shape["tensor"])  # one copy of the weights
     config = replace(
@@ -192,26 +201,43 @@ def _frugal_settings(config: Config, topology: Topology) -> list[Config]:
     if mesh.fsdp % 2 == 0 and heads % (2 * mesh.tensor) == 0:
         settings.append(replace(config, mesh=replace(mesh, fsdp=mesh.fsdp // 2, tensor=2 * mesh.tensor)))
     settings = [_with_microbatch(c, _microbatches(c, make_mesh(c.mesh, topology.devices))[0]) for c in settings]
-    whole = [c for c in settings if _samples_whole(c, topology)]
-    settings = whole + [with_settings(c, ("memory.rollout_weights", "sharded")) for c in settings if c not in whole]
     waiting = [(setting,) for setting in waiting_settings(config, topology.devices[0].platform)]
     rounded = rounded_settings(config)
     narrow = [tuple(rounded[: count + 1]) for count in range(len(rounded))]
     narrow += [(*rounded, *wait) for wait in waiting] if rounded else []
-    return settings + [with_settings(c, *further) for further in waiting + narrow for c in settings]
+    for further in [(), *waiting, *narrow]:
+        updated = [c for c in (with_settings(c, *further) for c in settings) if _may_update(c, topology)]
+        with_room = [_with_room_to_sample(c, topology) for c in updated]
+        yield from sorted(with_room, key=lambda c: c.memory.rollout_weights == "sharded")  # the others are faster
 
 
-def _samples_whole(config: Config, topology: Topology) -> bool:
-    """Whether weights that are whole over `fsdp` have room, with what the compiler usually takes beyond the estimate."""
-    needed = estimate_memory(_run_on(config, topology)).of("generate")[1]
-    return COMPILERS_SHARE["generate"] * needed <= topology.chip.memory_bytes
+def _with_room_to_sample(config: Config, topology: Topology) -> Config:
+    """As many prompts sampled at one time as have room, with whole weights before weights that stay cut over `fsdp`."""
+    for weights in dict.fromkeys((config.memory.rollout_weights, "sharded")):
+        config = with_settings(config, ("memory.rollout_weights", weights))
+        run = _run_on(config, topology)
+        shape = run.shapes.mesh.shape
+        fewer = fewer_at_once(
+            config.memory.rollout_prompts, config.grpo.prompts_per_step, shape["data"] * shape["fsdp"]
+        )
+        for prompts in (config.memory.rollout_prompts, *fewer):
+            candidate = with_settings(config, ("memory.rollout_prompts", prompts))
+            # with what the compiler usually takes beyond the estimate
+            needed = COMPILERS_SHARE["generate"] * estimate_memory(replace(run, config=candidate)).of("generate")[1]
+            if needed <= topology.chip.memory_bytes:
+                return candidate
+    return config
+
+
+def _may_update(config: Config, topology: Topology) -> bool:
+    """Whether the update may have room: by the estimate, with what the compiler usually takes beyond it."""
+    needed = COMPILERS_SHARE["update"] * estimate_memory(_run_on(config, topology)).of("update")[1]
+    return needed <= topology.chip.memory_bytes
 
 
 def _may_fit(config: Config, topology: Topology) -> bool:
-    """Whether a step is worth compiling: by the estimate, of the update with what the compiler usually takes beyond it."""
-    estimate = estimate_memory(_run_on(config, topology))
-    needed = max(COMPILERS_SHARE["update"] * estimate.of("update")[1], estimate.of()[1])
-    return needed <= topology.chip.memory_bytes
+    """Whether a step whose update may have room is worth compiling, by the estimate."""
+    return estimate_memory(_run_on(config, topology)).of()[1] <= topology.chip.memory_bytes
 
 
 def adapt(config: Config, topology: Topology) -> tuple[Config, tuple[str, ...]]:
@@ -251,9 +277,7 @@ def _mesh_of(config: Config, devices: int, prompts: int) -> MeshConfig:
 
 def _microbatches(config: Config, mesh: Any) -> list[int]:
     """Microbatches that divide a minibatch and give every data-parallel device the same, ascending; the last is all."""
-    prompts = config.grpo.minibatch_prompts
-    ways = mesh.shape["data"] * mesh.shape["fsdp"]
-    return [size for size in range(ways, prompts + 1, ways) if prompts % size == 0]
+    return sizes_at_once(config.grpo.minibatch_prompts, mesh.shape["data"] * mesh.shape["fsdp"])
 
 
 def _with_microbatch(config: Config, size: int) -> Config:

@@ -6,6 +6,7 @@ from reflex_jax.planning.device_memory import GIB
 from reflex_jax.planning.frugal import said_of
 from reflex_jax.planning.hlo_costs import COLLECTIVES
 from reflex_jax.planning.plan import Plan, Remedy
+from reflex_jax.planning.text_work import text_work
 
 
 def describe_plan(plan: Plan) -> str:
@@ -94,6 +95,11 @@ def _work_table(plan: Plan) -> list[str]:
         cells = "".join(f"{_short(number):>{w}s}" for number, w in zip(numbers, widths, strict=True))
         rows.append(f"{f.name:16s}{cells}  {bound}")
     rows.append(f"a step takes at least {whole:.3g} s at the chip's peaks, with every completion at its longest")
+    for work in text_work(plan.config, len({device.process_index for device in plan.topology.devices})):
+        rows.append(
+            f"beside it, on the first device of each process, at most: {work.texts} texts of {work.tokens} tokens through the "
+            f"encoder {work.encoder}: {_short(work.flops / 1e12)} TFLOP, {_short(work.flops / chip.flops)} s"
+        )
     unknown = [f"{f.name}: {loop}" for f in plan.functions for loop in f.known_costs.unknown_loops]
     if unknown:
         rows.append(f"loops whose length the program does not say are counted once: {'; '.join(unknown)}")

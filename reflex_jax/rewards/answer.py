@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 from reflex_jax.rewards.answer_measures import bleu1, rouge1
 from reflex_jax.rewards.answered import Answered
-from reflex_jax.rewards.validity import is_valid_answer
 from reflex_jax.text.answers import resolve_answer
 from reflex_jax.text.contrasts import disagree
 from reflex_jax.text.normalise import LONGEST_ANSWER, has_visible_character
@@ -29,7 +28,6 @@ def answer_score(
     *,
     parts: dict[str, float] = OPEN_ANSWER_PARTS,
     contrasts: bool = True,
-    valid_only: bool = False,
 ) -> float:
     """The component `answer`.
 
@@ -37,10 +35,7 @@ def answer_score(
       answered: one answer; the best of what its truth and its accepted answers pay counts.
       parts: weights of the measures of an open answer.
       contrasts: an open answer that disagrees with the truth in a contrast is paid nothing.
-      valid_only: answers that `validity.is_valid_answer` refuses are paid nothing.
     """
-    if valid_only and not is_valid_answer(answered.answer):
-        return 0.0
     return answer_reward(
         answered.answer, answered.truth, answer_type=answered.answer_type, options=answered.options, parts=parts,
         question=answered.question, accepted=answered.accepted, contrasts=contrasts,
@@ -127,7 +122,7 @@ def _is_echo(answer: str, question: ReadQuestion) -> bool:
     return bool(asked) and asked[0] in AUXILIARIES and words_of(answer) == asked
 
 
-def check_options(*, parts: Mapping[str, float], contrasts: bool = True, valid_only: bool = False) -> None:
+def check_options(*, parts: Mapping[str, float], contrasts: bool = True) -> None:
     """Refuses weights that no mean can be made of.
 
     Raises:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from reflex_jax.rewards.answer import closed_answer_reward
 from reflex_jax.rewards.answered import Answered, Result
 from reflex_jax.rewards.text_encoder import JUDGE, Pair, TextEncoders, layer_problems, refuse
-from reflex_jax.rewards.validity import is_valid_answer
 from reflex_jax.text.normalise import LONGEST_ANSWER
 
 _CLOSED = ("exact", "bertscore")
@@ -24,7 +23,6 @@ def bertscore_scores(
     encoder: str = JUDGE,
     layer: int | None = None,
     closed: str = "exact",
-    valid_only: bool = False,
 ) -> list[Result]:
     """The component `bertscore`: F1 of an open answer, 1 or 0 for a closed one.
 
@@ -38,13 +36,12 @@ def bertscore_scores(
       layer: whose hidden states are compared; None: the last.
       closed: `exact`: closed questions are paid by `closed_answer_reward`, since "no" is close to "yes"; `bertscore`: as open
         ones.
-      valid_only: answers that `is_valid_answer` refuses are 0.
     """
     scores: list[Result] = [0.0] * len(rows)
     pairs: list[Pair] = []
     owners: list[int] = []
     for index, row in enumerate(rows):
-        if row.answer is None or (valid_only and not is_valid_answer(row.answer)):
+        if row.answer is None:
             continue
         truths = (row.truth, *row.accepted)
         if row.answer_type == "closed" and closed == "exact":
@@ -59,7 +56,7 @@ def bertscore_scores(
     return [found.get(index, score) for index, score in enumerate(scores)]
 
 
-def check_bertscore(*, encoder: str, layer: int | None, closed: str, valid_only: bool) -> None:
+def check_bertscore(*, encoder: str, layer: int | None, closed: str) -> None:
     """Refuses a layer that no encoder has, and an unknown way to score closed questions.
 
     Raises:

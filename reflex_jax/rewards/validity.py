@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from reflex_jax.text.completion import without_full_stops
+
 _MARKS = ("__", ":", "?")
 
 
 def is_valid_answer(answer: str | None) -> bool:
-    """Whether an answer has more than one character and holds none of `__`, `:` and `?`.
+    """Whether an answer, full stops around it aside, has more than one character and holds none of `__`, `:` and `?`.
 
     A bare letter of a list of options is none by this rule.
     """
-    return answer is not None and len(answer) > 1 and not any(mark in answer for mark in _MARKS)
+    text = without_full_stops(answer or "")
+    return len(text) > 1 and not any(mark in text for mark in _MARKS)

@@ -21,6 +21,7 @@ from reflex_jax.rewards.answer_metrics import ANSWER_METRICS
 from reflex_jax.rewards.components import is_of_device
 from reflex_jax.sharding import AnyMesh, batch_sharding, replicated
 from reflex_jax.step.bridge import JUDGE_METRICS
+from reflex_jax.step.encoders import abstract_encoders
 from reflex_jax.step.imitate import SftBatch
 from reflex_jax.step.offload import is_on_host, state_shardings
 from reflex_jax.step.program import Program, build_program
@@ -44,6 +45,7 @@ class AbstractRun:
     weights: Params  # the policy as sampling reads it
     batch: TrainBatch | SftBatch  # of GRPO or of the supervised phase
     draws: Draws
+    encoders: dict[str, Params]  # of texts, for rewards; on the first device of each process
 
     @property
     def is_supervised(self) -> bool:
@@ -133,6 +135,7 @@ def abstract_run(
             key=jax.ShapeDtypeStruct(key.shape, key.dtype),  # wherever the host made it
             prompt_ids=batched((), jnp.int32),
         ),
+        encoders={} if supervised else abstract_encoders(config, with_judge=shapes.judge is not None),
     )
 
 
@@ -228,7 +231,7 @@ def _abstract_batch(config: Config, shapes: Shapes, sizes: PromptSizes) -> Train
             log_probs=batched((group, steps), jnp.float32),
             mask=batched((group, steps), jnp.bool_),
         ),
-        judge=None if shapes.judge is None else _abstract_statements(config, shapes.judge, batched),
+        judge=None if shapes.judge is None else _abstract_statements(config, shapes.judge, sizes, batched),
         scores=HostScores(
             components={name: batched((group,), jnp.float32) for name in of_host},
             applies={name: batched((group,), jnp.bool_) for name in of_host},
@@ -243,13 +246,17 @@ def _abstract_batch(config: Config, shapes: Shapes, sizes: PromptSizes) -> Train
     )
 
 
-def _abstract_statements(config: Config, judge: BiomedClipConfig, batched: Callable[..., Any]) -> JudgeInputs:
+def _abstract_statements(
+    config: Config, judge: BiomedClipConfig, sizes: PromptSizes, batched: Callable[..., Any]
+) -> JudgeInputs:
     group, side = config.grpo.group_size, judge.vision.image_size
     statements = group + 1 + config.judge.centered  # all different, the anchor, the question-only one
+    sees_all = config.judge.sees_all_pictures
     return JudgeInputs(
-        pixels=batched((side, side, 3), jnp.uint8),
+        pixels=batched((*((sizes.judged,) if sees_all else ()), side, side, 3), jnp.uint8),
         statements=batched((statements, config.judge.max_statement_tokens), jnp.int32),
         statement_count=batched((), jnp.int32),
         statement_index=batched((group,), jnp.int32),
         has_statement=batched((group,), jnp.bool_),
+        picture_count=batched((), jnp.int32) if sees_all else None,
     )

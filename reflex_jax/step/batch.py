@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from PIL import Image
 from reflex_jax.config import Config, ConfigError, JudgeConfig
 from reflex_jax.data.examples import Example, list_offenders
 from reflex_jax.data.prompts import TOKEN_MULTIPLE, EncodedPrompt, Processor, PromptSizes
-from reflex_jax.judge.batch import judge_pixels
+from reflex_jax.judge.batch import judge_pixels, stack_pictures
 from reflex_jax.judge.evidence import Judge
 from reflex_jax.records import PromptInputs
 from reflex_jax.sharding import BatchRows
@@ -32,7 +33,8 @@ class HostBatch:
 
     examples: Sequence[Example]
     prompts: PromptInputs
-    judge_pixels: UInt8[np.ndarray, "p H W 3"] | None  # None: nothing asks the judge
+    # None: nothing asks the judge; with an axis K where it looks at all pictures of a question
+    judge_pixels: UInt8[np.ndarray, "p H W 3"] | UInt8[np.ndarray, "p K H W 3"] | None
 
 
 class BatchBuilder:
@@ -52,12 +54,13 @@ class BatchBuilder:
           models: of the run.
           sizes: of its prompts, which the largest rung holds.
           rows: of a batch.
-          judge: which picture of a question the judge looks at, and how it is resized.
+          judge: which pictures of a question the judge looks at, and how they are resized.
           rungs: how many sizes there are at most; 1: `sizes` alone.
           blank_image: see above.
         """
         self._processor, self._judge, self._rungs = models.processor, models.judge, prompt_rungs(sizes, rungs)
         self.rows, self._blank_image, self._looks = rows, blank_image, judge
+        self._room = sizes.judged if judge.sees_all_pictures else None
 
     def sizes_of(self, examples: Sequence[Example]) -> PromptSizes:
         """The rung of a batch: by all P questions, those of other processes too, so that all run the same program."""
@@ -80,24 +83,22 @@ class BatchBuilder:
             prompt_tokens=sizes.prompt_tokens,
             windows=sizes.windows,
         )
-        pixels = [seen for _, seen in prepared if seen is not None]
-        return HostBatch(examples, prompts, np.stack(pixels) if pixels else None)
+        pixels = [seen for _, seen in prepared if seen]
+        return HostBatch(examples, prompts, stack_pictures(pixels, room=self._room) if pixels else None)
 
-    def _prepare(self, example: Example) -> tuple[EncodedPrompt, UInt8[np.ndarray, "H W 3"] | None]:
-        """A question as the policy reads it, and the picture that the judge looks at."""
+    def _prepare(self, example: Example) -> tuple[EncodedPrompt, list[UInt8[np.ndarray, "H W 3"]]]:
+        """A question as the policy reads it, and the pictures that the judge looks at."""
         images = example.load_images()
         seen = [Image.new("RGB", i.size, _GREY) for i in images] if self._blank_image else images
-        judged = None if self._judge is None else judged_picture(images, self._judge, self._looks)
+        judged = [] if self._judge is None else judged_pictures(images, self._judge, self._looks)
         return self._processor.encode(seen, example.question, example_id=example.id), judged
 
 
-def judged_picture(images: Sequence[Image.Image], judge: Judge, looks: JudgeConfig) -> UInt8[np.ndarray, "H W 3"]:
-    """What the judge looks at of the pictures of a question: that of `judge.picture`, at its size.
-
-    Of fewer pictures than that it is the last, or counted from behind the first.
-    """
-    number = max(-len(images), min(looks.picture, len(images) - 1))
-    return judge_pixels(images[number], judge.config, resize=looks.resize)
+def judged_pictures(
+    images: Sequence[Image.Image], judge: Judge, looks: JudgeConfig
+) -> list[UInt8[np.ndarray, "H W 3"]]:
+    """What the judge looks at of the pictures of a question: those of `judge.picture`, at its size."""
+    return [judge_pixels(image, judge.config, resize=looks.resize) for image in images[looks.looks_at(len(images))]]
 
 
 def prompt_rungs(largest: PromptSizes, count: int) -> tuple[PromptSizes, ...]:
@@ -108,7 +109,11 @@ def prompt_rungs(largest: PromptSizes, count: int) -> tuple[PromptSizes, ...]:
     """
     tokens, windows = largest.prompt_tokens, largest.windows
     lengths = ladder(tokens, count=count, multiple=TOKEN_MULTIPLE)
-    return (*(PromptSizes(length, -(-windows * length // tokens)) for length in lengths[:-1]), largest)
+    smaller = [
+        dataclasses.replace(largest, prompt_tokens=length, windows=-(-windows * length // tokens))
+        for length in lengths[:-1]
+    ]
+    return (*smaller, largest)
 
 
 def measure_prompts(
@@ -131,6 +136,9 @@ def measure_prompts(
             sizes = sizes.union(processor.measure(examples, max_prompt_tokens=config.data.max_prompt_tokens))
         except ConfigError as error:
             complaints.append(str(error))
+        if with_judge and config.judge.sees_all_pictures:
+            most = max((len(example.images) for example in examples), default=1)
+            sizes = sizes.union(dataclasses.replace(sizes, judged=max(1, most)))
     if complaints:
         raise ConfigError("\n".join(dict.fromkeys(complaints)))
     return sizes

@@ -98,7 +98,7 @@ class HostBridge:
         examples: Sequence[Example],
         tokens: Int[np.ndarray, "P G Lc"],
         mask: Bool[np.ndarray, "P G Lc"],
-        judge_pixels: UInt8[np.ndarray, "P H W 3"] | None,
+        judge_pixels: UInt8[np.ndarray, "P H W 3"] | UInt8[np.ndarray, "P K H W 3"] | None,
     ) -> BridgedRollout:
         """Scores the strings of P groups and prepares what the judge reads; without one, nobody looks at the pixels."""
         lengths = mask.sum(-1)
@@ -148,7 +148,7 @@ class HostBridge:
         examples: Sequence[Example],
         statements: list[list[str | None]],
         anchors: list[str],
-        judge_pixels: UInt8[np.ndarray, "P H W 3"] | None,
+        judge_pixels: UInt8[np.ndarray, "P H W 3"] | UInt8[np.ndarray, "P K H W 3"] | None,
     ) -> tuple[JudgeInputs, Float[np.ndarray, "P G"]]:
         """What the judge reads, and of which completions it reads a statement only in part."""
         tokenizer, limit, encode = self._statement_tokenizer, self._max_statement_tokens, self._encode
@@ -170,6 +170,8 @@ class HostBridge:
             max_statement_tokens=limit,
             pad_token_id=tokenizer.pad_token_id,
             questions=questions,
+            # an axis for several pictures: it looks at all that a question has
+            picture_counts=[len(example.images) for example in examples] if judge_pixels.ndim == 5 else None,
         )
         return packed, np.asarray(is_cut, np.float32)
 

@@ -17,7 +17,7 @@ import optax
 from jaxtyping import Bool, Float
 
 from reflex_jax.config import Config, GrpoConfig
-from reflex_jax.grpo.advantages import AdvantageRule, group_advantages
+from reflex_jax.grpo.advantages import AdvantageRule, group_advantages, token_advantages
 from reflex_jax.grpo.objective import (
     Aggregation,
     KlEstimator,
@@ -68,7 +68,7 @@ class UpdateInputs:
     rollout: Rollout
     mask: Bool[Leaf, "P G Lc"]
     rewards: Float[Leaf, "P G"]
-    advantages: Float[Leaf, "P G"]
+    advantages: Float[Leaf, "P G"] | Float[Leaf, "P G Lc"]  # of completions, or of their tokens
     is_valid: Bool[Leaf, "P G"]
 
 
@@ -115,39 +115,51 @@ def policy_update(
         seen = features if is_tower_fixed else _each(partial(look, initial), *parts)
         reference = _each(partial(read, initial), *parts, seen)
     is_one_update = grpo.minibatches == grpo.epochs == 1
-    has_penalty = grpo.kl_in == "reward" and grpo.kl_coefficient > 0 and reference is not None
+    has_penalty = grpo.kl_in != "loss" and grpo.kl_coefficient > 0 and reference is not None
     if has_penalty or not is_one_update:
         seen = features if is_tower_fixed else _each(partial(look, whole), *parts)
         old = _each(partial(read, whole), *parts, seen)
-    penalties: dict[str, Array] = {}
+    penalty: dict[str, Array] = {}
     if has_penalty:
-        penalised, penalties = _penalised(parts[0], cast(Array, old), cast(Array, reference), grpo)
-        parts = (penalised, layout)
+        kl = kl_values(
+            cast(Array, old), cast(Array, reference),
+            estimator=cast(KlEstimator, grpo.kl_estimator), clamp=grpo.kl_clamp,
+        )  # fmt: skip
+        costs = grpo.kl_coefficient * jnp.where(parts[0].mask, kl, 0.0)
+        parts, penalty = (_penalised(parts[0], costs, grpo), layout), {"kl_penalty": _mean_cost(parts[0], costs)}
+    elif grpo.kl_in == "token_reward":  # without a penalty too its advantages are standardised over tokens
+        parts = (_penalised(parts[0], jnp.zeros(parts[0].mask.shape, jnp.float32), grpo), layout)
     if is_one_update:  # the policy has not moved yet, so its ratios are exactly 1
         state, metrics = update(state, first_minibatch((*parts, features, reference, None)))
     else:
         state, metrics = _repeat_updates(update, state, (*parts, features, reference, old), grpo.epochs)
-    return state, metrics | penalties
+    return state, metrics | penalty
 
 
-def _penalised(
-    inputs: Any, old: Float[Array, "M p G Lc"], reference: Float[Array, "M p G Lc"], grpo: GrpoConfig
-) -> tuple[Any, dict[str, Array]]:
-    """`UpdateInputs` of all minibatches with the advantages of R - beta * (sum of the KL estimates of a completion's tokens).
+def _penalised(inputs: Any, costs: Float[Array, "M p G Lc"], grpo: GrpoConfig) -> Any:
+    """`UpdateInputs` of all minibatches with the advantages of rewards less what tokens cost, beta times their KL estimates.
 
-    RLOO (arXiv:2402.14740, Eq. 2) and REINFORCE++ pay for the distance to the reference this way. REINFORCE++ takes off a
-    token only what follows it; here it is the whole completion's, which has the same expected gradient before advantages are
-    divided and ratios clipped.
+    By `kl_in=reward` a completion pays for all of its tokens (RLOO, arXiv:2402.14740, Eq. 2), by `token_reward` each token for
+    what follows it (REINFORCE++). Before advantages are divided and ratios clipped both have the same expected gradient.
     """
-    kl = kl_values(old, reference, estimator=cast(KlEstimator, grpo.kl_estimator), clamp=grpo.kl_clamp)
-    penalties = grpo.kl_coefficient * jnp.where(inputs.mask, kl, 0.0).sum(-1)
-    rows = (inputs.rewards - penalties, inputs.is_valid)
-    rewards, is_valid = (x.reshape(-1, x.shape[-1]) for x in rows)
-    advantages, _ = group_advantages(rewards, is_valid, normalise=cast(AdvantageRule, grpo.advantage))
-    advantages = jax.lax.stop_gradient(advantages.reshape(penalties.shape))
+
+    def batch(x: Array) -> Array:  # baselines and spreads are of the whole batch, whatever is learned from at one time
+        return x.reshape(-1, *x.shape[2:])
+
+    if grpo.kl_in == "token_reward":
+        advantages = token_advantages(batch(inputs.rewards), batch(costs), batch(inputs.mask))
+    else:
+        rewards = batch(inputs.rewards - costs.sum(-1))
+        rule = cast(AdvantageRule, grpo.advantage)
+        advantages, _ = group_advantages(rewards, batch(inputs.is_valid), normalise=rule)
+    advantages = jax.lax.stop_gradient(advantages.reshape(*inputs.rewards.shape, *advantages.shape[2:]))
+    return tree_of(UpdateInputs, **{**vars(inputs), "advantages": advantages})
+
+
+def _mean_cost(inputs: Any, costs: Float[Array, "M p G Lc"]) -> Float[Array, ""]:
+    """Mean over the valid completions."""
     count = jnp.maximum(inputs.is_valid.sum(dtype=jnp.float32), 1.0)
-    mean = jnp.where(inputs.is_valid, penalties, 0.0).sum() / count
-    return tree_of(UpdateInputs, **{**vars(inputs), "advantages": advantages}), {"kl_penalty": mean}
+    return jnp.where(inputs.is_valid, costs.sum(-1), 0.0).sum() / count
 
 
 def _loss_of(part: UpdateInputs, reference: Array | None, old: Array | None, objective: Objective) -> LossOf:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,7 +13,6 @@ import jax
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from reflex_jax.chat.check import look_at_endpoint
 from reflex_jax.checkpoints.paths import resolve_checkpoint
 from reflex_jax.config import Config, ConfigError, user_path
 from reflex_jax.data.draws import Draws
@@ -47,9 +47,10 @@ from reflex_jax.step.encoders import encoder_directories
 from reflex_jax.step.models import Models, load_adapters, load_models, load_params, make_host_bridge
 from reflex_jax.step.offload import say_of_offload
 from reflex_jax.step.program import Program, build_program
-from reflex_jax.step.score import most_failed_rows, needs_endpoint
+from reflex_jax.step.score import most_failed_rows
 from reflex_jax.step.state import TrainState
 from reflex_jax.stops import PROCESS_LOST, RunStopped, StopRequest
+from reflex_jax.training.before_loading import refuse_missing, vain_settings
 from reflex_jax.training.faults import SkippedSteps, StepEnd
 from reflex_jax.training.metric_names import check_best_metric
 from reflex_jax.training.objectives import Grpo, Objective, Parts, Supervised
@@ -140,11 +141,10 @@ def run_objective(objective: Objective) -> TrainResult:
         mesh = make_mesh(config.mesh)
         objective.check_mesh(mesh)
     check_processes(config, mesh)
-    if objective.scores_answers and needs_endpoint(config):
-        with refused_together():
-            found = look_at_endpoint(config.endpoint)
-        if found and is_first():
-            print(found, flush=True)
+    with refused_together():
+        found = refuse_missing(objective)
+    if found and is_first():
+        print(found, flush=True)
     with ExitStack() as held:  # the run directory, which is this run's until the end
         run, state = _open_run(objective, mesh, held)
         new_steps = max(len(run.batches) - run.start, 0)
@@ -203,7 +203,7 @@ def _open_run(objective: Objective, mesh: Mesh, held: ExitStack) -> tuple[_Run, 
     if is_resumed:
         print(f"{directory}: continuing after step {start} of {len(batches)}", flush=True)
     if is_first():
-        _tell(objective, mesh, batches)
+        _tell(objective, mesh, examples, batches)
     bridge = make_host_bridge(config, models, is_used=objective.scores_answers)
     held.callback(bridge.close)
     log = held.enter_context(open_log(config, facts, step=start))
@@ -220,8 +220,8 @@ def _open_run(objective: Objective, mesh: Mesh, held: ExitStack) -> tuple[_Run, 
     return run, state
 
 
-def _tell(objective: Objective, mesh: Mesh, batches: Batches) -> None:
-    """Says what is not seen in the settings."""
+def _tell(objective: Objective, mesh: Mesh, examples: list[Example], batches: Batches) -> None:
+    """Says what settings come to that a user may not expect of them."""
     config = objective.config
     if said := say_of_offload(mesh, config.memory):
         print(said, flush=True)
@@ -229,6 +229,8 @@ def _tell(objective: Objective, mesh: Mesh, batches: Batches) -> None:
         print(f"grpo.preset={config.grpo.algorithm}", flush=True)
     if batches.repeating:
         print(f"data.phases: {'; '.join(batches.repeating)}: some are in it more than once", flush=True)
+    for line in vain_settings(config, examples) if objective.scores_answers else ():
+        print(line, file=sys.stderr, flush=True)
 
 
 def _tell_small_phases(config: Config, batches: TrainingBatches) -> None:

@@ -19,7 +19,7 @@ from reflex_jax.checkpoints.paths import resolve_checkpoint
 from reflex_jax.config import Config, ConfigError, config_to_dict
 from reflex_jax.data.prompts import PromptSizes
 from reflex_jax.planning.device_memory import GIB, device_memory, free_memory, host_memory
-from reflex_jax.planning.frugal import rounded_settings, said_of, waiting_settings, with_settings
+from reflex_jax.planning.frugal import fewer_at_once, rounded_settings, said_of, waiting_settings, with_settings
 from reflex_jax.planning.memory import MemoryEstimate, estimate_memory
 from reflex_jax.processes import gather, host_name
 from reflex_jax.sharding import batch_sharding, replicated
@@ -139,15 +139,12 @@ def _frugal_values(objective: Objective, mesh: Mesh) -> list[tuple[str, list[Any
     config = objective.config
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
     memory, prompts = config.memory, objective.update_prompts
-    below = memory.microbatch_prompts or prompts
-    microbatches = [size for size in range(below - 1, 0, -1) if prompts % size == 0 and size % ways == 0]
+    microbatches = fewer_at_once(memory.microbatch_prompts, prompts, ways)
     frugal: list[tuple[str, list[Any]]] = [("memory.microbatch_prompts", microbatches)] if microbatches else []
     if not memory.remat:
         frugal.append(("memory.remat", [True]))
     if not objective.is_supervised:
-        step = config.grpo.prompts_per_step
-        together = memory.rollout_prompts or step
-        fewer = [size for size in range(together - 1, 0, -1) if step % size == 0 and size % ways == 0]
+        fewer = fewer_at_once(memory.rollout_prompts, config.grpo.prompts_per_step, ways)
         frugal += [("memory.rollout_prompts", fewer)] if fewer else []
     # read anew for every token then
     if not objective.is_supervised and memory.rollout_weights == "gathered" and mesh.shape["fsdp"] > 1:

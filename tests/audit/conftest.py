@@ -24,7 +24,7 @@ from reflex_jax.rewards.user_file import UserRewards
 from reflex_jax.run.identity import checkpoint_fingerprint
 from reflex_jax.sharding import make_mesh
 from reflex_jax.step import models as models_module
-from reflex_jax.step.batch import judged_picture
+from reflex_jax.step.batch import judged_pictures
 from reflex_jax.step.models import load_models, make_host_bridge
 from reflex_jax.step.program import build_program
 from reflex_jax.text.tokenizer import encode_template
@@ -116,7 +116,7 @@ def recorded(repository, tmp_path_factory) -> RecordedRun:
         for p, group in enumerate(ids):
             for g, row in enumerate(group):
                 tokens[p, g, : len(row)], mask[p, g, : len(row)] = row, True
-        pixels = np.stack([judged_picture(e.load_images(), models.judge, config.judge) for e in examples])
+        pixels = np.stack([judged_pictures(e.load_images(), models.judge, config.judge)[0] for e in examples])
         bridged = bridge(examples, tokens, mask, pixels)
         scored = program.score(models.judge.params, *rows.place((bridged.judge, bridged.scores)))
         return ScoredBatch(examples, pixels, tokens, mask.sum(-1), bridged, rows.fetch(scored), rows)

@@ -72,5 +72,5 @@ def test_a_server_of_transformers_is_understood(endpoint):
         three_turns = (("user", "left"), ("assistant", first), ("user", "again"))
         assert isinstance(chat.ask([three_turns], accepts=lambda reply: True)[0], str)
         row = Answered(question="q", completion="", answer="left", truth="right", answer_type="open")
-        (result,) = REWARDS["llm_judge"].score([row], {}, chat.ask)
+        (result,) = REWARDS["llm_judge"].score([row], {}, {"chat": chat.ask})
     assert isinstance(result, Failed) and result.error == "GarbledReply"  # random weights give no verdict

@@ -310,8 +310,14 @@ def test_sources_that_cannot_be_told_apart_or_found_are_refused(toy, tmp_path):
         DataConfig(sources=(dataclasses.replace(one, weight=1.0), dataclasses.replace(one, label="b")))
     with pytest.raises(ConfigError, match="data.phases.sources: expected some of toy; got slake"):
         DataConfig(sources=(one,), phases=(PhaseConfig(sources=("slake",)),))
-    with pytest.raises(ConfigError, match=r"data.root: toy, b needs? the directory"):
-        DataConfig(sources=(SourceConfig(name="toy"), SourceConfig(name="toy", label="b")))
+    rootless = (SourceConfig(name="toy"), SourceConfig(name="toy", label="b"))
+    with pytest.raises(ConfigError) as refused:
+        load_examples(
+            DataConfig(sources=(*rootless, SourceConfig(name="toy", label="c", root=f"{tmp_path}/no"))), "train", seed=0
+        )
+    needs, expects = str(refused.value).splitlines()
+    assert needs == "data.root: toy, b need the directories with their official files; set data.root=DIR."
+    assert expects.startswith("data.root: toy expects a folder") and expects.endswith("no' is none.")
     with pytest.raises(ConfigError, match="data.source: expected it or data.sources; got both"):
         DataConfig(source="toy", root="x", sources=(one,))
     below = DataConfig(root="/data", sources=(SourceConfig(name="toy"), dataclasses.replace(one, label="b")))
@@ -402,5 +408,7 @@ def test_a_source_that_there_is_not_is_refused_with_those_there_are():
 
 
 def test_a_set_without_a_root_is_refused():
-    with pytest.raises(ConfigError, match="data.root: slake needs"):
-        DataConfig(source="slake")
+    with pytest.raises(
+        ConfigError, match="data.root: slake needs the directory with its official files; set data.root=DIR"
+    ):
+        load_examples(DataConfig(source="slake"), "train", seed=0)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from reflex_jax.grpo.advantages import component_advantages, group_advantages
+from reflex_jax.grpo.advantages import component_advantages, group_advantages, token_advantages
 from tests.unchecked import types_unchecked
 
 P, G = 3, 6
@@ -225,3 +225,50 @@ def test_gradients_through_flat_and_failed_components_are_numbers():
 
     assert np.isfinite(np.asarray(jax.grad(first)(np.where(IS_VALID, A, 0.0)))).all()
     assert np.isfinite(np.asarray(jax.grad(first)(np.full_like(A, 2.3)))).all()
+
+
+# --- an advantage for each token
+
+LC = 4
+PENALTIES = np.random.default_rng(3).normal(size=(P, G, LC)).astype(np.float32)
+compiled_tokens = jax.jit(token_advantages, static_argnames="epsilon")
+
+
+def test_a_token_has_what_follows_it_standardised_over_all_tokens_by_hand():
+    """Rewards 1 and 0. The first completion pays 0.5 and gets 0.25 back, the second pays 0.25.
+
+    Returns: 1 - (0.5 - 0.25) = 3/4, then 1 + 1/4 = 5/4; 0 - 1/4 = -1/4. Their mean is 7/12, the distances from it 2, 8 and
+    -10 twelfths, the variance (4 + 64 + 100) / 144 / 3 = 14/36, so the advantages are 1, 4 and -5 over the root of 14.
+    """
+    mask = np.array([[[True, True], [True, False]]])
+    penalties = np.float32([[[0.5, -0.25], [0.25, np.nan]]])
+    advantages = token_advantages(np.float32([[1, 0]]), penalties, mask)
+    np.testing.assert_allclose(advantages, np.array([[[1, 4], [-5, 0]]]) / 14**0.5, rtol=1e-5)
+    assert np.asarray(advantages)[0, 1, 1] == 0
+
+
+@given(reward_arrays, hnp.arrays(np.int32, (P, G), elements=st.integers(0, LC)))
+def test_advantages_of_tokens_equal_a_loop_in_float64(rewards, lengths):
+    mask = np.arange(LC) < lengths[..., None]
+    returns = {
+        (p, g, t): float(rewards[p, g]) - PENALTIES[p, g, t : lengths[p, g]].astype(np.float64).sum()
+        for p, g, t in np.argwhere(mask)
+    }
+    values, expected = np.array(list(returns.values())), np.zeros((P, G, LC))
+    for place, value in returns.items():
+        expected[place] = (value - values.mean()) / (values.std() + 1e-6) if np.ptp(values) > 1e-5 else 0.0
+    poisoned = np.where(mask.any(-1), rewards, np.nan)  # a failed row has no token in the mask
+    np.testing.assert_allclose(compiled_tokens(poisoned, PENALTIES, mask), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_without_penalties_a_long_completion_counts_as_often_as_it_has_tokens():
+    """Rewards 1 (three tokens) and 0 (one): mean 3/4, variance 3/16. By completions both would be 1 away from the mean."""
+    mask = np.array([[[True] * 3, [True, False, False]]])
+    advantages = token_advantages(np.float32([[1, 0]]), np.zeros(mask.shape, np.float32), mask)
+    np.testing.assert_allclose(advantages, np.array([[[1, 1, 1], [-3, 0, 0]]]) / 3**0.5, rtol=1e-5)
+
+
+def test_tokens_of_equal_returns_have_exactly_none():
+    ones = np.ones((P, G, LC), bool)
+    assert not np.any(token_advantages(np.full((P, G), 2.3, np.float32), np.zeros(ones.shape, np.float32), ones))
+    assert not np.any(token_advantages(np.full((P, G), np.nan, np.float32), PENALTIES, ~ones))

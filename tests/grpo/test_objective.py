@@ -473,6 +473,24 @@ def test_mesh_shape_does_not_matter(shape):
     np.testing.assert_allclose(gradient, other_gradient, rtol=1e-5, atol=1e-8)
 
 
+def test_an_advantage_for_each_token_is_heeded_token_by_token():
+    """At a ratio of 1 the gradient of a token is its own advantage over the denominator, negated; a shared one is broadcast."""
+    log_probs, _, _, advantages, mask = batch()
+    of_tokens = jax.random.normal(jax.random.key(9), (P, G, LC))
+    options = DEFAULTS | {"kl_coefficient": 0.0, "aggregation": "token"}
+    gradient, _ = compiled_gradient(log_probs, None, None, of_tokens, mask, **options, denominator=jnp.float32(12))
+    np.testing.assert_allclose(gradient, np.where(mask, -of_tokens / 12, 0), rtol=1e-5, atol=1e-8)
+    shared = jnp.broadcast_to(advantages[..., None], mask.shape)
+    arrays = batch()
+    for aggregation in AGGREGATIONS:
+        options = DEFAULTS | {"aggregation": aggregation}
+        once, _ = compiled_gradient(*arrays, **options, denominator=jnp.float32(12))
+        each, _ = compiled_gradient(*arrays[:3], shared, mask, **options, denominator=jnp.float32(12))
+        np.testing.assert_array_equal(once, each)
+    with pytest.raises(ValueError, match='ratio_level: expected "token" where each token has an advantage'):
+        loss_terms(*arrays[:3], shared, mask, **DEFAULTS, ratio_level="sequence", denominator=jnp.float32(12))
+
+
 def test_order_of_completions_and_groups_does_not_matter():
     arrays = batch()
     loss, _ = compiled_terms(*arrays, **DEFAULTS, denominator=jnp.float32(12))

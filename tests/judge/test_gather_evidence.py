@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +10,15 @@ import numpy as np
 import pytest
 
 from reflex_jax.config import ConfigError
+from reflex_jax.judge import evidence as evidence_module
 from reflex_jax.judge.batch import StatementTokenizer, prepare_judge_batch
 from reflex_jax.judge.evidence import TOKEN_BUCKETS, EvidenceSettings, encode_statements, gather_evidence
 from reflex_jax.judge.saliency import image_evidence
 from reflex_jax.models.biomedclip import encode_text, init_judge_params, read_judge_config
-from reflex_jax.rewards.visual_fidelity import quantile_mask
+from reflex_jax.records import JudgeInputs
+from reflex_jax.rewards.visual_fidelity import quantile_mask, visual_fidelity_reward
 from tests.parity.judge_reference import write_judge_directory
+from tests.unchecked import types_unchecked
 
 SETTINGS = EvidenceSettings()
 STATEMENTS = [
@@ -226,3 +230,89 @@ def test_unknown_methods_and_blocks_are_refused(judge, changes, message):
         jax.eval_shape(
             lambda p, i: gather_evidence(p, i, judge[1], replace(SETTINGS, **changes)), judge[0], prepare(judge)
         )
+
+
+# --- several pictures of a prompt
+
+MEANS = (
+    "image_embeddings", "iou", "chance_corrected_iou", "text_text_similarity", "image_text_similarity", "tied_fraction",
+)  # fmt: skip
+MAPS = ("saliency", "masks")
+
+
+def several(judge, counts, most=3):
+    """Inputs with room for so many pictures of each prompt, noise where there is none; and each of the pictures alone."""
+    pixels = np.random.default_rng(1).integers(0, 256, (len(counts), most, 112, 112, 3), np.uint8)
+    inputs = prepare_judge_batch(
+        pixels, STATEMENTS, ANCHORS, judge[2], max_statement_tokens=TOKENS, picture_counts=counts
+    )
+    return inputs, [prepare(judge, pixels=pixels[:, k]) for k in range(most)]
+
+
+def test_evidence_of_several_pictures_is_the_mean_of_theirs_one_by_one(judge, gather):
+    counts = [3, 1]
+    inputs, alone = several(judge, counts)
+    together, apart = gather(inputs), [gather(one) for one in alone]
+    for p, count in enumerate(counts):
+        own = [jax.tree.map(lambda x, p=p: np.asarray(x)[p], one) for one in apart[:count]]
+        for name in MEANS:
+            expected = np.mean([getattr(one, name) for one in own], axis=0)
+            np.testing.assert_allclose(getattr(together, name)[p], expected, atol=1e-5, err_msg=name)
+        for name in MAPS:
+            for k, one in enumerate(own):
+                found, anchor = getattr(together, name)[p, :, k], getattr(together, f"anchor_{name}")[p, k]
+                np.testing.assert_allclose(np.float32(found), np.float32(getattr(one, name)), atol=1e-5, err_msg=name)
+                np.testing.assert_allclose(np.float32(anchor), np.float32(getattr(one, f"anchor_{name}")), atol=1e-5)
+            assert not np.any(getattr(together, name)[p, :, count:])
+        np.testing.assert_array_equal(together.is_degenerate[p], np.all([one.is_degenerate for one in own], axis=0))
+    assert np.ptp([one.iou[0, 0] for one in apart]) > 0.01  # else any picture would do
+
+
+@pytest.mark.slow  # compiles the judge once more; the mean of one number is that number
+def test_of_one_picture_the_mean_is_the_same_to_the_bit(judge, gather):
+    inputs, (alone, *_) = several(judge, [1, 1])
+    together = gather(replace(inputs, pixels=inputs.pixels[:, :1]))
+    alone = gather(alone)
+    for name in MEANS:
+        np.testing.assert_array_equal(getattr(together, name), getattr(alone, name), err_msg=name)
+    for name in MAPS:
+        np.testing.assert_array_equal(getattr(together, name)[:, :, 0], getattr(alone, name), err_msg=name)
+
+
+def test_what_stands_where_there_is_no_picture_changes_no_bit(judge, gather):
+    inputs, _ = several(judge, [2, 1])
+    other = inputs.pixels.copy()
+    other[0, 2], other[1, 1:] = 0, 255
+    for one, another in zip(
+        jax.tree.leaves(gather(inputs)), jax.tree.leaves(gather(replace(inputs, pixels=other))), strict=True
+    ):
+        np.testing.assert_array_equal(one, another)
+
+
+def test_two_pictures_agree_by_half_where_one_of_them_does_by_hand(monkeypatch):
+    """Maps of 2 x 2 cells, of which half is kept. Of the first picture the statement keeps the anchor's cells, IoU 1; of the
+    second one of its two, IoU 1/3; the third cannot be cut, 0. The fourth is none. Mean 4/9; of the second prompt nothing can be
+    cut. Image embeddings (1, 0), (0, 1) and (0.6, 0.8) with the statement (0.6, 0.8): cosines 0.6, 0.8 and 1, their mean 0.8.
+    """
+    anchor, one_of_two = [[4, 3], [2, 1]], [[4, 1], [3, 2]]
+    maps = np.float32([[anchor, [[8, 7], [1, 2]]], [anchor, one_of_two], [anchor, [[1, 1], [1, 1]]], [anchor, anchor]])
+    maps = np.stack([maps.swapaxes(0, 1), np.ones((2, 4, 2, 2), np.float32)])  # [P, S, K, h, w]
+    images = np.float32([[[1, 0], [0, 1], [0.6, 0.8], [1, 0]]] * 2)
+    is_picture = np.array([[True, True, True, False]] * 2)
+    monkeypatch.setattr(evidence_module, "_look_at_pictures", lambda *_: (is_picture, images, maps))
+    texts = np.float32([[[1, 0], [0.6, 0.8]]] * 2)
+    monkeypatch.setattr(evidence_module, "encode_statements", lambda *_: jnp.asarray(texts))
+    inputs = JudgeInputs(
+        pixels=np.zeros((2, 4, 8, 8, 3), np.uint8), statements=np.zeros((2, 2, 4), np.int32),
+        statement_count=np.full(2, 2, np.int32), statement_index=np.ones((2, 1), np.int32),
+        has_statement=np.ones((2, 1), bool), picture_count=np.full(2, 3, np.int32),
+    )  # fmt: skip
+    shape = SimpleNamespace(vision=SimpleNamespace(image_size=8))
+    with types_unchecked():
+        found = gather_evidence({}, inputs, shape, SETTINGS)
+    np.testing.assert_allclose(found.iou[:, 0], [4 / 9, 0], rtol=1e-6)
+    np.testing.assert_array_equal(found.is_degenerate[:, 0], [False, True])
+    np.testing.assert_allclose(found.image_text_similarity[:, 0], [0.8, 0.8], rtol=1e-6)
+    np.testing.assert_allclose(found.image_embeddings[0], np.float32([1.6, 1.8]) / 3, rtol=1e-6)
+    np.testing.assert_array_equal(visual_fidelity_reward(found, iou_threshold=0.4)[:, 0], [1, 0])
+    np.testing.assert_array_equal(visual_fidelity_reward(found, iou_threshold=0.5)[:, 0], [0, 0])

@@ -14,6 +14,7 @@ import pytest
 from reflex_jax.config import ConfigError
 from reflex_jax.evidence.reader import check_evidence, read_evidence
 from reflex_jax.processes import start_processes
+from tests.chat_process import judge
 
 STEPS = 4
 SMALL = [  # in one process the programs of a run in training/test_faults.py, which compile once
@@ -55,29 +56,46 @@ def rows(directory, name: str) -> list[dict]:
         return [json.loads(line) for line in lines]
 
 
-def test_two_processes_give_the_first_tokens_of_one_and_the_rest_up_to_rounding(launch, tmp_path):
+def run_both(launch, directory, *overrides: str, steps: int = STEPS) -> None:
+    """The same run in one process, in `directory/1`, and in two, in `directory/2`."""
+    for processes in (1, 2):
+        process = launch(directory / str(processes), processes, f"training.steps={steps}", *overrides)
+        output, _ = process.communicate(timeout=500)
+        assert process.returncode == 0, output
+    assert output.count(f"Done: {steps} steps") == 1  # one process speaks for both
+
+
+def assert_alike(directory, *, steps: int = STEPS, own: tuple[str, ...] = ()) -> list[dict]:
     """Sums over devices are added in another order, so after an update a draw on the border of two tokens may go either way.
 
     Metrics agree as long as the tokens do.
+
+    Args:
+      directory: of `run_both`.
+      steps: of the runs.
+      own: beginnings of the names of metrics that each run has for itself.
+    Returns:
+      The metrics of the steps that agreed, of two processes.
     """
-    for processes in (1, 2):
-        process = launch(tmp_path / str(processes), processes)
-        output, _ = process.communicate(timeout=500)
-        assert process.returncode == 0, output
-    assert output.count(f"Done: {STEPS} steps") == 1  # one process speaks for both
     fields = ("step", "id", "completion", "statement", "anchor_statement", "tokens")
-    one, two = ([[row[f] for f in fields] for row in rows(tmp_path / n, "samples")] for n in ("1", "2"))
+    one, two = ([[row[f] for f in fields] for row in rows(directory / n, "samples")] for n in ("1", "2"))
     assert [row[:2] for row in two] == [row[:2] for row in one]  # the same questions at every step
     unlike = [got[0] for got, expected in zip(two, one, strict=True) if got != expected]
-    agreed = min(unlike, default=STEPS + 1) - 1
+    agreed = min(unlike, default=steps + 1) - 1
     assert agreed >= 1 and len(unlike) <= 0.1 * len(one)
-    one, two = rows(tmp_path / "1", "metrics"), rows(tmp_path / "2", "metrics")
+    one, two = rows(directory / "1", "metrics"), rows(directory / "2", "metrics")
     assert [row["step"] for row in two] == [row["step"] for row in one]
     for got, expected in list(zip(two, one, strict=True))[:agreed]:
         assert got.keys() == expected.keys()
         for name, value in expected.items():
-            if isinstance(value, float) and not name.startswith(("time/", "tokens_per")):
+            if isinstance(value, float) and not name.startswith(("time/", "tokens_per", *own)):
                 np.testing.assert_allclose(got[name], value, rtol=1e-5, atol=1e-5, err_msg=name)
+    return two[:agreed]
+
+
+def test_two_processes_give_the_first_tokens_of_one_and_the_rest_up_to_rounding(launch, tmp_path):
+    run_both(launch, tmp_path)
+    assert_alike(tmp_path)
     # the groups of both, in the order of their questions, in one chain
     evidence = [[*read_evidence(tmp_path / n)] for n in ("1", "2")]
     names = [[(r.batch.step, r.group.number, r.group.id, r.group.anchor) for r in records] for records in evidence]
@@ -88,6 +106,36 @@ def test_two_processes_give_the_first_tokens_of_one_and_the_rest_up_to_rounding(
     ]
     assert first[0] == first[1] and evidence[1][0].batch.device["processes"] == 2
     assert {json.loads(p.read_text())["step"] for p in (tmp_path / "2" / "heartbeats").iterdir()} == {STEPS}
+
+
+@pytest.mark.slow  # two runs of shapes that no other test compiles
+def test_two_processes_draw_and_keep_the_groups_of_one(launch, tmp_path):
+    """Which groups have a spread is known everywhere; the samples are those of the groups that were learned from."""
+    settings = ("grpo.dynamic_sampling=3", "rewards.components={answer: 1}", "rollout.max_new_tokens=44")
+    run_both(launch, tmp_path, *settings, steps=2)
+    metrics = assert_alike(tmp_path, steps=2)
+    assert metrics[0]["draws/count"] > 1 and 0 < metrics[0]["draws/frac_zero_std"] < 1  # else nothing was chosen
+    advantages = [[row["advantage"] for row in rows(tmp_path / n, "samples") if row["step"] == 1] for n in ("1", "2")]
+    assert len(advantages[0]) == 32
+    np.testing.assert_allclose(*advantages, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow  # two runs of shapes that no other test compiles
+def test_two_processes_ask_a_language_model_for_their_own_completions_and_pay_like_one(launch, tmp_path):
+    """REINFORCE++ besides, whose advantages of tokens are standardised over the processes' batch."""
+    with judge() as port:
+        run_both(
+            launch, tmp_path, f"endpoint.url=http://127.0.0.1:{port}/v1", "endpoint.model=judge", "rollout.max_new_tokens=44",
+            "rewards.components={llm_judge: {weight: 1, accept_identical: false, show_question: true}, format: 1}",
+            "grpo.preset=reinforce_pp", "evidence.groups=0", steps=2,
+        )  # fmt: skip
+    metrics = assert_alike(tmp_path, steps=2, own=("endpoint/",))
+    asked = [row["endpoint/asked"] for row in rows(tmp_path / "1", "metrics")[: len(metrics)]]
+    assert asked == [row["endpoint/asked"] for row in metrics] and min(asked) > 0
+    assert all(row["endpoint/failed"] == row["failed_rows"] == 0 for row in metrics)
+    assert 0 < metrics[0]["reward/llm_judge"] < 1
+    paid = [[row["reward/llm_judge"] for row in rows(tmp_path / n, "samples") if row["step"] == 1] for n in ("1", "2")]
+    assert paid[0] == paid[1]
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import math
 
 import jax
 import pytest
@@ -13,10 +14,27 @@ from reflex_jax.config_reader import load_config
 from reflex_jax.models.biomedclip import read_judge_config
 from reflex_jax.models.published import POLICIES, published_judge, published_policy
 from reflex_jax.models.qwen_vl import read_qwen_config
-from reflex_jax.planning.frugal import rounded_settings, said_of, waiting_settings, with_settings
+from reflex_jax.planning.device_memory import GIB
+from reflex_jax.planning.frugal import (
+    fewer_at_once,
+    rounded_settings,
+    said_of,
+    sizes_at_once,
+    waiting_settings,
+    with_settings,
+)
 from reflex_jax.planning.memory import estimate_memory
-from reflex_jax.planning.plan import _frugal_settings, adapt, find_remedy, largest_microbatch, plan_run
+from reflex_jax.planning.plan import (
+    _differences,
+    _frugal_settings,
+    _with_room_to_sample,
+    adapt,
+    find_remedy,
+    largest_microbatch,
+    plan_run,
+)
 from reflex_jax.planning.report import describe_plan, describe_verdict
+from reflex_jax.planning.text_work import text_work
 from reflex_jax.planning.topology import Topology, find_topology
 from reflex_jax.sharding import MESH_AXES, make_mesh
 from reflex_jax.step.abstract_run import abstract_run, bytes_on_device
@@ -107,6 +125,77 @@ def test_a_run_that_asks_no_judge_is_planned_without_one(config):
     assert plan.estimate.resident["judge"] == 0 and plan.estimate.phases["score_rollout"] == {}
 
 
+ENCODERS = {
+    "embedding_similarity": Component(options={"encoder": "judge", "pooling": None, "threshold": 0.8}),
+    "bertscore": Component(options={"encoder": "x/MedEmbed-large-v0.1", "layer": None, "closed": "exact"}),
+    "reasoning": Component(options={"encoder": "x/MedEmbed-large-v0.1", "layer": 3, "measure": "bertscore", "pooling": None}),
+}  # fmt: skip
+
+
+def with_components(config, components):
+    return dataclasses.replace(config, rewards=dataclasses.replace(config.rewards, components=components))
+
+
+def test_text_encoders_are_resident_and_their_work_is_said(config, plan):
+    """A BERT of large size has (30522 + 512 + 2 + 2) rows of 1024, and 24 layers of 12 x 1024^2 + 13 x 1024 numbers.
+
+    The judge's text tower is its own where the judge is there, and is counted where it is not. Of a text of 44 tokens a layer
+    computes 2 x 44 x 12 x 1024^2 + 4 x 44^2 x 1024 FLOPs; 16 groups of 8 and what is true are 144 texts, in two ways.
+    """
+    mesh = make_mesh(config.mesh)
+    large = 4 * (31038 * 1024 + 24 * (12 * 1024**2 + 13 * 1024))
+    beside_judge = abstract_run(
+        with_components(config, config.rewards.components | ENCODERS), named_shapes(config, mesh)
+    )
+    alone = abstract_run(with_components(config, ENCODERS), named_shapes(config, mesh, with_judge=False))
+    tower = 4 * sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(plan.run.frozen.judge["text"]))
+    assert estimate_memory(beside_judge).resident["text encoders"] == large
+    assert estimate_memory(alone).resident["text encoders"] == large + tower
+    assert plan.estimate.resident["text encoders"] == 0 and "texts of" not in describe_plan(plan)
+    sizes = ["grpo.prompts_per_step=16", "grpo.group_size=8", "rollout.max_new_tokens=44"]
+    asked = with_components(load_config("configs/phantom.yaml", sizes), ENCODERS)
+    judge, encoder = text_work(asked, processes=1)
+    assert (judge.encoder, judge.texts, judge.tokens) == ("judge", 144, 44)
+    assert (encoder.texts, encoder.tokens) == (288, 44)
+    assert encoder.flops == 288 * 24 * (2 * 44 * 12 * 1024**2 + 4 * 44**2 * 1024)
+    assert text_work(asked, processes=4)[1].texts == 72
+    said = describe_plan(dataclasses.replace(plan, config=asked))
+    assert "at most: 288 texts of 44 tokens through the encoder x/MedEmbed-large-v0.1: 7.71 TFLOP" in said
+
+
+def test_an_encoder_of_unknown_size_is_named(config):
+    unknown = {"bertscore": Component(options={"encoder": "x/nowhere", "layer": None, "closed": "exact"})}
+    with pytest.raises(ConfigError, match=r"rewards\.components\.bertscore\.encoder.*nowhere"):
+        plan_run(with_components(config, unknown), machine())
+
+
+def test_a_remedy_samples_fewer_prompts_at_one_time_before_it_leaves_weights_cut():
+    """Caches of 2,560 completions of 4,096 tokens have no room beside the weights on eight cards.
+
+    Those of 64 prompts take 65.8 GiB, and programs up to 1.16 times that; those of 32 have room, as in the recipe itself.
+    """
+    config = load_config("configs/medix_r1_8b.yaml", ["data.root=unread", "memory.rollout_prompts=0"])
+    cards = machine(memory=79.6 * 0.92 * GIB)
+    first = next(_frugal_settings(config, cards))
+    assert (first.memory.rollout_prompts, first.memory.rollout_weights) == (32, "gathered")
+    assert "memory.rollout_prompts=32" in _differences(config, first)
+    tight = _with_room_to_sample(
+        first, machine(memory=1e9)
+    )  # nothing has room: the last resort, its prompts as they were
+    assert (tight.memory.rollout_prompts, tight.memory.rollout_weights) == (32, "sharded")
+    roomy = _with_room_to_sample(config, machine(memory=1e13))
+    assert roomy == config
+
+
+@pytest.mark.parametrize(
+    ("prompts", "ways", "sizes"), [(16, 1, [1, 2, 4, 8, 16]), (16, 4, [4, 8, 16]), (12, 3, [3, 6, 12])]
+)
+def test_what_is_worked_on_at_one_time_divides_the_prompts_and_the_devices(prompts, ways, sizes):
+    assert sizes_at_once(prompts, ways) == sizes
+    assert fewer_at_once(0, prompts, ways) == sizes[-2::-1] == fewer_at_once(prompts, prompts, ways)
+    assert fewer_at_once(sizes[1], prompts, ways) == sizes[:1]
+
+
 def test_an_update_that_is_too_large_fits_with_a_smaller_microbatch(config, plan):
     update = next(f for f in plan.functions if f.name == "update")
     others = max(f.total for f in plan.functions if f.name != "update")
@@ -129,7 +218,7 @@ def test_the_largest_microbatch_that_fits_is_found(plan):
 
 def test_a_remedy_keeps_one_copy_of_the_weights(config):
     copies = dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, data=8, fsdp=1, tensor=1))
-    settings = _frugal_settings(copies, machine())
+    settings = list(_frugal_settings(copies, machine()))
     meshes = [(c.mesh.data, c.mesh.fsdp, c.mesh.tensor) for c in settings]
     assert meshes == 3 * [(1, 8, 1), (1, 4, 2)]
     stored = [(c.optimizer.moments_dtype, c.policy.master_dtype) for c in settings]

@@ -51,6 +51,15 @@ def test_right_answers_in_other_letters_earn_1_and_wrong_ones_0(port):
     assert score(port, [row("left lung"), row("right lung"), row("Left lung")]) == [1.0, 0.0, 1.0]
 
 
+def test_what_the_gate_refuses_earns_nothing_unasked_where_it_is_asked_for():
+    rows, said = [row("B", truth="B"), row("left lung"), row("side: left"), row("B")], Said("YES")
+    scores = REWARDS["llm_judge"].score(rows, {"valid_only": True}, {"chat": said})
+    assert scores == [0.0, 1.0, 0.0, 0.0] and len(said.asked) == 1
+    assert REWARDS["llm_judge"].score(rows[:1], {"valid_only": True}, {"chat": None}) == [0.0]
+    assert REWARDS["llm_judge"].score(rows, {"valid_only": False}, {"chat": said}) == [1.0] * 4
+    assert len(said.asked) == 4  # of which one is the truth letter for letter
+
+
 def test_a_scale_is_paid_in_parts(port):
     options = {"json_field": "score"}
     assert score(port, [row("left lung"), row("right lung")], "judge-json", **options) == [1.0, 0.25]
@@ -113,7 +122,7 @@ def test_an_answer_that_tries_to_leave_its_quote_is_judged_by_its_words(port):
 def test_what_can_be_set_is_what_the_function_takes():
     parameters = inspect.signature(judge_answers).parameters.values()
     keyword_only = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
-    assert set(REWARDS["llm_judge"].options) == keyword_only
+    assert set(REWARDS["llm_judge"].options) == keyword_only | {"valid_only"}
     config = load_config(None, ["rewards.components.llm_judge={json_field: score, most: 5}"])
     assert config.rewards.components["llm_judge"].options["most"] == 5.0
 

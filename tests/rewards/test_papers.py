@@ -44,7 +44,8 @@ class GivenEncoder:
     def cosines(self, pairs, *, pooling):
         return [self._measured] * len(pairs)
 
-    greedy_f1 = lambda self, pairs, *, layer: [self._measured] * len(pairs)  # noqa: E731
+    def greedy_f1(self, pairs, *, layer):
+        return [self._measured] * len(pairs)
 
 
 def paid(case, *settings, weights=None):

@@ -40,7 +40,7 @@ def pay(name, rows, *, encoder="judge", **options):
     given = GivenEncoder(TABLE)
     defaults = {key: option.default for key, option in REWARDS[name].options.items()}
     chosen = defaults | {"encoder": encoder} | options
-    REWARDS[name].check(**chosen)
+    REWARDS[name].check_options(**chosen)
     scores = REWARDS[name].score(rows, chosen, {"text_encoders": {encoder: given}})
     return scores, given.asked
 
@@ -72,6 +72,7 @@ def test_the_best_of_the_accepted_answers_counts_and_all_are_asked_at_once():
     [
         ("ok", True),
         ("B", False),
+        (" B. ", False),
         ("", False),
         (None, False),
         ("a__b", False),
@@ -94,7 +95,7 @@ def test_an_answer_that_the_gate_refuses_earns_nothing_where_it_is_asked_for(ans
 def test_the_gate_is_before_the_encoder():
     rows = [answered("B"), answered("lung: right")]
     assert pay("embedding_similarity", rows)[0] == [1, 1]
-    assert pay("embedding_similarity", rows, valid_only=True) == ([0, 0], [([], None)])
+    assert pay("embedding_similarity", rows, valid_only=True) == ([0, 0], [])
     assert pay("bertscore", rows, valid_only=True)[0] == [0, 0]
 
 
@@ -154,7 +155,7 @@ def test_without_the_encoders_of_a_run_every_row_fails_and_says_so():
 def test_options_out_of_range_are_refused(name, options, told):
     defaults = {key: option.default for key, option in REWARDS[name].options.items()}
     with pytest.raises(ValueError, match=told):
-        REWARDS[name].check(**(defaults | options))
+        REWARDS[name].check_options(**(defaults | options))
 
 
 # --- the modality tag

@@ -178,7 +178,7 @@ def test_a_batch_is_padded_to_the_smallest_size_that_holds_all_of_its_prompts(ru
     build = BatchBuilder(models, largest, rows, judge=config.judge, rungs=3)
     longer = dataclasses.replace(examples[1], question=" ".join(["long"] * sizes.prompt_tokens))
     short, mixed = build(examples[:2]), build([examples[0], longer])
-    for batch, (length, windows) in ((short, vars(rungs[0]).values()), (mixed, vars(rungs[1]).values())):
+    for batch, (length, windows, _) in ((short, vars(rungs[0]).values()), (mixed, vars(rungs[1]).values())):
         assert batch.prompts.tokens.shape == (1, length) and batch.prompts.vision.image_ids.shape[1] == windows
     # the same prompt, further right
     np.testing.assert_array_equal(short.prompts.tokens[0], mixed.prompts.tokens[0, sizes.prompt_tokens :])
@@ -226,7 +226,17 @@ def test_a_batch_holds_its_questions_in_order_whichever_is_read_first(run):
 
 
 @pytest.mark.parametrize(
-    ("picture", "seen"), [(0, (0, 0)), (1, (1, 0)), (2, (2, 0)), (7, (2, 0)), (-1, (2, 0)), (-9, (0, 0))]
+    ("picture", "seen"),
+    [
+        ("first", (0, 0)),
+        ("0", (0, 0)),
+        ("1", (1, 0)),
+        ("2", (2, 0)),
+        ("7", (2, 0)),
+        ("-1", (2, 0)),
+        ("-9", (0, 0)),
+        ("last", (2, 0)),
+    ],
 )
 def test_the_judge_looks_at_the_picture_that_the_configuration_names(run, picture, seen):
     """Of a question with three pictures and of one with a single one."""
@@ -238,6 +248,27 @@ def test_the_judge_looks_at_the_picture_that_the_configuration_names(run, pictur
     expected = [several.images[seen[0]], examples[3].images[seen[1]]]
     for got, image in zip(batch.judge_pixels, expected, strict=True):
         np.testing.assert_array_equal(got, judge_pixels(image.load(), models.judge.config))
+
+
+def test_the_judge_looks_at_all_pictures_where_it_is_asked_for_the_mean(run):
+    """The run's question with most pictures says how much room there is; behind a question's own there is nothing."""
+    config, models, _, examples = run
+    config = dataclasses.replace(config, judge=dataclasses.replace(config.judge, picture="mean"))
+    several = dataclasses.replace(examples[0], images=tuple(e.images[0] for e in examples[:3]))
+    room = measure_prompts(config, models.processor, [several], examples[3:], with_judge=True)
+    assert room.judged == 3
+    asked = [several, examples[3]]
+    batch = BatchBuilder(models, room, models.shapes.rows(2), judge=config.judge, rungs=3)(asked)
+    side = models.judge.config.vision.image_size
+    assert batch.judge_pixels.shape == (2, 3, side, side, 3) and not batch.judge_pixels[1, 1:].any()
+    for p, k in ((0, 0), (0, 1), (0, 2), (1, 0)):
+        expected = judge_pixels(asked[p].images[k].load(), models.judge.config)
+        np.testing.assert_array_equal(batch.judge_pixels[p, k], expected)
+    tokens = np.zeros((2, 1, 4), np.int32)
+    seen = make_host_bridge(config, models)(asked, tokens, np.ones(tokens.shape, bool), batch.judge_pixels).judge
+    assert seen.picture_count.tolist() == [3, 1]
+    alone = dataclasses.replace(config, judge=dataclasses.replace(config.judge, picture="first"))
+    assert measure_prompts(alone, models.processor, [several], with_judge=True).judged == 1
 
 
 def test_a_plan_compiles_the_functions_of_the_program(run, monkeypatch):

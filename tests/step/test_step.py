@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import types
 
 import chex
 import jax
@@ -141,6 +142,71 @@ def test_a_kl_term_in_the_reward_is_taken_off_before_the_advantages(tiny_world):
     unpenalised, _ = plain.update(unpenalised, frozen, placed, scored)
     apart = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), state.params, unpenalised.params)
     assert max(jax.tree.leaves(apart)) > 1e-3
+
+
+def test_what_tokens_cost_is_taken_off_over_the_whole_batch_whatever_is_learned_from_at_one_time():
+    """Two minibatches of one prompt are one batch of two, and a row that failed is in no statistic."""
+    costs = np.random.default_rng(0).normal(size=(2, 1, 3, 4)).astype(np.float32)
+    mask = np.arange(4) < np.array([[[4, 2, 1]], [[3, 0, 4]]])[..., None]
+    rewards = np.float32([[[1, 0, 3]], [[2, np.nan, 0]]])
+    apart = types.SimpleNamespace(
+        prompts=None, rollout=None, mask=mask, rewards=rewards, advantages=None, is_valid=np.isfinite(rewards)
+    )
+    together = types.SimpleNamespace(
+        **{name: None if x is None else x.reshape(1, 2, *x.shape[2:]) for name, x in vars(apart).items()}
+    )
+    for kl_in, rule in (("token_reward", "batch"), ("reward", "batch"), ("reward", "sample_std")):
+        grpo = TinyWorld.config(f"grpo.kl_in={kl_in}", f"grpo.advantage={rule}").grpo
+        with types_unchecked():
+            found = step_module._penalised(apart, costs, grpo).advantages
+            whole = step_module._penalised(together, costs.reshape(1, 2, 3, 4), grpo).advantages
+        assert found.shape == (mask.shape if kl_in == "token_reward" else rewards.shape)
+        np.testing.assert_array_equal(found[:, 0], whole[0])
+        assert not np.any(found[1, 0, 1]) and np.std(found) > 0.5
+
+
+@pytest.mark.slow  # compiles updates of its own; its parts are held above and in tests/grpo
+def test_reinforce_pp_pays_each_token_for_what_follows_it(tiny_world):
+    """One update of plain gradient descent, with advantages and gradient computed apart from the step."""
+    batch, keys = tiny_world.batch(), ("grpo.preset=reinforce_pp", "grpo.kl_coefficient=0.5")
+    program, _, frozen = start(tiny_world, *keys)
+    shapes, rollout = program.shapes, batch.rollout
+    rows = sequences_in_rows(batch.prompts, rollout.tokens, rollout.mask)
+
+    def log_probs(params):
+        return log_probs_in_rows(params, rows, shapes.policy, allowed=shapes.vocabulary.allowed, temperature=1.0)[0]
+
+    own, others = (np.float64(jax.jit(log_probs)(params)) for params in (tiny_world.policy_params, frozen.reference))
+    state, scored, metrics = run(tiny_world, batch, *keys)
+    rewards = np.float64(scored.rewards)
+    returns = np.zeros(rollout.mask.shape)
+    for p, g, t in np.argwhere(rollout.mask):
+        length = rollout.mask[p, g].sum()
+        returns[p, g, t] = rewards[p, g] - 0.5 * (own - others)[p, g, t:length].sum()
+    tokens = returns[rollout.mask]
+    advantages = np.where(rollout.mask, (returns - tokens.mean()) / tokens.std(), 0).astype(np.float32)
+    gradient = jax.jit(
+        jax.grad(lambda params: -(advantages * log_probs(params)).sum() / np.float32(rollout.mask.sum()))
+    )
+    expected = jax.tree.map(lambda x, g: x - 0.5 * g, tiny_world.policy_params, gradient(tiny_world.policy_params))
+    chex.assert_trees_all_close(state.params["layers"], expected["layers"], rtol=1e-4, atol=2e-5)
+    spent = 0.5 * np.where(rollout.mask, own - others, 0).sum(-1).mean()
+    np.testing.assert_allclose(float(metrics["kl_penalty"]), spent, rtol=1e-3, atol=1e-5)
+
+    def farthest(other):
+        return max(jax.tree.leaves(jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), state.params, other.params)))
+
+    frugal, _, _ = run(tiny_world, batch, *keys, "memory.microbatch_prompts=2", "memory.log_prob_chunk=40")
+    chex.assert_trees_all_close(state.params, frugal.params, rtol=1e-5, atol=2e-6)
+    spread, _, _ = run(tiny_world, batch, *keys, shape=(2, 2, 2))
+    chex.assert_trees_all_close(jax.device_get(state.params), jax.device_get(spread.params), rtol=1e-4, atol=5e-6)
+    of_completions, _, _ = run(tiny_world, batch, *keys, "grpo.kl_in=reward")
+    assert farthest(of_completions) > 1e-3  # each token pays for what went before it too
+    unpaid, _, metrics = run(tiny_world, batch, *keys, "grpo.kl_coefficient=0")
+    assert farthest(unpaid) > 1e-3 and "kl_penalty" not in metrics
+    often, _, metrics = run(tiny_world, batch, *keys, "grpo.minibatches=2", "grpo.epochs=2")
+    assert float(metrics["ratio_max"]) > 1 and farthest(often) > 1e-3
+    chex.assert_tree_all_finite(often.params)
 
 
 def test_metrics_of_several_updates_are_means_and_maxima():
