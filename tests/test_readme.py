@@ -91,6 +91,13 @@ ELSEWHERE = {
         "tests/evaluation/test_sets.py", "def test_a_policy_without_a_run_is_evaluated_on_several_sets"),
     "reflex evaluate DIR data.source=slake data.root=/data/slake --to OUT --stage score --verdicts verdicts.jsonl": (
         "tests/evaluation/test_generate.py", "def test_answers_are_judged_and_the_verdicts_stand_in_the_table"),
+    "reflex compare A B": ("tests/evaluation/test_paper_tables.py", "def test_a_comparison_is_paired_and_by_pictures"),
+    "reflex table sets ours=runs/full/evaluation/test-step-100 base=OUT --to tables": (
+        "tests/evaluation/test_sets.py", "def test_two_checkpoints_become_a_table"),
+    "reflex table ablations full=A no_vfr=B no_bpr=C": (
+        "tests/evaluation/test_paper_tables.py", "def test_the_commands_print_and_draw"),
+    "reflex table modalities mri=A ct=B xray=C --to tables": (
+        "tests/evaluation/test_paper_tables.py", "def test_columns_of_modalities_and_a_metric_of_choice"),
     "reflex judge OUT/answers.jsonl endpoint.url=http://localhost:8000/v1 endpoint.model=NAME --template base "
     "--to verdicts.jsonl": (
         "tests/evaluation/test_generate.py", "def test_answers_are_judged_and_the_verdicts_stand_in_the_table"),

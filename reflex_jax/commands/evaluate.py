@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 from typing import Any
 
 from reflex_jax.commands.arguments import whole_number
@@ -122,8 +123,8 @@ def _read(options: argparse.Namespace) -> tuple[Config, bool]:
         overrides.append(f"data.evaluation_split={options.split}")
     place = user_path(options.directory)
     marks = ("config.json", "adapter_config.json", "snapshots")
-    looks_like_policy = options.directory == "phantom" or any((place / mark).exists() for mark in marks)
-    is_run = not options.directory or (place / CONFIG_FILE).is_file() or not (looks_like_policy or options.config)
+    looks_like_policy = options.directory == "phantom" or any(os.path.exists(place / mark) for mark in marks)
+    is_run = not options.directory or os.path.isfile(place / CONFIG_FILE) or not (looks_like_policy or options.config)
     if not is_run:
         of_run = [
             name for name, given in (("--initial", options.initial), ("--step", options.step is not None)) if given

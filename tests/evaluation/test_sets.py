@@ -1,12 +1,14 @@
 """From official files to a table: several sets at once, by set and by type of question, each with its own floors."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
 from reflex_jax.cli import main
 
-pytestmark = pytest.mark.usefixtures("stand_in")
 FOLDERS = {"vqa_rad": "vqa-rad-hf", "slake": "slake-hf", "path_vqa": "path-vqa-hf"}
 
 
@@ -31,6 +33,7 @@ def table(folder) -> list[dict]:
     return json.loads((folder / "table.json").read_text())["rows"]
 
 
+@pytest.mark.usefixtures("stand_in")
 def test_a_policy_without_a_run_is_evaluated_on_several_sets(mixture, tmp_path, capsys):
     """One set, then all: what is there is kept, and the table has each set apart and no number of two kinds."""
     out = tmp_path / "out"
@@ -55,6 +58,7 @@ def test_a_policy_without_a_run_is_evaluated_on_several_sets(mixture, tmp_path, 
     assert categories, "SLAKE names the type of each question"
 
 
+@pytest.mark.usefixtures("stand_in")
 def test_a_probe_of_several_sets_stays_within_each(mixture, tmp_path, capsys):
     assert evaluate(tmp_path, mixture, "--probe", "real,other_patient,blank") == 0, capsys.readouterr().err
     rows = [row for row in table(tmp_path) if row["group"] == "all"]
@@ -67,3 +71,52 @@ def test_a_probe_of_several_sets_stays_within_each(mixture, tmp_path, capsys):
     for row in rows:
         if row["metric"] in ("accuracy", "exact_match"):
             assert row["floors"]["blank"] == row["value"]
+
+
+@pytest.mark.slow  # trains and samples
+@pytest.mark.parametrize("world", ["phantom", "mixture"])
+def test_two_checkpoints_become_a_table(mixture, tmp_path, capsys, world):
+    """train -> evaluate two steps -> compare and the table of sets, on phantoms and on official layouts."""
+    settings = (
+        ["data.size=64", "data.max_prompt_tokens=512"]
+        if world == "phantom"
+        else mixture[:2] + ["data.refused=leave_out"]
+    )
+    settings += ["training.steps=2", "training.save_every=1", "training.evaluate_every=0", "grpo.prompts_per_step=8",
+                 "grpo.group_size=2", "rollout.max_new_tokens=30", "logging.progress=false",
+                 f"run.dir={tmp_path}/run"]  # fmt: skip
+    config = "configs/phantom.yaml" if world == "phantom" else "configs/mixture_tiny.yaml"
+    assert main(["train", config, *settings, "optimizer.schedule=constant"]) == 0, capsys.readouterr().err
+    for step in ("1", "2"):
+        asked = ["evaluate", f"{tmp_path}/run", "training.evaluation_questions=0", "--no-rewards", "--step", step]
+        assert main([*asked, "--probe", "real,blank"]) == 0, capsys.readouterr().err
+    names = [f"{step}={tmp_path}/run/evaluation/test-step-{step}" for step in ("1", "2")]
+    capsys.readouterr()
+    assert main(["table", "sets", *names, "--to", str(tmp_path)]) == 0, capsys.readouterr().err
+    printed = capsys.readouterr().out
+    assert "Avg" in printed and "floor: constant" in printed and "floor: question_only" in printed and "| 2" in printed
+    assert main(["compare", *names]) == 0
+    assert "McNemar" in capsys.readouterr().out
+    weights = [
+        json.loads((tmp_path / f"run/evaluation/test-step-{step}/manifest.json").read_text())["policy"]["weights"]
+        for step in "12"
+    ]
+    assert weights[0] != weights[1]
+    assert main(["evaluate", f"{tmp_path}/run", "--no-rewards", "--step", "1", "--to", names[1][2:]]) == 2
+    assert "another policy (weights)" in capsys.readouterr().err
+
+
+@pytest.mark.slow  # starts two processes, and one
+def test_two_processes_write_the_file_that_one_writes(repository, tmp_path):
+    """A batch is cut over the same eight devices, whoever owns them."""
+    environment = {**os.environ, "REFLEX_COMMAND": f"{sys.executable} -m reflex_jax.cli", "CUDA_VISIBLE_DEVICES": "",
+                   "XDG_CACHE_HOME": str(tmp_path / "cache")}  # fmt: skip
+    settings = ["--no-rewards", "--samples", "2", "--config", "configs/phantom.yaml", "data.size=64", "logging.progress=false",
+                "training.evaluation_questions=20", "training.evaluation_batch=8", "rollout.max_new_tokens=24"]  # fmt: skip
+    for processes in (1, 2):
+        command = ["bash", "launch/local.sh", "--processes", str(processes), "--devices-per-process", str(8 // processes),
+                   "evaluate", "phantom", *settings, "--to", str(tmp_path / str(processes))]  # fmt: skip
+        ended = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
+    for name in ("answers.jsonl", "samples.jsonl", "table.json"):
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes(), name
