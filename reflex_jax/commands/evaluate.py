@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
     from reflex_jax.evaluation.generate import Pass
     from reflex_jax.evaluation.manifest import read_manifest
     from reflex_jax.evaluation.score import score_folder
-    from reflex_jax.evaluation.tables import first_section, make_table, write_table
+    from reflex_jax.evaluation.tables import make_table, shortened, write_table
     from reflex_jax.processes import is_first
 
     if unknown := [name for name in probes if name not in PROBES]:
@@ -106,8 +106,8 @@ def run(options: argparse.Namespace) -> int:
         cells = make_table(collected, seed=options.seed)
         about, conventions = read_manifest(folder)["about"], scoring.conventions
         text = write_table(folder, cells, collected, about, seed=options.seed, conventions=conventions)
-        print(first_section(text))
-        print(f"\n{folder}/table.md has sets, modalities and types of questions apart, and what each number is.")
+        print(shortened(text))
+        print(f"{folder}/table.md has sets, modalities and types of questions apart.")
     else:
         print(f"{folder} holds the answers.")
     return 0

@@ -95,11 +95,14 @@ def generate_answers(answerer: Answerer, passes: Sequence[Pass], folder: Path) -
             if is_first():
                 identity = opened.identity | {"passes": {p.name: p.identity(config) for p in passes}}
                 pin_identity(folder, identity, opened.about)
-        rows = {}
+        rows, askers = {}, {}
         for target in passes:
-            asker = _asker(opened, target, chosen)
+            # greedy and sampled completions of one program are asked for by one: what it compiled is there
+            shared = (target.probe, target.samples if target.samples != config.grpo.group_size else 0)
+            if shared not in askers:
+                askers[shared] = _asker(opened, target, chosen)
             lines = write_answers(
-                asker, opened.weights, opened.judge, chosen, groups, target=target, folder=folder,
+                askers[shared], opened.weights, opened.judge, chosen, groups, target=target, folder=folder,
                 progress=config.logging.progress,
             )  # fmt: skip
             if target.probe == passes[0].probe:

@@ -79,8 +79,8 @@ def score_folder(folder: Path, scoring: Scoring) -> dict[str, Scored]:
       ConfigError: there are no answers, a line is none, or the scores cannot be written.
     """
     names = [*read_manifest(folder).get("passes", {})]
-    answers = {name: read_answers(folder, name) for name in names}
-    if not any(answers.values()):
+    answers = {name: rows for name in names if (rows := read_answers(folder, name))}
+    if not answers:
         raise ConfigError(
             f"--stage score: expected answers in {folder}; there are none. Run the command without --stage first."
         )

@@ -130,10 +130,10 @@ def render(cells: Sequence[Cell], definitions: Mapping[str, str], facts: Mapping
     return "\n".join(lines) + "\n"
 
 
-def first_section(text: str) -> str:
-    """The heading of a rendered table and what it says of all questions."""
-    head, _, rest = text.partition("\n## ")
-    return head + "\n" + rest.partition("\n\n")[2].partition("\n\n")[0]
+def shortened(text: str) -> str:
+    """A rendered table without its sections by set, modality and type of question."""
+    head, *sections = text.split("\n## ")
+    return "\n## ".join([head, sections[0], sections[-1]])
 
 
 def metric_of(name: str) -> str:
