@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Several processes on this machine: each holds a share of the devices, together they train as one.
-#   bash launch/local.sh --processes N [--devices-per-process K] [train|sft] CONFIG [key=value ...]
+#   bash launch/local.sh --processes N [--devices-per-process K] [train|sft|evaluate] CONFIG [key=value ...]
 # GPUs: those of CUDA_VISIBLE_DEVICES (default: all) are split evenly, or K to each. Without GPUs, or with
 # CUDA_VISIBLE_DEVICES= (empty), each process gets K devices made of CPU threads (default 1).
-# `sft CONFIG` runs the supervised phase.
+# `sft CONFIG` runs the supervised phase, `evaluate RUN` asks held-out questions.
 # Process 0 writes as it would alone; lines of process i start with [i]. When one fails the others are ended too.
 # SIGTERM and Ctrl-C reach every process, which saves and exits with 75; a second Ctrl-C ends them at once.
 # Exit code: 0 if all ended well, else that of the first that did not.
@@ -27,7 +27,7 @@ while [[ "${1:-}" == --* ]]; do
 done
 [ -n "$processes" ] || refuse "expected --processes N, the number of processes, e.g. --processes 2."
 phase=train
-case "${1:-}" in train | sft) phase=$1; shift ;; esac
+case "${1:-}" in train | sft | evaluate) phase=$1; shift ;; esac
 [ $# -ge 1 ] || refuse "expected a configuration, e.g. configs/phantom.yaml."
 
 gpus=()

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Every worker of a Cloud TPU VM slice, through gcloud. Creating the slice (or queued resource) is yours.
 #   bash launch/tpu_pod.sh --name TPU [--zone Z] [--project P] --setup                     copy this folder, install
-#   bash launch/tpu_pod.sh --name TPU [--zone Z] [--project P] [train|sft] CONFIG [key=value ...]
+#   bash launch/tpu_pod.sh --name TPU [--zone Z] [--project P] [train|sft|evaluate] CONFIG [key=value ...]
 #   bash launch/tpu_pod.sh --name TPU [--zone Z] [--project P] --stop                      save and end (exit code 75)
 # --dry-run prints what would be run, to be pasted, and runs nothing. PYTHON=python3.11 names the workers' interpreter.
 # run.dir should be a folder that all workers share (Filestore, a mounted bucket); gs:// paths were not tried.
@@ -37,7 +37,7 @@ while [[ "${1:-}" == --* ]]; do
 done
 [ -n "$name" ] || refuse "expected --name TPU, the name of a TPU VM (gcloud compute tpus tpu-vm list)."
 phase=train
-case "${1:-}" in train | sft) phase=$1; shift ;; esac
+case "${1:-}" in train | sft | evaluate) phase=$1; shift ;; esac
 [ "$action" != train ] || [ $# -ge 1 ] || refuse "expected a configuration, e.g. configs/phantom.yaml (or --setup)."
 $is_dry || command -v gcloud >/dev/null || refuse "expected gcloud; install the Google Cloud CLI."
 
@@ -57,5 +57,5 @@ case $action in
         on_workers "mkdir -p reflex_jax && tar -xzf reflex_jax.tar.gz -C reflex_jax && PYTHON=$(quote "${PYTHON:-python3}") && source reflex_jax/launch/environment.sh tpu"
         ;;
     train) on_workers "cd reflex_jax && REFLEX_PROCESSES=auto exec .venv/bin/reflex $phase $(quote "$@")" ;;
-    stop) on_workers "pkill -TERM -f '[r]eflex (train|sft)'" ;; # the brackets keep pkill from finding its own shell
+    stop) on_workers "pkill -TERM -f '[r]eflex (train|sft|evaluate)'" ;; # the brackets keep pkill from finding its own shell
 esac

@@ -1,4 +1,4 @@
-"""Command line: `reflex train | sft | evaluate | replay | judge | data | audit | export | plan`, a file each in `commands/`.
+"""Command line: `reflex train | sft | evaluate | compare | table | replay | judge | data | audit | export | plan`, a file each.
 
 Exit codes: 0 done; 1 a checkpoint could not be written; 2 wrong input; 3 another process was lost; 4 the loss is not a
 number, or no completion could be scored; 5 planned, and does not fit; 6 audited or replayed, and found wanting; 75 stopped by
@@ -12,12 +12,12 @@ import os
 import sys
 from collections.abc import Sequence
 
-from reflex_jax.commands import audit, data, evaluate, export, judge, plan, replay, train
+from reflex_jax.commands import audit, compare, data, evaluate, export, judge, plan, replay, table, train
 from reflex_jax.commands.arguments import Parser
 from reflex_jax.config import ConfigError
 from reflex_jax.stops import PROCESS_LOST, RunStopped
 
-COMMANDS = (train, evaluate, replay, judge, data, audit, export, plan)  # in the order of --help
+COMMANDS = (train, evaluate, compare, table, replay, judge, data, audit, export, plan)  # in the order of --help
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

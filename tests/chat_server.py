@@ -15,8 +15,9 @@ from collections import Counter
 from email.utils import formatdate
 
 MODELS = (
-    "judge", "judge-json", "503-twice", "always-503", "429-once", "429-for-long", "hang", "html", "text", "not-json",
-    "no-choices", "chatty", "chatty-once", "half-closed", "drip", "endless", "unauthorised", "redirect", "null", "thinks",
+    "judge", "judge-json", "judge-marks", "503-twice", "always-503", "429-once", "429-for-long", "hang", "html", "text",
+    "not-json", "no-choices", "chatty", "chatty-once", "half-closed", "drip", "endless", "unauthorised", "redirect", "null",
+    "thinks",
 )  # fmt: skip
 _TEXT = r"<{0}-[0-9a-f]+>(.*?)</{0}-[0-9a-f]+>"
 
@@ -118,6 +119,10 @@ def say(model: str, asked: dict) -> str | None:
     word = "YES" if is_right else "NO"
     if model == "judge-json":
         return json.dumps({"score": 1 if is_right else 0.25})
+    if model == "judge-marks":  # of a file of predictions: right where the correct text stands in the predicted one
+        predicted = re.search(_TEXT.format("predicted"), prompt, re.DOTALL)
+        mark = int(predicted is not None and any(text in predicted.group(1).lower() for text in correct))
+        return json.dumps({"score": mark, "evaluation": "So be it.", "reasoning_score": 1, "prediction_score": mark})
     if model == "chatty" or model == "chatty-once" and len(asked["messages"]) == 1:
         return f"{word}, because the words are what they are."
     if model == "thinks":

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from reflex_jax.data.prompts import PromptSizes
 from reflex_jax.run.checkpoint import RunCheckpoints
 from reflex_jax.run.directory import load_run_config
 from reflex_jax.sharding import make_mesh
-from reflex_jax.step import program
+from reflex_jax.step import models, program
 from reflex_jax.step.shapes import named_shapes
 from reflex_jax.training.metric_names import metric_names
 from reflex_jax.training.objectives import Grpo
@@ -236,6 +237,22 @@ def test_evaluate_prints_greedy_and_sampled_scores_also_without_seeing(capsys, t
     assert printed == {name for name in names if name.startswith("eval/")}
     assert "eval/greedy/accuracy" in seeing and "eval/sampled/reward/total" in seeing
     assert main(["evaluate", "out", "training.evaluation_questions=8", "--blank-image"]) == 0
+
+
+def test_a_step_is_evaluated_without_rewards(capsys, trained, monkeypatch):
+    """Neither judge nor samples: greedy answers alone, in a folder of the run that is named after split and step."""
+    shutil.copytree(trained, "out")
+    monkeypatch.setattr(models, "load_judge", lambda *_, **settings: pytest.fail("a judge was loaded"))
+    assert main(["evaluate", "out", "training.evaluation_questions=8", "--no-rewards", "--step", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "eval/greedy/reward/answer" in printed and "sampled" not in printed and "visual_fidelity" not in printed
+    folder = Path("out/evaluation/test-step-2")
+    names = {"answers.jsonl", "scores.jsonl", "manifest.json", "table.md", "table.json"}
+    assert {path.name for path in folder.iterdir()} == names
+    assert json.loads((folder / "manifest.json").read_text())["about"]["step"] == 2
+    assert "yes_no" in printed and "constant" in printed and "question_only" in printed
+    message = refused(capsys, "evaluate", "out", "--step", "7")
+    assert "no checkpoint of step 7" in message and message.count("\n") == 1
 
 
 # --- arguments

@@ -55,6 +55,8 @@ WALKED = {
     "reflex evaluate runs/quickstart": FEW,
     "reflex evaluate runs/quickstart --blank-image": FEW,
     "reflex audit run runs/quickstart": "",
+    "reflex table modalities runs/quickstart": "",
+    "reflex evaluate RUN --probe real,blank,shuffled,other_patient --samples 0": FEW,
     "reflex train configs/phantom.yaml run.name=mine grpo.group_size=4 rewards.components.visual_fidelity=0": f"{PHANTOM} "
     "grpo.group_size=4 training.steps=200 training.save_every=200 grpo.prompts_per_step=2 rollout.max_new_tokens=2",
     "reflex train configs/phantom.yaml grpo.preset=dapo grpo.clip_high=0.25": f"{PHANTOM} run.name=dapo",
@@ -84,6 +86,22 @@ ELSEWHERE = {
         "tests/training/test_faults.py", "rewards.components.short=0.5"),
     "reflex train configs/phantom.yaml rewards.components.llm_judge=0.5 endpoint.url=http://localhost:8000/v1 "
     "endpoint.model=NAME": ("tests/training/test_llm_judge.py", "def test_a_judge_that_is_killed_and_comes_back"),
+    "reflex evaluate RUN training.evaluation_questions=0 --no-rewards": (
+        "tests/test_cli.py", "def test_a_step_is_evaluated_without_rewards"),
+    "reflex evaluate DIR data.root=/data/slake --config configs/slake_tiny.yaml --to OUT": (
+        "tests/evaluation/test_sets.py", "def test_a_policy_without_a_run_is_evaluated_on_several_sets"),
+    "reflex evaluate DIR data.source=slake data.root=/data/slake --to OUT --stage score --verdicts verdicts.jsonl": (
+        "tests/evaluation/test_generate.py", "def test_answers_are_judged_and_the_verdicts_stand_in_the_table"),
+    "reflex compare A B": ("tests/evaluation/test_paper_tables.py", "def test_a_comparison_is_paired_and_by_pictures"),
+    "reflex table sets ours=runs/full/evaluation/test-step-100 base=OUT --to tables": (
+        "tests/evaluation/test_sets.py", "def test_two_checkpoints_become_a_table"),
+    "reflex table ablations full=A no_vfr=B no_bpr=C": (
+        "tests/evaluation/test_paper_tables.py", "def test_the_commands_print_and_draw"),
+    "reflex table modalities mri=A ct=B xray=C --to tables": (
+        "tests/evaluation/test_paper_tables.py", "def test_columns_of_modalities_and_a_metric_of_choice"),
+    "reflex judge OUT/answers.jsonl endpoint.url=http://localhost:8000/v1 endpoint.model=NAME --template base "
+    "--to verdicts.jsonl": (
+        "tests/evaluation/test_generate.py", "def test_answers_are_judged_and_the_verdicts_stand_in_the_table"),
     "reflex evaluate RUN endpoint.url=URL": (
         "tests/training/test_llm_judge.py", "def test_a_run_directory_alone_sends_nothing_anywhere"),
     "reflex replay runs/phantom": ("tests/audit/test_replay.py", "def test_everything_comes_out_again_bit_for_bit"),
@@ -421,6 +439,7 @@ def test_the_commands_work_one_after_the_other(clone, data_root, tmp_path):
             command.replace("/data/", f"{data_root}/")
             .replace("=/data", f"={mixed}")
             .replace("DIR", f"exported-{number}")
+            .replace(" RUN ", " runs/quickstart ")
         )
         words = shlex.split(f"{line} {settings}")
         modules = {"reflex": "reflex_jax.cli", "ruff": "ruff"}

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Sequence
 from typing import Any, NoReturn
+
+from reflex_jax.config import ConfigError
 
 
 class Parser(argparse.ArgumentParser):
@@ -35,3 +38,13 @@ def gigabytes(text: str) -> float:
     if not (math.isfinite(size) and size * 1e9 >= 1):
         raise argparse.ArgumentTypeError(f"expected a number of GB above 0; got {text[:80]!r}")
     return size
+
+
+def refuse_overrides(overrides: Sequence[str]) -> None:
+    """Refuses what stands behind the arguments of a command that reads no settings.
+
+    Raises:
+      ConfigError: something does.
+    """
+    if overrides:
+        raise ConfigError(f"{', '.join(overrides)}: expected no settings; this command reads what is on disk.")

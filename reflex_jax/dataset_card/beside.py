@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from reflex_jax.config import Config, ConfigError
 from reflex_jax.data.sources import cache_of, load_evaluation, load_training
 from reflex_jax.dataset_card.card import recall_card
-from reflex_jax.dataset_card.floors import question_only_scores
+from reflex_jax.dataset_card.floors import question_only_answers, question_only_scores
 from reflex_jax.evaluation.validation import chosen_questions
 from reflex_jax.run.identity import data_fingerprint
 
 
-def beside_scores(config: Config) -> tuple[dict[str, float], list[str]]:
-    """Numbers of the question-only baseline under `floor/...`, and lines to print.
+@dataclass(frozen=True)
+class Beside:
+    """What a score is to be read beside."""
+
+    floors: dict[str, float]  # `floor/question_only/...`: what the baseline scores on the questions that a run looks at
+    answers: dict[str, str]  # its answer to each question of the split, by id; empty where there is no training set
+    lines: list[str]  # to print
+
+
+def beside_scores(config: Config) -> Beside:
+    """What the question-only baseline says and scores, and what the dataset card says.
 
     Args:
       config: of a run, whose `data.evaluation_split` was evaluated.
@@ -28,7 +39,7 @@ def beside_scores(config: Config) -> tuple[dict[str, float], list[str]]:
     try:
         known = load_training(data, seed=config.run.seed, with_validation=bool(training.evaluate_every), quiet=True)
     except ConfigError as error:
-        return {}, [*lines, f"no question-only baseline: {error}"]
+        return Beside({}, {}, [*lines, f"no question-only baseline: {error}"])
     lines += recall_card(data_fingerprint(examples), data_fingerprint(known), cache_of(data)) or [
         "these questions have no dataset card for this training set yet: `reflex data check CONFIG` makes it"
     ]
@@ -36,4 +47,5 @@ def beside_scores(config: Config) -> tuple[dict[str, float], list[str]]:
     if trained:
         lines.append(f"{len(trained)} of the {len(examples)} questions of this split are training questions of the run")
     scores = question_only_scores(known, chosen_questions(config, examples))
-    return {f"floor/question_only/{name}": value for name, value in scores.items()}, lines
+    answers = dict(zip((e.id for e in examples), question_only_answers(known, examples), strict=True))
+    return Beside({f"floor/question_only/{name}": value for name, value in scores.items()}, answers, lines)

@@ -6,7 +6,6 @@ the lines of before stay without being read.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ from reflex_jax.config import ConfigError, nearest_name
 from reflex_jax.data.examples import RowError, list_offenders
 from reflex_jax.data.json_lines import lines_of_file, parse_object
 from reflex_jax.evaluation.judge_protocols import TEMPLATES, PredictedAnswer
+from reflex_jax.evaluation.line_files import LineFile
 
 _TEXTS = ("question", "truth", "prediction")
 _KEYS = ("id", *_TEXTS, "template", "task", "answer_type", "options")
@@ -97,8 +97,7 @@ class VerdictFile:
     """Verdicts on disk, one line each; a line that a crash cut off is taken away."""
 
     def __init__(self, path: Path):
-        self._path = path
-        self._file: Any = None
+        self._lines = LineFile(path)
 
     @contextmanager
     def owned(self) -> Iterator[dict[str, Verdicts]]:
@@ -107,43 +106,32 @@ class VerdictFile:
         Raises:
           ConfigError: another process has it, it cannot be written, or a line in its middle is no verdict.
         """
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("a+b") as self._file:
-                try:
-                    fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError as error:
-                    raise ConfigError(
-                        f"--to: another process writes {self._path}. Wait for it, or name another."
-                    ) from error
-                yield self._read()
-        except OSError as error:
-            raise ConfigError(f"--to: {self._path} cannot be written ({error.strerror}). Name another.") from error
+        with self._lines.owned() as lines:
+            yield read_verdicts(self._lines.path, lines)
 
     def add(self, rows: Sequence[dict[str, Any]]) -> None:
         """Writes lines, whole or not at all as far as the disk allows."""
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        self._file.write(text.encode())
-        self._file.flush()
+        self._lines.add(rows)
 
-    def _read(self) -> dict[str, Verdicts]:
-        self._file.seek(0)
-        content = self._file.read()
-        whole = content[: content.rfind(b"\n") + 1]
-        found: dict[str, Verdicts] = {}
-        for number, line in enumerate(whole.split(b"\n")[:-1], 1):
-            try:
-                row = json.loads(line)
-                known = found.setdefault(row["key"], Verdicts())
-                if row.get("failure") is None:
-                    known.scores = {str(name): float(value) for name, value in row["scores"].items()}
-                else:
-                    known.failures.append(str(row["failure"]).partition(":")[0])
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise ConfigError(
-                    f"--to: {self._path}, line {number}: expected a verdict of `reflex judge`; got {line[:60]!r}. Name another "
-                    "file, or remove that line."
-                ) from error
-        if len(whole) < len(content):
-            self._file.truncate(len(whole))
-        return found
+
+def read_verdicts(path: Path, lines: Sequence[bytes]) -> dict[str, Verdicts]:
+    """What the lines of a file of verdicts say, by key.
+
+    Raises:
+      ConfigError: a line is no verdict.
+    """
+    found: dict[str, Verdicts] = {}
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+            known = found.setdefault(row["key"], Verdicts())
+            if row.get("failure") is None:
+                known.scores = {str(name): float(value) for name, value in row["scores"].items()}
+            else:
+                known.failures.append(str(row["failure"]).partition(":")[0])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(
+                f"--to: {path}, line {number}: expected a verdict of `reflex judge`; got {line[:60]!r}. Name another "
+                "file, or remove that line."
+            ) from error
+    return found

@@ -1,4 +1,4 @@
-"""HOST: how much of an open answer's words are the truth's: BLEU-1, ROUGE-1 and recall, over words in their compared form.
+"""HOST: how much of an open answer's words are the truth's: BLEU-1, ROUGE, recall and F1, over words in their compared form.
 
 Words are those of `text.words`: of any script, numbers with their sign, one spelling and one number, without articles. Public
 scorers differ in ways that pay for nothing: counted recall rises with each repetition, ROUGE over sets of n-grams does not see
@@ -41,3 +41,23 @@ def token_recall(candidate: str, reference: str) -> float:
 
 def _overlap(candidate: tuple[str, ...], reference: tuple[str, ...]) -> int:
     return sum((Counter(candidate) & Counter(reference)).values())
+
+
+def token_f1(candidate: str, reference: str) -> float:
+    """F-measure of the different words of two texts: saying one twice neither adds nor takes anything."""
+    candidate_words, reference_words = set(words_of(candidate)), set(words_of(reference))
+    shared = len(candidate_words & reference_words)
+    return 2 * shared / (len(candidate_words) + len(reference_words)) if shared else 0.0
+
+
+def rouge_l(candidate: str, reference: str) -> float:
+    """F-measure of the longest common subsequence of words (ROUGE-L, beta 1); no stemming."""
+    candidate_words, reference_words = words_of(candidate), words_of(reference)
+    lengths = [0] * (len(reference_words) + 1)  # of the longest subsequence with each beginning of the reference
+    for word in candidate_words:
+        before = 0  # what stood left of `lengths[place]` before this word
+        for place, other in enumerate(reference_words, 1):
+            above = lengths[place]
+            lengths[place] = before + 1 if word == other else max(above, lengths[place - 1])
+            before = above
+    return 2 * lengths[-1] / (len(candidate_words) + len(reference_words)) if lengths[-1] else 0.0

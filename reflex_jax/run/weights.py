@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from reflex_jax.checkpoints.huggingface import load_policy_params
 from reflex_jax.checkpoints.policy import policy_shardings
@@ -15,8 +20,9 @@ from reflex_jax.config import PolicyConfig
 from reflex_jax.models.partitioning import policy_table
 from reflex_jax.models.qwen_vl import QwenVLConfig
 from reflex_jax.run.checkpoint import RunCheckpoints
-from reflex_jax.sharding import AnyMesh, parameter_shardings
+from reflex_jax.sharding import AnyMesh, parameter_shardings, replicated
 from reflex_jax.step.trained import abstract_trained, split_trainable
+from reflex_jax.trees import Array, Params
 
 
 def restore_policy(
@@ -51,3 +57,40 @@ def restore_policy(
         loaded = load_policy_params(source, policy, jnp.float32, policy_shardings(policy, mesh))
         _, fixed = split_trainable(loaded, settings)
     return params, fixed
+
+
+def weights_fingerprint(params: Params, mesh: AnyMesh) -> str:
+    """Hash of weights by content, wherever they lie: two sums of each array, of its bits times odd numbers by their places.
+
+    Sums are of whole numbers modulo 2^32, so neither the mesh nor the order of additions enters them; every bit that changes
+    changes the first. Weights that were saved and read again have the hash they had.
+
+    Args:
+      params: arrays of float32 or bfloat16, the same for all processes.
+      mesh: where they lie.
+    """
+    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+    sums = _summer(mesh)([x for _, x in leaves])
+    named = [
+        [jax.tree_util.keystr(path), list(x.shape), str(x.dtype), np.asarray(pair).tolist()]
+        for (path, x), pair in zip(leaves, sums, strict=True)
+    ]
+    return "sha256:" + hashlib.sha256(json.dumps(named).encode()).hexdigest()
+
+
+@functools.cache
+def _summer(mesh: AnyMesh) -> Callable[[list[Array]], list[Array]]:
+    """On every device."""
+    return jax.jit(lambda arrays: [_sums(x) for x in arrays], out_shardings=replicated(mesh))
+
+
+def _sums(x: Array) -> Array:
+    kind = {2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
+    bits = jax.lax.bitcast_convert_type(x, kind).astype(jnp.uint32)
+    place = jnp.zeros(x.shape, jnp.uint32)
+    for axis, size in enumerate(x.shape):
+        place = place * jnp.uint32(size % 2**32) + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
+    factors = (place * jnp.uint32(0x9E3779B1) ^ (place >> 15) * jnp.uint32(0x85EBCA77)) | jnp.uint32(1)
+    others = (place + jnp.uint32(0x7F4A7C15)) * jnp.uint32(0xC2B2AE35) | jnp.uint32(1)
+    mixed = bits ^ (bits >> 16) * jnp.uint32(0x27D4EB2F)
+    return jnp.stack([(bits * factors).sum(dtype=jnp.uint32), (mixed * others).sum(dtype=jnp.uint32)])

@@ -15,6 +15,7 @@ from PIL import Image
 
 from reflex_jax.config import Config, ConfigError, JudgeConfig
 from reflex_jax.data.examples import Example, list_offenders
+from reflex_jax.data.probes import Probe, show_instead
 from reflex_jax.data.prompts import TOKEN_MULTIPLE, EncodedPrompt, Processor, PromptSizes
 from reflex_jax.judge.batch import judge_pixels, stack_pictures
 from reflex_jax.judge.evidence import Judge
@@ -23,8 +24,6 @@ from reflex_jax.sharding import BatchRows
 from reflex_jax.statements.collisions import colliding_options
 from reflex_jax.step.ladders import ladder
 from reflex_jax.step.models import Models
-
-_GREY = (127, 127, 127)
 
 
 @dataclass(frozen=True)
@@ -40,13 +39,12 @@ class HostBatch:
 class BatchBuilder:
     """Questions -> arrays, padded to one of a few static sizes: the smallest that holds every prompt of the batch.
 
-    A blank policy image (a mean-grey picture of the same size) leaves the judge's picture as it is: the question is what
-    the policy can say without seeing.
+    Where the policy is shown other pictures than the question's own (`data.probes`), the judge still sees those.
     """
 
     def __init__(
         self, models: Models, sizes: PromptSizes, rows: BatchRows, *, judge: JudgeConfig, rungs: int = 1,
-        blank_image: bool = False,
+        probe: Probe | None = None,
     ):  # fmt: skip
         """Reads nothing yet.
 
@@ -56,10 +54,10 @@ class BatchBuilder:
           rows: of a batch.
           judge: which pictures of a question the judge looks at, and how they are resized.
           rungs: how many sizes there are at most; 1: `sizes` alone.
-          blank_image: see above.
+          probe: which pictures the policy sees; None: the question's own.
         """
         self._processor, self._judge, self._rungs = models.processor, models.judge, prompt_rungs(sizes, rungs)
-        self.rows, self._blank_image, self._looks = rows, blank_image, judge
+        self.rows, self._probe, self._looks = rows, probe, judge
         self._room = sizes.judged if judge.sees_all_pictures else None
 
     def sizes_of(self, examples: Sequence[Example]) -> PromptSizes:
@@ -68,8 +66,11 @@ class BatchBuilder:
             return self._rungs[0]
         needed = PromptSizes(1, 0)
         for example in examples:
-            needed = needed.union(PromptSizes(*self._processor.size_of(example)))
+            needed = needed.union(PromptSizes(*self._processor.size_of(self._shown(example))))
         return next((rung for rung in self._rungs if rung.union(needed) == rung), self._rungs[-1])
+
+    def _shown(self, example: Example) -> Example:
+        return example if self._probe is None else show_instead(example, self._probe)
 
     def __call__(self, examples: Sequence[Example]) -> HostBatch:
         """Loads, resizes and tokenises this process's part of P questions, one a core at a time."""
@@ -89,7 +90,7 @@ class BatchBuilder:
     def _prepare(self, example: Example) -> tuple[EncodedPrompt, list[UInt8[np.ndarray, "H W 3"]]]:
         """A question as the policy reads it, and the pictures that the judge looks at."""
         images = example.load_images()
-        seen = [Image.new("RGB", i.size, _GREY) for i in images] if self._blank_image else images
+        seen = images if self._probe is None else self._shown(example).load_images()
         judged = [] if self._judge is None else judged_pictures(images, self._judge, self._looks)
         return self._processor.encode(seen, example.question, example_id=example.id), judged
 

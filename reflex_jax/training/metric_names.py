@@ -10,7 +10,8 @@ import numpy as np
 from reflex_jax.config import ConfigError, nearest_name
 from reflex_jax.data.examples import Example
 from reflex_jax.data.prompts import PromptSizes
-from reflex_jax.evaluation.validation import chosen_questions, question_columns, summarise
+from reflex_jax.evaluation.asking import question_columns
+from reflex_jax.evaluation.validation import chosen_questions, summarise
 from reflex_jax.rewards.answer_metrics import ANSWER_METRICS, metrics_of_question
 from reflex_jax.step.abstract_run import AbstractRun, abstract_run
 from reflex_jax.step.imitate import SftBatch

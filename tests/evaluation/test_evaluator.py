@@ -6,9 +6,10 @@ import jax
 import numpy as np
 import pytest
 
+from reflex_jax.config import ConfigError
 from reflex_jax.config_reader import load_config
 from reflex_jax.data.sources import load_examples
-from reflex_jax.evaluation.validation import Evaluator, evaluation_batch
+from reflex_jax.evaluation.validation import Evaluator, chosen_questions, evaluation_batch
 from reflex_jax.records import Rollout
 from reflex_jax.sharding import make_mesh
 from reflex_jax.step.batch import measure_prompts
@@ -28,11 +29,30 @@ SETTINGS = [STRINGS, "grpo.group_size=2", "rollout.max_new_tokens=8", "data.size
         (5, ["training.evaluation_batch=3"], 4),
         (5, ["training.evaluation_batch=5", "memory.microbatch_prompts=4"], 8),
         (100, ["training.evaluation_batch=10", "memory.microbatch_prompts=3"], 12),
+        (3, ["memory.rollout_prompts=4"], 4),  # no more than are sampled together
+        (3, ["memory.rollout_prompts=3"], 6),  # 4, of which 3 are no part: all would be sampled together
     ],
 )
 def test_a_batch_holds_what_is_asked_for_and_what_devices_divide(questions, overrides, expected):
     config = load_config(None, [*SETTINGS, "grpo.prompts_per_step=8", *overrides])
     assert evaluation_batch(config, make_mesh(config.mesh, jax.devices()[:2]), questions) == expected
+
+
+@pytest.mark.parametrize(("phases", "kept"), [
+    ("[{options: true}]", [True]), ("[{options: false}, {options: false}]", [False]),
+    ("[{options: true}, {options: false}]", [True, False]), ("[{answer_type: closed}]", [True, False]),
+])  # fmt: skip
+def test_a_run_on_questions_with_options_is_asked_those(phases, kept):
+    config = load_config(
+        "configs/phantom.yaml", [f"data.phases={phases}", "data.size=64", "training.evaluation_questions=0"]
+    )
+    examples = load_examples(config.data, "test", seed=0)
+    chosen = chosen_questions(config, examples)
+    assert chosen == [example for example in examples if (example.options is not None) in kept]
+    with pytest.raises(ConfigError, match="all ask for questions with options, and none of the 1 held-out"):
+        chosen_questions(
+            load_config(None, ["data.phases=[{options: true}]"]), [e for e in examples if e.options is None][:1]
+        )
 
 
 def test_scores_do_not_depend_on_the_size_of_a_batch():

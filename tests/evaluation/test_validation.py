@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from reflex_jax.evaluation.validation import question_columns, summarise
+from reflex_jax.evaluation.asking import question_columns
+from reflex_jax.evaluation.validation import summarise
 from reflex_jax.records import HostScores
 from reflex_jax.step.score import Scored
 from reflex_jax.trees import tree_of

@@ -274,7 +274,7 @@ WHERE = "--worker=all --zone=us-east5-a --project=lab"
             [f"{GCLOUD} ssh pod {WHERE} '--command=cd reflex_jax && REFLEX_PROCESSES=auto exec .venv/bin/reflex sft "
              "configs/phantom.yaml'"],
         ),
-        (["--stop"], [rf"{GCLOUD} ssh pod {WHERE} '--command=pkill -TERM -f '\''[r]eflex (train|sft)'\'''"]),
+        (["--stop"], [rf"{GCLOUD} ssh pod {WHERE} '--command=pkill -TERM -f '\''[r]eflex (train|sft|evaluate)'\'''"]),
     ],
     ids=["train", "setup", "sft", "stop"],
 )  # fmt: skip
