@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 
 from reflex_jax.audit.page_run import PageRun
@@ -21,15 +20,15 @@ from reflex_jax.audit.policy_attention import (
     picture_attention,
     read_again,
 )
+from reflex_jax.config import Config
 from reflex_jax.data.examples import Example
 from reflex_jax.judge.batch import judged_part
 from reflex_jax.models.biomedclip import BiomedClipConfig
 from reflex_jax.run.checkpoint import RunCheckpoints
-from reflex_jax.run.weights import restore_policy
+from reflex_jax.run.weights import restored_policy, weights_to_sample
 from reflex_jax.sharding import make_mesh
-from reflex_jax.step.models import Models, load_adapters, load_models, load_params
+from reflex_jax.step.models import Models, load_models
 from reflex_jax.step.program import build_program
-from reflex_jax.step.trained import draw_adapters, split_trainable
 from reflex_jax.trees import Params
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
@@ -64,7 +63,7 @@ def measure_attention(
         return []
     numbers, readings, parts, masks = _columns(rows, run, judge)
     looked = []
-    for label, step, weights in _policies(run, models):
+    for label, step, weights in policies_of(config, models):
         maps = picture_attention(models, weights, readings)
         overlaps = [
             None if mask is None else overlap_with_judge(seen, mask, part, quantile=config.judge.quantile)
@@ -79,26 +78,16 @@ def measure_attention(
     return looked
 
 
-def _policies(run: PageRun, models: Models) -> list[tuple[str, int, Params]]:
+def policies_of(config: Config, models: Models) -> list[tuple[str, int, Params]]:
     """(what it is called, step, weights) of the policy before training, and of the newest checkpoint where there is one."""
-    config = run.config
     program = build_program(config, models.shapes)
-
-    def gathered(trained: Any, fixed: Any) -> Params:
-        return program.gather(trained, jax.tree.map(lambda x: x.astype(config.policy.dtype), fixed))
-
-    params = load_params(models)
-    own, fixed = split_trainable(params, config.policy)
-    adapters = load_adapters(models, config.policy) or draw_adapters(params, config.policy, config.run.seed)
-    policies = [("before training", 0, gathered(adapters or own, fixed))]
-    checkpoints = RunCheckpoints(run.directory, keep=1, is_owner=False)
+    policies = [("before training", 0, weights_to_sample(config, models, program, None))]
+    checkpoints = RunCheckpoints(config.run.directory, keep=1, is_owner=False)
     try:
         if checkpoints.steps():
             step = checkpoints.find_step()
-            restored = restore_policy(
-                checkpoints, step, models.directory, models.shapes.policy, models.shapes.mesh, settings=config.policy
-            )
-            policies.append((f"after step {step}", step, gathered(*restored)))
+            restored = restored_policy(config, models, checkpoints, step)
+            policies.append((f"after step {step}", step, weights_to_sample(config, models, program, restored)))
     finally:
         checkpoints.close()
     return policies

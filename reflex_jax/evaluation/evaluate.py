@@ -9,8 +9,6 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-import jax
-
 import reflex_jax
 from reflex_jax.chat.check import look_at_endpoint
 from reflex_jax.checkpoints.paths import resolve_checkpoint
@@ -33,14 +31,13 @@ from reflex_jax.run.identity import (
     encoders_fingerprint,
     files_fingerprint,
 )
-from reflex_jax.run.weights import restore_policy, weights_fingerprint
+from reflex_jax.run.weights import restored_policy, weights_fingerprint, weights_to_sample
 from reflex_jax.sharding import make_mesh
 from reflex_jax.step.batch import leave_out_unfit, measure_prompts, refuse_colliding_options
 from reflex_jax.step.encoders import encoder_directories, encoder_settings
-from reflex_jax.step.models import Models, completion_shape, load_adapters, load_models, load_params, make_host_bridge
+from reflex_jax.step.models import Models, completion_shape, load_models, make_host_bridge
 from reflex_jax.step.program import Program, build_program
 from reflex_jax.step.score import needs_endpoint, needs_judge
-from reflex_jax.step.trained import draw_adapters, split_trainable
 from reflex_jax.trees import Params
 
 
@@ -204,10 +201,10 @@ def _opened(answerer: Answerer) -> Iterator[_Opened]:
                 now = _run_identity(config, examples, base, rewards, initial=answerer.initial)
                 check_identity(facts, now, config.run.directory, purpose="evaluated")
             if step is not None:
-                checkpoint = _restore(config, models, checkpoints, step)
+                checkpoint = restored_policy(config, models, checkpoints, step)
         finally:
             checkpoints.close()
-    weights = _gather(config, models, program, checkpoint)
+    weights = weights_to_sample(config, models, program, checkpoint)
     identity = {
         "policy": {"directory": base, "weights": weights_fingerprint(weights, mesh)},
         "reading": _reading(config),
@@ -243,24 +240,6 @@ def _asker(opened: _Opened, target: Pass, chosen: Sequence[Example]) -> Asker:
         grpo = dataclasses.replace(config.grpo, group_size=target.samples)
         program = build_program(dataclasses.replace(config, grpo=grpo), models.shapes)
     return Asker(config, models, program, opened.bridge, sizes, count, probe=probe)
-
-
-def _restore(config: Config, models: Models, checkpoints: RunCheckpoints, step: int) -> tuple[Params, Params]:
-    policy, mesh = models.shapes.policy, models.shapes.mesh
-    return restore_policy(checkpoints, step, models.directory, policy, mesh, settings=config.policy)
-
-
-def _gather(config: Config, models: Models, program: Program, checkpoint: tuple[Params, Params] | None) -> Params:
-    """The policy as sampling reads it: of a checkpoint, or (None) of the directory that the configuration names."""
-    if checkpoint is None:
-        params = load_params(models)
-        trained, fixed = split_trainable(params, config.policy)
-        trained = (
-            load_adapters(models, config.policy) or draw_adapters(params, config.policy, config.run.seed) or trained
-        )
-    else:
-        trained, fixed = checkpoint
-    return program.gather(trained, jax.tree.map(lambda x: x.astype(config.policy.dtype), fixed))
 
 
 def _reading(config: Config) -> dict[str, Any]:

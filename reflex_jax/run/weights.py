@@ -16,12 +16,14 @@ import numpy as np
 from reflex_jax.checkpoints.huggingface import load_policy_params
 from reflex_jax.checkpoints.policy import policy_shardings
 from reflex_jax.checkpoints.qwen_tensors import abstract_policy_params
-from reflex_jax.config import PolicyConfig
+from reflex_jax.config import Config, PolicyConfig
 from reflex_jax.models.partitioning import policy_table
 from reflex_jax.models.qwen_vl import QwenVLConfig
 from reflex_jax.run.checkpoint import RunCheckpoints
 from reflex_jax.sharding import AnyMesh, parameter_shardings, replicated
-from reflex_jax.step.trained import abstract_trained, split_trainable
+from reflex_jax.step.models import Models, load_adapters, load_params
+from reflex_jax.step.program import Program
+from reflex_jax.step.trained import abstract_trained, draw_adapters, split_trainable
 from reflex_jax.trees import Array, Params
 
 
@@ -57,6 +59,25 @@ def restore_policy(
         loaded = load_policy_params(source, policy, jnp.float32, policy_shardings(policy, mesh))
         _, fixed = split_trainable(loaded, settings)
     return params, fixed
+
+
+def restored_policy(config: Config, models: Models, checkpoints: RunCheckpoints, step: int) -> tuple[Any, Any]:
+    """`restore_policy` with what is known of a run."""
+    policy, mesh = models.shapes.policy, models.shapes.mesh
+    return restore_policy(checkpoints, step, models.directory, policy, mesh, settings=config.policy)
+
+
+def weights_to_sample(config: Config, models: Models, program: Program, checkpoint: tuple[Any, Any] | None) -> Params:
+    """The policy as sampling reads it: of a checkpoint, or (None) of the directory that the configuration names."""
+    if checkpoint is None:
+        params = load_params(models)
+        trained, fixed = split_trainable(params, config.policy)
+        trained = (
+            load_adapters(models, config.policy) or draw_adapters(params, config.policy, config.run.seed) or trained
+        )
+    else:
+        trained, fixed = checkpoint
+    return program.gather(trained, jax.tree.map(lambda x: x.astype(config.policy.dtype), fixed))
 
 
 def weights_fingerprint(params: Params, mesh: AnyMesh) -> str:

@@ -265,9 +265,8 @@ def test_rows_that_fail_are_left_out_and_steps_that_cannot_be_taken_end_the_run(
 def test_what_has_learned_nothing_leaves_no_checkpoint(tmp_path, start):
     """So a reward of one's own that failed at once can be mended; after steps that were taken it belongs to the run."""
     settings = [f"run.dir={tmp_path}", "logging.progress=false", "training.save_every=1"]
-    failed = StepResult(
-        {"skipped": 1.0, "loss": 0.0, "grad_norm": 0.0, "failed_rows": 512}, [{"failure": "mine: x"}], {}
-    )
+    row = {"failure": "mine: x", "question": "Is it?", "true_answer": "yes", "completion": "yes", "parsed_answer": None}
+    failed = StepResult({"skipped": 1.0, "loss": 0.0, "grad_norm": 0.0, "failed_rows": 512}, [row], {})
     run = SimpleNamespace(
         config=load_config(None, settings), start=start, evaluator=None, checkpoints=SimpleNamespace(wait=lambda: None),
         batches=_Batches(), iterate=lambda: iter(range(start, 9)),
