@@ -91,7 +91,7 @@ ELSEWHERE = {
     "reflex evaluate DIR data.root=/data/slake --config configs/slake_tiny.yaml --to OUT": (
         "tests/evaluation/test_sets.py", "def test_a_policy_without_a_run_is_evaluated_on_several_sets"),
     "reflex evaluate DIR data.source=slake data.root=/data/slake --to OUT --stage score --verdicts verdicts.jsonl": (
-        "tests/evaluation/test_generate.py", "def test_answers_are_judged_and_the_verdicts_stand_in_the_table"),
+        "tests/evaluation/test_answers_on_disk.py", "def test_answers_are_judged_and_the_verdicts_stand_in_the_table"),
     "reflex compare A B": ("tests/evaluation/test_paper_tables.py", "def test_a_comparison_is_paired_and_by_pictures"),
     "reflex table sets ours=runs/full/evaluation/test-step-100 base=OUT --to tables": (
         "tests/evaluation/test_sets.py", "def test_two_checkpoints_become_a_table"),
@@ -101,7 +101,7 @@ ELSEWHERE = {
         "tests/evaluation/test_paper_tables.py", "def test_columns_of_modalities_and_a_metric_of_choice"),
     "reflex judge OUT/answers.jsonl endpoint.url=http://localhost:8000/v1 endpoint.model=NAME --template base "
     "--to verdicts.jsonl": (
-        "tests/evaluation/test_generate.py", "def test_answers_are_judged_and_the_verdicts_stand_in_the_table"),
+        "tests/evaluation/test_answers_on_disk.py", "def test_answers_are_judged_and_the_verdicts_stand_in_the_table"),
     "reflex evaluate RUN endpoint.url=URL": (
         "tests/training/test_llm_judge.py", "def test_a_run_directory_alone_sends_nothing_anywhere"),
     "reflex replay runs/phantom": ("tests/audit/test_replay.py", "def test_everything_comes_out_again_bit_for_bit"),

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from reflex_jax import config as config_module
 from reflex_jax.config import DATA_SETS, ConfigError, DataConfig, PhaseConfig, SourceConfig
+from reflex_jax.config import data as config_of_data
 from reflex_jax.data import readers, stored_pictures
 from reflex_jax.data.examples import Example, Picture, RefusedRow
 from reflex_jax.data.layouts import Layout, present, read_json_rows, read_rows
@@ -60,7 +60,7 @@ def toy(monkeypatch):
     )  # fmt: skip
     module.reads = reads
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setattr(config_module, "DATA_SETS", ("toy",))
+    monkeypatch.setattr(config_of_data, "DATA_SETS", ("toy",))
     return module
 
 

@@ -73,8 +73,8 @@ def test_the_optimiser_is_cut_like_the_parameters():
 
 
 @pytest.mark.parametrize(
-    "shape", [pytest.param(shape, marks=[pytest.mark.slow] if shape[2] == 1 else []) for shape in SHAPES]
-)  # each data axis alone is slow: (2, 2, 2) has them both
+    "shape", [pytest.param(shape, marks=[pytest.mark.slow] if shape != (2, 2, 2) else []) for shape in SHAPES]
+)  # each axis alone is slow: (2, 2, 2) has them all
 def test_every_mesh_samples_the_same_tokens(tiny_world, shape):
     prompts, key, ids = tiny_world.batch().prompts, jax.random.key(3), np.arange(8, dtype=np.int32)
 

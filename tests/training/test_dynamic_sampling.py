@@ -24,6 +24,7 @@ class FakeTrainer:
         self.rows = SimpleNamespace(count=PROMPTS, local=np.arange(PROMPTS), fetch=lambda tree: tree)
         self.frozen = SimpleNamespace(judge=None)
         self.build, self.program, self.learned, self.first_prompts = None, self, None, []
+        self.evidence = None  # nothing is recorded
         self.score = lambda judge, inputs, scores: scores
         self.group_facts = lambda rewards: SimpleNamespace(
             has_spread=np.array([max(r) > min(r) for r in rewards]), advantages=np.float32(rewards),

@@ -118,6 +118,7 @@ def test_an_interrupted_run_ends_bit_for_bit_like_an_undisturbed_one(undisturbed
         np.testing.assert_array_equal(got, expected)
 
 
+@pytest.mark.slow  # two more runs; which draw comes next is held in test_dynamic_sampling.py
 def test_a_run_that_samples_until_rewards_differ_goes_on_with_the_next_draw(undisturbed, phantom, tmp_path):
     """Bit for bit; its checkpoint says how many batches of its phase were drawn."""
     sampling = ["grpo.dynamic_sampling=2"]  # beside these the programs of the others
