@@ -56,7 +56,7 @@ WALKED = {
     "reflex evaluate runs/quickstart --blank-image": FEW,
     "reflex audit run runs/quickstart": "",
     "reflex table modalities runs/quickstart": "",
-    "reflex evaluate RUN --probe real,blank,shuffled,other_patient --samples 0": FEW,
+    "reflex evaluate RUN --probe real,blank,shuffled,other_patient --samples 0 --no-rewards": FEW,
     "reflex train configs/phantom.yaml run.name=mine grpo.group_size=4 rewards.components.visual_fidelity=0": f"{PHANTOM} "
     "grpo.group_size=4 training.steps=200 training.save_every=200 grpo.prompts_per_step=2 rollout.max_new_tokens=2",
     "reflex train configs/phantom.yaml grpo.preset=dapo grpo.clip_high=0.25": f"{PHANTOM} run.name=dapo",

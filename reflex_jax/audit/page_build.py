@@ -15,7 +15,6 @@ from reflex_jax.audit.page_sections import Section, attention_section, rewards_s
 from reflex_jax.audit.replay import chain_faults
 from reflex_jax.checkpoints.paths import resolve_checkpoint
 from reflex_jax.config import Config, ConfigError
-from reflex_jax.data.sources import cache_of
 from reflex_jax.evidence.reader import EVIDENCE_FILE, read_head
 from reflex_jax.models.biomedclip import BiomedClipConfig, read_judge_config
 from reflex_jax.step.score import needs_judge
@@ -115,8 +114,7 @@ def _texts(run: PageRun, wanted: Wanted) -> list[Section]:
         ),
         text_section(
             "questions", "The questions", [card / "card.md"],
-            absent=f"No data card: reflex data check CONFIG writes {card}/card.md, which is shown here. Prepared questions lie "
-            f"in {cache_of(run.config.data)}.",
+            absent=f"No data card: reflex data check CONFIG writes {card}/card.md, which is shown here.",
         ),
     ]  # fmt: skip
 
@@ -135,7 +133,8 @@ def _facts(run: PageRun, *, many: bool) -> list[tuple[str, Any]]:
         code, device = batch.code, batch.device
         commit = f", commit {code['commit']}" if code["commit"] else ""
         facts.append(("code", f"{code['version']}{commit}"))
-        facts.append(("machine", f"{device['kind']}, jax {device['jax']}, mesh {device['mesh']}"))
+        mesh = " x ".join(f"{name} {size}" for name, size in device["mesh"].items())
+        facts.append(("machine", f"{device['kind']}, jax {device['jax']}, mesh {mesh}"))
     return [(f"{run.label}: {name}" if many else name, visible_text(str(value), 400)) for name, value in facts]
 
 

@@ -71,6 +71,12 @@ def chain_faults(directory: Path) -> list[Fault]:
     """
     if not (directory / EVIDENCE_FILE).is_file():
         next(read_evidence(directory))
+    known = heads_of_checkpoints(directory)
+    return check_evidence(directory, known) or [*_unlike_their_batch(directory)]
+
+
+def heads_of_checkpoints(directory: Path) -> dict[str, Head]:
+    """Who vouches for the chain of a run beside its own head: each checkpoint that is left, with the head it holds."""
     known: dict[str, Head] = {}
     if (directory / "checkpoints").is_dir():
         checkpoints = RunCheckpoints(directory, keep=1, is_owner=False)
@@ -81,7 +87,17 @@ def chain_faults(directory: Path) -> list[Fault]:
                     known[f"the checkpoint of step {step}"] = head
         finally:
             checkpoints.close()
-    return check_evidence(directory, known)
+    return known
+
+
+def _unlike_their_batch(directory: Path) -> Iterator[Fault]:
+    """Groups that the batch before them cannot have had."""
+    for line, batch, group in read_evidence(directory):
+        completions, prompts = batch.shape.get("G"), batch.shape.get("P")
+        if len(group.answers) != completions:
+            yield Fault(line, f"it has {len(group.answers)} answers, and its batch {completions} to each question")
+        elif not isinstance(prompts, int) or not 0 <= group.place < prompts:
+            yield Fault(line, f"it stands at place {group.place} of a batch of {prompts} questions")
 
 
 def replay(config: Config, selection: Selection) -> Iterator[Replayed]:

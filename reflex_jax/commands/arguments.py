@@ -29,6 +29,14 @@ def whole_number(text: str) -> int:
         raise argparse.ArgumentTypeError(f"expected a whole number; got {text[:80]!r}") from None
 
 
+def seed_number(text: str) -> int:
+    """The type of a seed: a whole number from 0 on."""
+    number = whole_number(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"expected a seed of at least 0; got {number}")
+    return number
+
+
 def gigabytes(text: str) -> float:
     """The type of an argument that is a size in GB, at least one byte."""
     try:

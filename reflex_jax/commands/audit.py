@@ -83,6 +83,9 @@ def run_page(options: argparse.Namespace) -> int:
     from reflex_jax.audit.page_build import Wanted, build_page
 
     audits, card = (None if path is None else user_path(path) for path in (options.audits, options.card))
+    for flag, folder in (("--audits", audits), ("--card", card)):
+        if folder is not None and not folder.is_dir():
+            raise ConfigError(f"{flag}: expected a folder; {str(folder)!r} is none.")
     wanted = Wanted(
         most=options.samples, images=options.images, attention=options.attention, audits=audits, card=card
     )  # fmt: skip

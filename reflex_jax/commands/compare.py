@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import Any
 
-from reflex_jax.commands.arguments import whole_number
+from reflex_jax.commands.arguments import seed_number
 from reflex_jax.config import user_path
 
 
@@ -18,7 +18,7 @@ def add(commands: Any) -> None:
     )
     command.add_argument("second", metavar="B", help="evaluation that is compared")
     command.add_argument("--to", metavar="FILE", help="write the rows as JSON, too")
-    command.add_argument("--seed", type=whole_number, default=0, help="of the resampled pictures (default 0)")
+    command.add_argument("--seed", type=seed_number, default=0, help="of the resampled pictures (default 0)")
     command.set_defaults(run=run, overrides=[])
 
 

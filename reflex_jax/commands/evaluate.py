@@ -7,7 +7,7 @@ import dataclasses
 import os
 from typing import Any
 
-from reflex_jax.commands.arguments import whole_number
+from reflex_jax.commands.arguments import seed_number, whole_number
 from reflex_jax.commands.start import prepare
 from reflex_jax.config import Config, ConfigError, user_path
 
@@ -35,9 +35,7 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--samples", type=whole_number, help="drawn for each question; default: grpo.group_size of a run, 0 else"
     )
-    command.add_argument(
-        "--probe", metavar="A,B", default="real", help="pictures seen: real, blank, shuffled, other_patient"
-    )
+    command.add_argument("--probe", metavar="A,B", help="pictures seen: real (default), blank, shuffled, other_patient")
     command.add_argument("--blank-image", action="store_true", help="the same as --probe blank")
     command.add_argument("--initial", action="store_true", help="the policy the run started from")
     command.add_argument("--step", type=whole_number, help="of the run; default: its newest checkpoint")
@@ -50,7 +48,7 @@ def add(commands: Any) -> None:
         "--bertscore-layer", type=whole_number, metavar="N", help="whose states it compares; default: the last"
     )
     command.add_argument("--verdicts", metavar="FILE", help="of `reflex judge` over answers.jsonl, into the table")
-    command.add_argument("--seed", type=whole_number, default=0, help="of the intervals (default 0)")
+    command.add_argument("--seed", type=seed_number, default=0, help="of the intervals (default 0)")
     command.set_defaults(run=run)
 
 
@@ -58,7 +56,11 @@ def run(options: argparse.Namespace) -> int:
     """Asks and scores; prints the metrics, the floors beside them, the table, and what the data card says."""
     config, is_run = _read(options)
     stages = _stages(options)
-    probes = _names("--probe", "blank" if options.blank_image else options.probe)
+    if options.blank_image and options.probe is not None:
+        raise ConfigError(
+            f"--blank-image: it is --probe blank, and --probe {options.probe} is given too; leave one out."
+        )
+    probes = _names("--probe", options.probe or ("blank" if options.blank_image else "real"))
     sampled = 0 if options.no_rewards or not is_run else config.grpo.group_size
     samples = sampled if options.samples is None else options.samples
     if samples < 0 or samples == 1:

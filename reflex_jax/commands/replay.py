@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     config = load_run_config(options.directory, options.overrides, runs_rewards=False)
     prepare()
     from reflex_jax.audit.explain import explain
-    from reflex_jax.audit.replay import Selection, chain_faults, replay
+    from reflex_jax.audit.replay import Selection, chain_faults, heads_of_checkpoints, replay
     from reflex_jax.audit.report import Report
 
     directory = config.run.directory
@@ -52,6 +52,10 @@ def run(options: argparse.Namespace) -> int:
             print("\n".join(explain(replayed, options.answer)))
     for line in report.lines():
         print(line)
+    if not heads_of_checkpoints(directory):
+        print(
+            "no checkpoint is left that vouches for the chain: a file rewritten as a whole, with its head, would not be seen"
+        )
     if report.wrong:
         _show(f"{directory}: not what was recorded", [str(found) for found in report.wrong])
         return NOT_AS_RECORDED

@@ -7,7 +7,7 @@ import dataclasses
 import json
 from typing import Any
 
-from reflex_jax.commands.arguments import whole_number
+from reflex_jax.commands.arguments import seed_number
 from reflex_jax.config import ConfigError, user_path
 
 
@@ -20,7 +20,7 @@ def add(commands: Any) -> None:
     )
     command.add_argument("--metric", help="e.g. recall or 'judge score'; default: exact matches")
     command.add_argument("--to", metavar="DIR", help="write NAME.md, NAME.json and NAME.png there")
-    command.add_argument("--seed", type=whole_number, default=0, help="of the resampled pictures (default 0)")
+    command.add_argument("--seed", type=seed_number, default=0, help="of the resampled pictures (default 0)")
     command.set_defaults(run=run, overrides=[])
 
 

@@ -234,6 +234,9 @@ def _asker(opened: _Opened, target: Pass, chosen: Sequence[Example]) -> Asker:
         except ValueError as error:
             raise ConfigError(f"--probe {error}") from error
         sizes = measure_prompts(config, models.processor, shown, with_judge=False)
+        # the judge sees the real pictures, whatever the policy sees
+        seen = measure_prompts(config, models.processor, chosen, with_judge=models.judge is not None)
+        sizes = dataclasses.replace(sizes, judged=seen.judged)
     count = evaluation_batch(config, models.shapes.mesh, len(chosen))
     program = opened.program
     if target.samples and target.samples != config.grpo.group_size:

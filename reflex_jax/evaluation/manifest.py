@@ -16,12 +16,12 @@ from typing import Any
 from reflex_jax.config import ConfigError
 
 MANIFEST = "manifest.json"
-_WHAT = {  # section -> what is another where an entry of it differs
-    "policy": "policy",
-    "reading": "settings of prompts, pictures and answers",
-    "rewards": "rewards",
-    "data": "questions",
-    "passes": "sampling",
+_WHAT = {  # section -> what is not the same where an entry of it differs
+    "policy": "another policy",
+    "reading": "other settings of prompts, pictures and answers",
+    "rewards": "other rewards, of which --no-rewards is one",
+    "data": "other questions",
+    "passes": "another sampling, such as another number of --samples",
 }
 
 
@@ -37,13 +37,13 @@ def pin_identity(folder: Path, identity: Mapping[str, Mapping[str, Any]], about:
     """
     found = read_manifest(folder)
     differing = [
-        f"another {_WHAT[section]} ({', '.join(names)})"
+        f"{_WHAT[section]} ({', '.join(names)})"
         for section, entries in identity.items()
         if (names := [name for name, value in entries.items() if found.get(section, {}).get(name, value) != value])
     ]
     if differing:
         raise ConfigError(
-            f"--to: {folder} holds answers that were given by {'; '.join(differing)}. Name another folder, or remove this one."
+            f"--to: {folder} holds answers with {'; '.join(differing)}. Ask as before, name another folder, or remove this one."
         )
     merged = {section: {**found.get(section, {}), **identity.get(section, {})} for section in _WHAT}
     _write(folder, {**found, **merged, "about": dict(about)})

@@ -15,7 +15,10 @@ from reflex_jax.audit.page_build import Wanted, build_page
 from reflex_jax.audit.page_figures import running_mean
 from reflex_jax.audit.page_run import share_means
 from reflex_jax.audit.page_samples import LONGEST_SHOWN, spread
+from reflex_jax.audit.replay import chain_faults, heads_of_checkpoints
 from reflex_jax.cli import main
+from reflex_jax.evidence.chain import Head
+from reflex_jax.evidence.log import EvidenceLog
 from reflex_jax.evidence.reader import EVIDENCE_FILE, read_evidence
 from reflex_jax.run.directory import load_run_config
 from reflex_jax.text.visible import visible_text
@@ -171,6 +174,7 @@ def test_a_run_without_evidence_shows_its_samples(tmp_path, capsys):
         (["nowhere"], "'nowhere': expected a run directory"),
         (["RUN", "--samples", "0"], "--samples: expected at least 1; got 0"),
         (["RUN", "--attention", "-1"], "--attention: expected at least 0; got -1"),
+        (["RUN", "--audits", "RUN/nowhere"], "--audits: expected a folder"),
         (["RUN", "--against", "nowhere"], "'nowhere': expected a run directory"),
         (["RUN", "--to", "RUN/config.yaml/x.html", "--attention", "0"], "--to: "),
     ],
@@ -213,3 +217,16 @@ def test_visible_text_leaves_words_alone_and_spells_out_what_hides():
     assert visible_text("naïve 肺 \t\n x² 😀", 100) == "naïve 肺 \t\n x² 😀"
     assert visible_text("a\x00b\x9bc\u200bd\U000e0041", 100) == "a‹U+0000›b‹U+009B›c‹U+200B›d‹U+E0041›"
     assert visible_text("abcdef", 3) == "abc"
+
+
+def test_a_group_that_lost_an_answer_is_named_though_its_chain_was_written_anew(tmp_path):
+    """Nobody vouches for the head here: no checkpoint is left."""
+    run = record_run(tmp_path / "run", steps=2)
+    records = [json.loads(line)["record"] for line in (run / EVIDENCE_FILE).read_bytes().splitlines()]
+    del records[1]["answers"][3]
+    (run / EVIDENCE_FILE).unlink()
+    log = EvidenceLog(run, head=Head(), step=0, is_writing=True)
+    log.append(1, records)
+    log.close()
+    assert [str(fault) for fault in chain_faults(run)] == ["line 2: it has 3 answers, and its batch 4 to each question"]
+    assert heads_of_checkpoints(run) == {}
