@@ -14,10 +14,10 @@ of answer and format alone may do as well. So the worlds differ in what could ma
     weak_judge    the clean questions, and a judge whose kernels had noise added (--judge-noise, of their standard deviation)
 
 The test is the same everywhere: clean, balanced, held out. Numbers: accuracy of greedy answers by kind; sensitivity, the share
-of answers that change before a grey picture; and of the policy's attention on the picture while it answers: how often its
-strongest cell lies on a lesion, and how much of it lies on lesions, and in the judge's mask of its own answer, as multiples of
-what chance gives. A number stands with the half width of its 95 % interval over the seeds (Student's t). Runs that are there
-are not trained again, those that were cut off go on, and every world and arm can be asked for alone.
+of answers that change before another patient's picture; and of the policy's attention on the picture while it answers: how
+often its strongest cell lies on a lesion, and how much of it lies on lesions, and in the judge's mask of its own answer, as
+multiples of what chance gives. A number stands with the half width of its 95 % interval over the seeds (Student's t). Runs
+that are there are not trained again, those that were cut off go on, and every world and arm can be asked for alone.
 """
 
 import argparse
@@ -141,7 +141,7 @@ def train(run: Path, world: str, arm: str, seed: int, options: argparse.Namespac
     reflex(
         "train", "configs/phantom.yaml", f"run.dir={run}", f"run.seed={seed}", f"training.steps={options.steps}", ARMS[arm],
         "data.source=jsonl", f"data.root={options.runs / 'data' / world}", f"data.cache={options.runs / 'cache' / world}",
-        "data.size=null", f"judge.path={judge}", "training.evaluate_every=0", "logging.progress=false",
+        f"judge.path={judge}", "training.evaluate_every=0", "logging.progress=false",
         "logging.tensorboard=false", "data.max_prompt_tokens=128",
     )  # fmt: skip
     (run / "seconds").write_text(f"{time.perf_counter() - started:.1f}")
@@ -153,7 +153,8 @@ def measure(run: Path, steps: int) -> dict[str, float]:
     if not path.exists():
         folder = run / "evaluation" / f"test-step-{steps}"
         reflex(
-            "evaluate", str(run), "training.evaluation_questions=0", "--samples", "0", "--probe", "real,blank", "--no-rewards",
+            "evaluate", str(run), "training.evaluation_questions=0", "--samples", "0", "--no-rewards",
+            "--probe", "real,other_patient",
         )  # fmt: skip
         path.write_text(json.dumps(_accuracies(folder) | attention(run, folder)))
     return json.loads(path.read_text())
@@ -166,10 +167,11 @@ def _accuracies(folder: Path) -> dict[str, float]:
             for name, value in row["scores"].items():
                 scored[name].append(value)
     names = {"yes/no": "yes_no/accuracy", "choice": "choice/accuracy", "open": "open/exact_match"}
-    real, blank = (
-        {row["id"]: row["answer"] for row in _lines(folder / f"{name}.jsonl")} for name in ("answers", "answers.blank")
+    real, other = (
+        {row["id"]: row["answer"] for row in _lines(folder / f"{name}.jsonl")}
+        for name in ("answers", "answers.other_patient")
     )
-    sensitivity = float(np.mean([real[name] != blank[name] for name in real]))
+    sensitivity = float(np.mean([real[name] != other[name] for name in real]))
     return {column: float(np.mean(scored[name])) for column, name in names.items()} | {"sensitivity": sensitivity}
 
 
