@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from scipy import stats
+
+from reflex_jax.evaluation.intervals import draw_pictures
 
 LEVEL = 0.95  # of every interval
 RESAMPLES = 1000
@@ -40,7 +43,7 @@ UNMEASURED = Estimate(math.nan, math.nan, math.nan)
 def area_under_curve(scores: Float[np.ndarray, "*n"], truth: Bool[np.ndarray, "*n"]) -> float:
     """Probability that a true one scores above a false one, half of it where they tie; NaN without one of either."""
     scores, truth = scores.ravel(), truth.ravel()
-    ranks = _ranks(scores)
+    ranks = stats.rankdata(scores)
     positives, negatives = int(truth.sum()), int((~truth).sum())
     if not positives or not negatives:
         return math.nan
@@ -49,15 +52,9 @@ def area_under_curve(scores: Float[np.ndarray, "*n"], truth: Bool[np.ndarray, "*
 
 def rank_correlation(first: Float[np.ndarray, "*n"], second: Float[np.ndarray, "*n"]) -> float:
     """Spearman's: the correlation of ranks, ties in the middle of theirs; 0 where one of both is constant."""
-    ranks = [_ranks(values.ravel()) for values in (first, second)]
-    centred = [values - values.mean() for values in ranks]
-    lengths = [float(np.linalg.norm(values)) for values in centred]
-    return float(centred[0] @ centred[1] / (lengths[0] * lengths[1])) if min(lengths) > 0 else 0.0
-
-
-def _ranks(values: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[place]
+    if np.ptp(first) == 0 or np.ptp(second) == 0:
+        return 0.0
+    return float(stats.spearmanr(first.ravel(), second.ravel()).statistic)
 
 
 def resample(pictures: Sequence[Hashable], *, seed: int, resamples: int = RESAMPLES) -> Int[np.ndarray, "B n"]:
@@ -70,9 +67,7 @@ def resample(pictures: Sequence[Hashable], *, seed: int, resamples: int = RESAMP
     """
     names = list(dict.fromkeys(pictures))
     place = {name: number for number, name in enumerate(names)}
-    drawn = np.random.default_rng(seed).multinomial(
-        len(names), np.full(len(names), 1 / len(names)), size=resamples
-    )  # [B, pictures]
+    drawn = draw_pictures(len(names), resamples, np.random.default_rng(seed))
     return drawn[:, [place[name] for name in pictures]].astype(np.int64)
 
 

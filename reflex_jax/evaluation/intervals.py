@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy import stats
 
 RESAMPLES = 2000
@@ -37,11 +37,15 @@ def bootstrap_means(
     generator = np.random.default_rng(seed)
     parts = []
     for start in range(0, resamples, _AT_ONCE):
-        many = min(_AT_ONCE, resamples - start)
-        drawn = generator.multinomial(len(names), np.full(len(names), 1 / len(names)), size=many).astype(np.float64)
+        drawn = draw_pictures(len(names), min(_AT_ONCE, resamples - start), generator).astype(np.float64)
         counted = drawn @ counts
         parts.append(np.where(counted > 0, drawn @ sums / np.maximum(counted, 1e-300), np.nan))
     return np.concatenate(parts)
+
+
+def draw_pictures(pictures: int, resamples: int, generator: np.random.Generator) -> Int[np.ndarray, "r pictures"]:
+    """How often each picture is drawn, of as many draws with replacement as there are pictures."""
+    return generator.multinomial(pictures, np.full(pictures, 1 / pictures), size=resamples)
 
 
 def intervals(

@@ -153,7 +153,10 @@ def test_a_file_of_lines_has_one_owner_and_loses_a_torn_line(tmp_path):
 def test_every_bit_of_the_weights_is_in_their_fingerprint_and_where_they_lie_is_not(dtype):
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     values = jax.random.normal(jax.random.key(0), (8, 4)).astype(dtype)
-    of = lambda array, name="w": weights_fingerprint({name: array}, mesh)  # noqa: E731
+
+    def of(array, name="w"):
+        return weights_fingerprint({name: array}, mesh)
+
     whole = of(values)
     for spec in (PartitionSpec("fsdp"), PartitionSpec(None, ("data", "tensor"))):
         assert of(jax.device_put(values, jax.sharding.NamedSharding(mesh, spec))) == whole
