@@ -3,4 +3,4 @@
 #   bash launch/quickstart.sh [key=value ...]        e.g. training.steps=20 run.name=first
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" ""
-"${reflex[@]}" train configs/phantom.yaml run.name=quickstart "$@"
+"${reflex[@]}" train configs/phantom.yaml run.name=quickstart evidence.every=10 "$@"

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from reflex_jax.commands import audit, compare, data, evaluate, export, judge, plan, replay, table, train
 from reflex_jax.commands.arguments import Parser
+from reflex_jax.commands.start import quiet
 from reflex_jax.config import ConfigError
 from reflex_jax.stops import PROCESS_LOST, RunStopped
 
@@ -26,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = _parse(arguments)
     except SystemExit as stop:  # argparse has said why
         return int(stop.code or 0)
+    quiet()
     try:
         return options.run(options)
     except ConfigError as error:

@@ -392,3 +392,10 @@ def test_a_cache_that_cannot_be_written_is_named(capsys, repository, tmp_path):
     config = str(repository / "configs" / "vqa_rad_tiny.yaml")
     message = refused(capsys, "train", config, f"data.root={root}", f"data.cache={picture}", *QUICK)
     assert "data.cache" in message and str(picture) in message and message.count("\n") == 1
+
+
+def test_commands_that_touch_no_device_say_nothing_of_what_is_not_installed(capsys, monkeypatch):
+    """transformers tells whoever imports it that torch is not there, unless it was told to be quiet before."""
+    monkeypatch.delenv("TRANSFORMERS_VERBOSITY", raising=False)
+    assert "nowhere" in refused(capsys, "compare", "nowhere", "elsewhere")
+    assert os.environ["TRANSFORMERS_VERBOSITY"] == "error"

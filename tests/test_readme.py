@@ -51,7 +51,7 @@ FEW = "training.evaluation_questions=8 rollout.max_new_tokens=6"
 
 # by the walk below, in this order, with these settings after it
 WALKED = {
-    "bash launch/quickstart.sh": PHANTOM,
+    "bash launch/quickstart.sh": f"{PHANTOM} evidence.every=1",
     "reflex evaluate runs/quickstart": FEW,
     "reflex evaluate runs/quickstart --blank-image": FEW,
     "reflex audit run runs/quickstart": "",
@@ -65,9 +65,7 @@ WALKED = {
     "reflex export runs/adapted --to DIR --layout peft": "",
     "reflex export runs/mine --to DIR": "",
     "reflex export runs/mine --to DIR --step 200 --dtype float32 --shard-size 2": "",
-    "reflex train configs/phantom.yaml run.name=audited evidence.every=10": f"{PHANTOM} evidence.every=1",
-    "reflex replay runs/audited": "",
-    "reflex audit run runs/audited": "",
+    "reflex replay runs/quickstart": "",
     "bash launch/local.sh --processes 2 configs/phantom.yaml training.steps=6": f"{PHANTOM} run.name=two training.steps=6",
     "reflex train configs/vqa_rad_tiny.yaml data.root=/data/vqa-rad training.steps=4": TINY,
     "reflex train configs/slake_tiny.yaml data.root=/data/slake training.steps=4": TINY,
@@ -452,7 +450,7 @@ def test_the_commands_work_one_after_the_other(clone, data_root, tmp_path):
             expected = (6,)  # as the sentence beside it says
         assert ended.returncode in expected, f"{' '.join(words)}\n{ended.stdout[-3000:]}\n{ended.stderr[-3000:]}"
         assert "Traceback" not in ended.stderr
-    for name in ("metrics.jsonl", "samples.jsonl", "config.yaml"):
+    for name in ("metrics.jsonl", "samples.jsonl", "evidence.jsonl", "config.yaml", "report.html"):
         assert (clone / "runs" / "quickstart" / name).is_file()
     mine = [json.loads(line) for line in (clone / "runs" / "mine" / "metrics.jsonl").read_text().splitlines()]
     assert {"reward/format", "reward/answer", "reward/provenance"} <= mine[-1].keys()

@@ -124,10 +124,13 @@ def _facts(run: PageRun, *, many: bool) -> list[tuple[str, Any]]:
     facts: list[tuple[str, Any]] = [("run", str(run.directory)), ("steps", last)]
     config = run.config
     facts.append(("policy started from", config.policy.path))
-    if needs_judge(config):
-        facts.append(("judge", config.judge.path))
-    paid = ", ".join(f"{weight:g} × {name}" for name, weight in config.rewards.weights.items() if weight)
-    facts += [("reward", paid), ("evidence", _chain(run))]
+    if not run.is_paid:
+        facts.append(("reward", "none: it imitates target completions"))
+    else:
+        if needs_judge(config):
+            facts.append(("judge", config.judge.path))
+        paid = ", ".join(f"{weight:g} × {name}" for name, weight in config.rewards.weights.items() if weight)
+        facts += [("reward", paid), ("evidence", _chain(run))]
     if run.groups:
         batch = run.groups[-1].batch
         code, device = batch.code, batch.device
@@ -151,6 +154,8 @@ def _chain(run: PageRun) -> str:
 def _sample_lines(run: PageRun, *, many: bool) -> list[str]:
     samples = run.samples
     told = f"{run.label}: " if many else ""
+    if not run.is_paid:
+        return [f"{told}None: a run that imitates samples nothing."]
     lines = [f"{told}{len(samples.answers)} of {samples.recorded} recorded answers, from {samples.origin}."]
     if not run.groups:
         lines.append(f"{told}No evidence was recorded, so there are no masks: train with evidence.every=N.")

@@ -43,6 +43,11 @@ class PageRun:
         """Where it lies."""
         return self.config.run.directory
 
+    @property
+    def is_paid(self) -> bool:
+        """Whether completions were paid; False: the run imitates."""
+        return any(name.startswith("reward/") for name in self.names)
+
     def series(self, name: str) -> tuple[list[int], list[float]]:
         """(steps, values) of a metric where it was written; what is no number is not a number here either."""
         rows = [row for row in self.metrics if name in row]

@@ -10,14 +10,18 @@ from typing import Any
 from reflex_jax.config import ConfigError
 
 
+def quiet() -> None:
+    """Before anything heavy is imported: transformers says nothing of what is not installed, and starts no threads."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
 def prepare() -> None:
     """Quiets start-up chatter, claims the GPUs, keeps compiled programs, joins the other processes, finds the devices.
 
     Raises:
       ConfigError: JAX finds no device of the kind it was told to use.
     """
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import absl.logging
 
     absl.logging.set_verbosity(absl.logging.ERROR)

@@ -230,3 +230,14 @@ def test_a_group_that_lost_an_answer_is_named_though_its_chain_was_written_anew(
     log.close()
     assert [str(fault) for fault in chain_faults(run)] == ["line 2: it has 3 answers, and its batch 4 to each question"]
     assert heads_of_checkpoints(run) == {}
+
+
+def test_the_page_of_a_run_that_imitates_speaks_of_no_reward(tmp_path):
+    run = record_run(tmp_path / "run", steps=1)
+    (run / EVIDENCE_FILE).unlink()
+    (run / "metrics.jsonl").write_text('{"step": 1, "loss": 2.5}\n')
+    page = build_page([load_run_config(run, [])], Wanted(), say=pytest.fail)
+    facts = dict(page.facts)
+    assert facts["reward"] == "none: it imitates target completions" and not {"judge", "evidence"} & facts.keys()
+    assert page.sample_lines == ["None: a run that imitates samples nothing."]
+    assert "loss" in render(page)

@@ -13,6 +13,7 @@ from reflex_jax.checkpoints import safetensors_reader
 from reflex_jax.checkpoints.huggingface import load_policy_params, save_policy_params
 from reflex_jax.checkpoints.paths import resolve_checkpoint
 from reflex_jax.checkpoints.policy import policy_shardings, save_policy
+from reflex_jax.checkpoints.qwen_tensors import abstract_policy_params
 from reflex_jax.config import ConfigError, MeshConfig
 from reflex_jax.models.published import published_policy
 from reflex_jax.models.qwen_config import MODEL_TYPES
@@ -478,3 +479,11 @@ def test_smolvlm_is_read_without_its_head_and_out_of_a_wrapper(tmp_path):
     tensors = {f"module._orig_mod.{n}": tensor for n, tensor in load_file(source / "model.safetensors").items()}
     save_file(tensors, tmp_path / "headless" / "model.safetensors")
     assert_same(load_policy_params(tmp_path / "headless", config), expected)
+
+
+def test_shapes_of_a_policy_are_each_callers_own():
+    """They are derived once; who takes a part out of the tree takes it from nobody else."""
+    config = published_policy("Qwen2-VL-2B-Instruct")
+    mine = abstract_policy_params(config)
+    del mine["layers"]["q"], mine["vision"]
+    assert {"q", "k"} <= abstract_policy_params(config)["layers"].keys() and "vision" in abstract_policy_params(config)
