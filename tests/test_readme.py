@@ -56,7 +56,7 @@ WALKED = {
     "reflex evaluate runs/quickstart --blank-image": FEW,
     "reflex audit run runs/quickstart": "",
     "reflex table modalities runs/quickstart": "",
-    "reflex evaluate RUN --probe real,blank,shuffled,other_patient --samples 0 --no-rewards": FEW,
+    "reflex evaluate RUN --probe real,blank,shuffled,other_patient --samples 0": FEW,
     "reflex train configs/phantom.yaml run.name=mine grpo.group_size=4 rewards.components.visual_fidelity=0": f"{PHANTOM} "
     "grpo.group_size=4 training.steps=200 training.save_every=200 grpo.prompts_per_step=2 rollout.max_new_tokens=2",
     "reflex train configs/phantom.yaml grpo.preset=dapo grpo.clip_high=0.25": f"{PHANTOM} run.name=dapo",
@@ -84,8 +84,8 @@ ELSEWHERE = {
         "tests/training/test_faults.py", "rewards.components.short=0.5"),
     "reflex train configs/phantom.yaml rewards.components.llm_judge=0.5 endpoint.url=http://localhost:8000/v1 "
     "endpoint.model=NAME": ("tests/training/test_llm_judge.py", "def test_a_judge_that_is_killed_and_comes_back"),
-    "reflex evaluate RUN training.evaluation_questions=0 --no-rewards": (
-        "tests/test_cli.py", "def test_a_step_is_evaluated_without_rewards"),
+    "reflex evaluate RUN training.evaluation_questions=0": (
+        "tests/test_cli.py", "def test_evaluate_prints_greedy_and_sampled_scores_also_without_seeing"),
     "reflex evaluate DIR data.root=/data/slake --config configs/slake_tiny.yaml --to OUT": (
         "tests/evaluation/test_sets.py", "def test_a_policy_without_a_run_is_evaluated_on_several_sets"),
     "reflex evaluate DIR data.source=slake data.root=/data/slake --to OUT --stage score --verdicts verdicts.jsonl": (
