@@ -16,8 +16,9 @@ of answer and format alone may do as well. So the worlds differ in what could ma
 The test is the same everywhere: clean, balanced, held out. Numbers: accuracy of greedy answers by kind; sensitivity, the share
 of answers that change before another patient's picture; and of the policy's attention on the picture while it answers: how
 often its strongest cell lies on a lesion, and how much of it lies on lesions, and in the judge's mask of its own answer, as
-multiples of what chance gives. A number stands with the half width of its 95 % interval over the seeds (Student's t). Runs
-that are there are not trained again, those that were cut off go on, and every world and arm can be asked for alone.
+multiples of what chance gives. A number stands with the half width of its 95 % interval over the seeds (Student's t). The last
+table holds every reward against answer and format alone, seed by seed: in each world, and over all of them. Runs that are
+there are not trained again, those that were cut off go on, and every world and arm can be asked for alone.
 """
 
 import argparse
@@ -45,7 +46,8 @@ ARMS = {
     # s_tt always passes, which moves every answer of a group alike and so teaches nothing
     "s_it_alone": _PAID.format(", provenance: {weight: 1, text_threshold: -1}"),
 }
-COLUMNS = ("yes/no", "choice", "open", "sensitivity", "pointing", "on lesion", "in judge's mask")
+BASELINE = "answer_format"
+COLUMNS = ("right", "yes/no", "choice", "open", "sensitivity", "pointing", "on lesion", "in judge's mask")
 
 
 def world_rows(world: str, rows: list[dict], seed: int = 0) -> list[dict]:
@@ -147,40 +149,49 @@ def train(run: Path, world: str, arm: str, seed: int, options: argparse.Namespac
     (run / "seconds").write_text(f"{time.perf_counter() - started:.1f}")
 
 
-def measure(run: Path, steps: int) -> dict[str, float]:
-    """Accuracies, sensitivity, and where the policy looks, kept beside the run."""
-    path = run / "measured.json"
+def measure(run: Path, steps: int, *, initial: bool = False) -> dict[str, float]:
+    """Accuracies, sensitivity, and where the policy looks, which is kept beside the run; `initial`: of the warm start."""
+    which = "initial" if initial else f"step-{steps}"
+    folder, path = run / "evaluation" / f"test-{which}", run / f"attention-{which}.json"
     if not path.exists():
-        folder = run / "evaluation" / f"test-step-{steps}"
         reflex(
             "evaluate", str(run), "training.evaluation_questions=0", "--samples", "0", "--no-rewards",
-            "--probe", "real,other_patient",
+            "--probe", "real,other_patient", *(["--initial"] if initial else []),
         )  # fmt: skip
-        path.write_text(json.dumps(_accuracies(folder) | attention(run, folder)))
+        path.write_text(json.dumps(attention(run, folder, initial=initial)))
+    return _accuracies(folder) | json.loads(path.read_text())
+
+
+def warm_start(run: Path, options: argparse.Namespace) -> dict[str, float]:
+    """What all runs start from, measured once by the first that is there."""
+    path = options.runs / "warm_start.json"
+    if not path.exists():
+        path.write_text(json.dumps(measure(run, options.steps, initial=True)))
     return json.loads(path.read_text())
 
 
 def _accuracies(folder: Path) -> dict[str, float]:
+    names = {"yes_no/accuracy": "yes/no", "choice/accuracy": "choice", "open/exact_match": "open"}
     scored: dict[str, list[float]] = defaultdict(list)
     for row in _lines(folder / "scores.jsonl"):
         if row["pass"] == "answers":
-            for name, value in row["scores"].items():
-                scored[name].append(value)
-    names = {"yes/no": "yes_no/accuracy", "choice": "choice/accuracy", "open": "open/exact_match"}
+            for name in row["scores"].keys() & names:
+                scored[names[name]].append(row["scores"][name])
+                scored["right"].append(row["scores"][name])
     real, other = (
         {row["id"]: row["answer"] for row in _lines(folder / f"{name}.jsonl")}
         for name in ("answers", "answers.other_patient")
     )
     sensitivity = float(np.mean([real[name] != other[name] for name in real]))
-    return {column: float(np.mean(scored[name])) for column, name in names.items()} | {"sensitivity": sensitivity}
+    return {column: float(np.mean(values)) for column, values in scored.items()} | {"sensitivity": sensitivity}
 
 
 def _lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def attention(run: Path, folder: Path) -> dict[str, float]:
-    """Where the newest policy looks while it says its own greedy answers to test questions about a picture with a lesion."""
+def attention(run: Path, folder: Path, *, initial: bool) -> dict[str, float]:
+    """Where a policy looks while it says its own greedy answers to test questions about a picture with a lesion."""
     import jax
 
     from reflex_jax.audit.page_attention import policies_of
@@ -206,7 +217,8 @@ def attention(run: Path, folder: Path) -> dict[str, float]:
         read_again(models.processor, e.load_images(), e.question, said[e.id]["prediction"], example_id=e.id)
         for e in examples
     ]
-    *_, (_, _, weights) = policies_of(config, models)
+    before, *_, after = policies_of(config, models)
+    *_, weights = before if initial else after
     maps = [onto_grid(seen.weights, (14, 14), (0, 0, 1, 1)) for seen in picture_attention(models, weights, readings)]
     lesions = [np.any([mask_cells(mask) for mask in phantom_of(e).masks], axis=0) for e in examples]
     statements = [decl(e.question, said[e.id]["answer"], e.options) for e in examples]
@@ -228,6 +240,26 @@ def _beyond_area(maps, masks) -> float:
     return float(inside / np.mean([mask.mean() for mask in masks]))
 
 
+def _line(world: str, arm: str, rows: list[dict[str, float]]) -> str:
+    return f"| {world} | {arm} | {' | '.join(with_interval([row[c] for row in rows]) for c in COLUMNS)} |"
+
+
+def paired_lines(found: dict[str, dict[str, list[dict[str, float]]]]) -> list[str]:
+    """A table of every reward less the baseline, seed by seed; [] where the baseline was not asked for."""
+    lines = []
+    everywhere: dict[str, list[dict[str, float]]] = defaultdict(list)
+    for world, arms in found.items():
+        for arm, rows in arms.items():
+            if arm != BASELINE and BASELINE in arms:
+                less = [{c: a[c] - b[c] for c in COLUMNS} for a, b in zip(rows, arms[BASELINE], strict=True)]
+                lines.append(_line(world, f"{arm} less {BASELINE}", less))
+                everywhere[arm] += less
+    lines += [_line("all", f"{arm} less {BASELINE}", less) for arm, less in everywhere.items()]
+    return (
+        ["| world | reward | " + " | ".join(COLUMNS) + " |", "|" + "---|" * (len(COLUMNS) + 2), *lines] if lines else []
+    )
+
+
 def main() -> None:
     """Trains, measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -242,7 +274,7 @@ def main() -> None:
     options.runs = options.runs.absolute()
     write_data(options.runs / "data")
     write_weak_judge(options.runs / "weak_judge", options.judge_noise)
-    found: dict[str, list[dict[str, float]]] = {}
+    found: dict[str, dict[str, list[dict[str, float]]]] = defaultdict(dict)
     print("| world | reward | " + " | ".join(COLUMNS) + " |")
     print("|" + "---|" * (len(COLUMNS) + 2), flush=True)
     for world in options.worlds:
@@ -251,12 +283,13 @@ def main() -> None:
             for seed in options.seeds:
                 run = options.runs / world / f"{arm}-{options.steps}-{seed}"
                 train(run, world, arm, seed, options)
+                if not found:
+                    found["warm start"]["-"] = [warm_start(run, options)]
+                    print(_line("warm start", "-", found["warm start"]["-"]), flush=True)
                 rows.append(measure(run, options.steps))
-            found[f"{world}/{arm}"] = rows
-            print(
-                f"| {world} | {arm} | {' | '.join(with_interval([row[c] for row in rows]) for c in COLUMNS)} |",
-                flush=True,
-            )
+            found[world][arm] = rows
+            print(_line(world, arm, rows), flush=True)
+    print("\n" + "\n".join(paired_lines(found)))
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
 

@@ -18,6 +18,8 @@ import sys
 import time
 from pathlib import Path
 
+import scipy.stats
+
 HERE = Path(__file__).resolve().parent
 RECIPES = {
     "REFLEX-Med": "phantom",
@@ -41,8 +43,6 @@ COLUMNS = {
     "grounding, VFR": "reward/visual_fidelity",
     "IoU": "iou",
 }
-# 97.5 % quantiles of Student's t by degrees of freedom
-_STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 
 
 def reflex(*arguments: str) -> str:
@@ -87,7 +87,7 @@ def with_interval(values: list[float]) -> str:
     mean, digits = statistics.fmean(values), 1 if max(values) >= 10 else 2
     if len(values) == 1:
         return f"{mean:.{digits}f}"
-    width = _STUDENT.get(len(values) - 1, 1.96) * statistics.stdev(values) / math.sqrt(len(values))
+    width = scipy.stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
     return f"{mean:.{digits}f} ± {width:.{digits}f}"
 
 
