@@ -1,5 +1,6 @@
 """The worlds of the experiment are what they say, and its rewards are settings that a run takes."""
 
+import json
 from collections import Counter, defaultdict
 
 import numpy as np
@@ -55,3 +56,41 @@ def test_attention_beyond_area_is_one_by_chance(experiment):
     masks = [np.eye(4, dtype=bool), np.tri(4, dtype=bool)]
     assert experiment._beyond_area([np.ones((4, 4))] * 2, masks) == pytest.approx(1)
     assert experiment._beyond_area([mask.astype(float) for mask in masks], masks) == pytest.approx(1 / (7 / 16))
+
+
+def test_rewards_are_held_against_answer_and_format_seed_by_seed(experiment):
+    def rows(*right):
+        return [dict.fromkeys(experiment.COLUMNS, 0.0) | {"right": value} for value in right]
+
+    found = {
+        "warm start": {"-": rows(0.5)},
+        "clean": {"full": rows(0.6, 0.8), "answer_format": rows(0.5, 0.7)},
+        "prior": {"full": rows(0.4, 0.6), "answer_format": rows(0.7, 0.7)},
+        "few_labels": {"full": rows(0.1, 0.2)},
+    }
+    lines = [line.split(" | ")[:3] for line in experiment.paired_lines(found)[2:]]
+    # clean: 0.1 and 0.1; prior: -0.3 and -0.1, mean -0.2, 12.706 * 0.1414 / sqrt(2); all four: deviation 0.1915, 3.182 / 2 of it
+    assert lines == [
+        ["| clean", "full less answer_format", "0.10 ± 0.00"],
+        ["| prior", "full less answer_format", "-0.20 ± 1.27"],
+        ["| all", "full less answer_format", "-0.05 ± 0.30"],
+    ]
+    assert experiment.paired_lines({"clean": {"full": rows(0.1)}}) == []
+
+
+def test_a_right_answer_counts_once_whatever_its_kind(experiment, tmp_path):
+    scores = [
+        {"yes_no/accuracy": 1.0},
+        {"choice/accuracy": 0.0},
+        {"open/exact_match": 1.0, "open/f1": 0.9},
+        {"yes_no/accuracy": 1.0},
+    ]
+    for name, answers in (("answers", "abcd"), ("answers.other_patient", "abxy")):
+        lines = [json.dumps({"id": str(i), "answer": answer}) for i, answer in enumerate(answers)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    lines = [{"pass": "answers", "scores": score} for score in scores] + [
+        {"pass": "floor", "scores": {"yes_no/accuracy": 0.0}}
+    ]
+    (tmp_path / "scores.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    found = experiment._accuracies(tmp_path)
+    assert found == {"right": 0.75, "yes/no": 1.0, "choice": 0.0, "open": 1.0, "sensitivity": 0.5}
