@@ -24,10 +24,9 @@ def add(commands: Any) -> None:
         metavar="key=value",
         help="e.g. judge.path=DIR data.root=DIR (where they lie here)",
     )
-    command.add_argument(
-        "--answer", metavar="ID", help="explain one answer, e.g. 12/3/5; in an evaluation 12/greedy/3/0"
-    )
-    command.add_argument("--step", type=whole_number, help="what was scored at this step alone")
+    which = command.add_mutually_exclusive_group()
+    which.add_argument("--answer", metavar="ID", help="explain one answer, e.g. 12/3/5; in an evaluation 12/greedy/3/0")
+    which.add_argument("--step", type=whole_number, help="what was scored at this step alone")
     command.set_defaults(run=run)
 
 

@@ -86,6 +86,8 @@ def refuse_other_questions(evaluations: Sequence[Evaluation], *, same_ids: bool)
 
 def _open(text: str) -> Evaluation:
     label, _, place = text.partition("=")
+    if place and not label and not os.path.exists(user_path(text)):
+        raise ConfigError(f"{text}: expected NAME=FOLDER or a folder; the name is empty.")
     if not place or os.path.exists(user_path(text)):
         label, place = "", text
     folder = _folder(user_path(place))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +50,14 @@ def find_topology(name: str | None) -> Topology:
     if generation not in SLICES or not layout:
         known = " ".join(f"{kind}:{size}" for kind, sizes in SLICES.items() for size in sizes)
         raise ConfigError(f"--topology: expected one of {known}; got {name!r}.")
+    known = " ".join(SLICES[generation])
+    sides = SLICES[generation][0].count("x") + 1
+    if not re.fullmatch(f"[1-9][0-9]*(x[1-9][0-9]*){{{sides - 1}}}", layout, re.ASCII):
+        raise ConfigError(f"--topology: a slice of {generation} has {sides} sides, e.g. {known}; got {name!r}.")
+    if importlib.util.find_spec("libtpu") is None:
+        raise ConfigError(
+            f"--topology {name}: the TPU compiler is not installed; pip install 'reflex_jax[tpu]' (it needs no TPU)."
+        )
     # the compiler looks for the TPU it runs on; there is none and no metadata server to ask, so it is told any
     silence = {
         "SKIP_MDS_QUERY": "1",
@@ -64,9 +74,7 @@ def find_topology(name: str | None) -> Topology:
         devices = list(topologies.get_topology_desc(platform="tpu", topology_name=name).devices)
     except (jax.errors.JaxRuntimeError, RuntimeError, ValueError, NotImplementedError) as error:
         raise ConfigError(
-            f"--topology {name}: the TPU compiler refuses: {str(error).splitlines()[0][:200]}. It comes with the extra "
-            "`tpu` (pip install 'reflex_jax[tpu]') and needs no TPU; layouts it knows: "
-            f"{' '.join(SLICES[generation])}."
+            f"--topology {name}: the TPU compiler refuses: {str(error).splitlines()[0][:200]}. Layouts it knows: {known}."
         ) from error
     return Topology(name, TPU_CHIPS[generation], devices)
 

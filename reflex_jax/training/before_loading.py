@@ -37,6 +37,8 @@ def refuse_missing(objective: Objective) -> str:
         for name, key in settings.items()
         if name != JUDGE
     ]
+    if not objective.is_supervised:
+        looks.append(lambda: _refuse_groups_of_one_answer(config))
     if objective.scores_answers:
         looks.append(lambda: _refuse_thoughtless(config))
         if needs_endpoint(config):
@@ -49,6 +51,20 @@ def refuse_missing(objective: Objective) -> str:
     if complaints:
         raise ConfigError("\n".join(complaints))
     return found[-1]
+
+
+def _refuse_groups_of_one_answer(config: Config) -> None:
+    """Refuses sampling that draws nothing: a group of equal completions ties, and nothing is learned."""
+    rollout = config.rollout
+    for name, value, none, expected in (
+        ("temperature", rollout.temperature, 0, "above 0"),
+        ("top_k", rollout.top_k, 1, "0 (off) or above 1"),
+    ):
+        if value == none:
+            raise ConfigError(
+                f"rollout.{name}: expected {expected} to train by GRPO; with {value} the {config.grpo.group_size} completions "
+                "of a question are all the same, their rewards tie, and nothing is learned. Evaluation is greedy anyway."
+            )
 
 
 def _refuse_thoughtless(config: Config) -> None:

@@ -153,6 +153,7 @@ def test_other_questions_other_names_and_no_evaluation_are_refused_in_a_line(eva
         ("table", "3", mine): "table: expected one of sets, ablations, modalities (or 1, 2, 4); got '3'",
         ("table", "1", mine, "--metric", "recal"): "--metric: expected one that all evaluations have",
         ("compare", mine): "required",
+        ("compare", mine, f"={mine}"): "expected NAME=FOLDER or a folder; the name is empty",
     }  # fmt: skip
     for arguments, words in cases.items():
         assert main([*arguments]) == 2

@@ -279,7 +279,15 @@ def test_the_3b_policy_has_as_many_parameters_as_its_card_says():
 
 @pytest.mark.parametrize(
     ("topology", "message"),
-    [("v5p", "expected one of v5e:2x2"), ("v9:2x2", "got 'v9:2x2'"), ("v5e:3x3", "v5e:3x3")],
+    [
+        ("v5p", "expected one of v5e:2x2"),
+        ("v9:2x2", "got 'v9:2x2'"),
+        ("v5e:3x3", "v5e:3x3"),
+        ("v5e:2x2x1", "v5e has 2 sides"),
+        ("v5p:0x4x4", "v5p has 3 sides, e.g. 2x2x1 .* got 'v5p:0x4x4'"),
+        ("v5p:4x4", "3 sides"),
+        ("v6e:a", "2 sides"),
+    ],
 )
 def test_unknown_slices_are_refused_with_the_known_ones(topology, message):
     with pytest.raises(ConfigError, match=message):

@@ -45,6 +45,12 @@ def test_the_judge_and_what_is_there_are_not_named_without_need(tmp_path):
     assert refuse_missing(Grpo(load_config(None))) == ""
 
 
+@pytest.mark.parametrize("setting", ["rollout.temperature=0", "rollout.top_k=1"])
+def test_sampling_that_draws_nothing_is_refused_where_groups_are_compared(setting):
+    begins(refusal(setting), f"{setting.partition('=')[0]}: expected")
+    assert refuse_missing(Supervised(load_config(None, [setting]))) == ""
+
+
 @pytest.mark.parametrize(
     "settings, key",
     [
