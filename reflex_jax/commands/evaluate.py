@@ -81,6 +81,7 @@ def run(options: argparse.Namespace) -> int:
     from reflex_jax.evaluation.manifest import read_manifest
     from reflex_jax.evaluation.score import score_folder
     from reflex_jax.evaluation.tables import make_table, shortened, write_table
+    from reflex_jax.evidence.reader import read_head
     from reflex_jax.processes import is_first
 
     if unknown := [name for name in probes if name not in PROBES]:
@@ -96,6 +97,7 @@ def run(options: argparse.Namespace) -> int:
         metrics = generate_answers(answerer, passes, folder)
     if not is_first():
         return 0
+    head = read_head(folder) if "generate" in stages and config.evidence.every else None
     scored = score_folder(folder, scoring) if "score" in stages else {}
     beside = beside_scores(config)
     for name, value in (metrics | beside.floors).items():
@@ -112,6 +114,8 @@ def run(options: argparse.Namespace) -> int:
         print(f"{folder}/table.md has sets, modalities and types of questions apart.")
     else:
         print(f"{folder} holds the answers.")
+    if head is not None:
+        print(f"{folder}/evidence.jsonl has {head.count} lines and ends with {head.hash}; `reflex replay` checks them.")
     return 0
 
 
@@ -121,6 +125,10 @@ def _read(options: argparse.Namespace) -> tuple[Config, bool]:
     from reflex_jax.run.directory import CONFIG_FILE, load_run_config
 
     overrides = list(options.overrides)
+    if options.no_rewards and (evidence := [text for text in overrides if text.startswith("evidence.")]):
+        raise ConfigError(
+            f"{', '.join(evidence)}: without rewards there is no evidence of any; leave --no-rewards out."
+        )
     if options.split is not None:
         overrides.append(f"data.evaluation_split={options.split}")
     place = user_path(options.directory)
