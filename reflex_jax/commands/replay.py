@@ -36,6 +36,7 @@ def run(options: argparse.Namespace) -> int:
     """Checks the chain, replays, prints; `NOT_AS_RECORDED` where something is not as it was written or comes out otherwise."""
     config, is_run = _read(options)
     prepare()
+    from reflex_jax.audit.answers_on_disk import unlike_their_evidence
     from reflex_jax.audit.explain import explain
     from reflex_jax.audit.replay import Selection, chain_faults, heads_of_checkpoints, replay
     from reflex_jax.audit.report import Report
@@ -43,6 +44,11 @@ def run(options: argparse.Namespace) -> int:
     directory = config.run.directory
     if faults := chain_faults(directory):
         _show(f"{directory}: the evidence is not as it was written; nothing is replayed", [str(f) for f in faults])
+        return NOT_AS_RECORDED
+    if not is_run and (faults := [*unlike_their_evidence(directory)]):
+        _show(
+            f"{directory}: the answers are not those that were recorded; nothing is replayed", [str(f) for f in faults]
+        )
         return NOT_AS_RECORDED
     report = Report()
     for replayed in replay(config, Selection(options.answer, options.step), is_run=is_run):

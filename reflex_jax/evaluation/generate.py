@@ -47,6 +47,12 @@ class Pass:
         """Whose completions these are, of `asking.GENERATORS`."""
         return "sampled" if self.samples else "greedy"
 
+    @classmethod
+    def of(cls, sampling: str) -> Pass:
+        """The pass whose completions evidence names so, of however many samples."""
+        generator, _, probe = sampling.partition(".")
+        return cls(probe or "real", samples=int(generator == "sampled"))
+
     @property
     def sampling(self) -> str:
         """How evidence names its completions: the generator, and what the policy saw if it was not the picture."""
