@@ -12,7 +12,9 @@ from reflex_jax.stops import NOT_AS_RECORDED
 
 LOOKS = {
     "a run as the recipe, maps and pictures": ["evidence.saliency=true", "evidence.pictures=true"],
-    "few at a time, a part of the questions": ["memory.microbatch_prompts=2", "evidence.groups=3", "judge.centered=true"],
+    "all axes of a mesh, few at a time, a part of the questions": [
+        "mesh.data=2", "mesh.fsdp=2", "mesh.tensor=2", "memory.microbatch_prompts=4", "evidence.groups=3", "judge.centered=true",
+    ],
 }  # fmt: skip
 
 
@@ -27,13 +29,15 @@ def test_an_evaluation_of_a_run_is_replayed_bit_for_bit(repository, tmp_path, ca
         "training.evaluation_questions=10", "evidence.every=1", f"run.dir={directory}",
     ]  # fmt: skip
     assert main(["train", str(repository / "configs" / "phantom.yaml"), *train, *settings]) == 0
-    assert main(["evaluate", str(directory), "--probe", "real,blank", "--samples", "3"]) == 0
+    few = "evidence.groups=3" in settings
+    asked = [] if few else ["evidence.every=1", "evidence.groups=0"]
+    assert main(["evaluate", str(directory), *asked, "--probe", "real,blank", "--samples", "3"]) == 0
     folder = directory / "evaluation" / "test-step-2"
     head = read_head(folder)
     assert f"evidence.jsonl has {head.count} lines and ends with {head.hash}" in capsys.readouterr().out
     assert main(["replay", str(folder)]) == 0
     told = capsys.readouterr().out
-    questions = 3 if "evidence.groups=3" in settings else 8
+    questions = 3 if few else 10
     assert f"{5 * questions} answers to {3 * questions} questions" in told and "out again, bit for bit" in told
     groups = [group for _, _, group in read_evidence(folder)]
     assert all(answer.iou is not None for group in groups for answer in group.answers)
