@@ -39,12 +39,16 @@ def unlike_their_evidence(folder: Path) -> Iterator[Fault]:
 
 def _pairs(group: Group, row: Row) -> dict[str, tuple[Any, Any]]:
     """Name -> as recorded, and as the line says."""
-    several = "samples" in row
-    said = [answer.completion for answer in group.answers], [answer.parsed_answer for answer in group.answers]
-    names = ("samples", "answers") if several else ("prediction", "answer")
-    pairs = {name: (of if several else of[0], row.get(name)) for name, of in zip(names, said, strict=True)}
+    completions: list[Any] = [answer.completion for answer in group.answers]
+    answers: list[Any] = [answer.parsed_answer for answer in group.answers]
+    pairs: dict[str, tuple[Any, Any]]
+    if "samples" in row:
+        pairs = {"samples": (completions, row["samples"]), "answers": (answers, row.get("answers"))}
+    else:
+        pairs = {"prediction": (completions[0], row.get("prediction")), "answer": (answers[0], row.get("answer"))}
     rewards = [float(answer.reward) for answer in group.answers if answer.is_valid]
-    mean, shown = float(np.mean(rewards)) if rewards else None, row["eval"].get("reward/total")
+    mean = float(np.mean(rewards)) if rewards else None
+    shown = row["eval"].get("reward/total") if isinstance(row["eval"], dict) else row["eval"]
     is_near = mean is not None and isinstance(shown, float) and abs(mean - shown) <= _ROUNDING * max(1.0, abs(mean))
     return pairs | {
         "question": (group.question, row["question"]), "truth": (group.answer, row["truth"]),
