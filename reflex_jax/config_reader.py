@@ -22,6 +22,7 @@ import functools
 import math
 import os
 import typing
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,19 @@ def load_saved_config(path: Path, overrides: list[str] | tuple[str, ...] = ()) -
             f"{path}: the settings of this run are damaged ({error}). Restore the file from a copy."
         ) from error
     return _resolve(text, str(path), overrides, place=path.parent, is_trusted=False)
+
+
+def load_kept_config(values: Mapping[str, Any], overrides: Sequence[str], *, path: Path) -> Config:
+    """Reads what `config_to_dict` made and another file keeps; as little trusted as `load_saved_config`.
+
+    Args:
+      values: section -> key -> value.
+      overrides: "section.key=value".
+      path: of the file that keeps them.
+    Raises:
+      ConfigError: as `load_config`.
+    """
+    return _resolve(yaml.safe_dump(dict(values)), str(path), [*overrides], place=path.parent, is_trusted=False)
 
 
 def save_config(config: Config, path: Path) -> None:

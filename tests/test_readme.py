@@ -106,6 +106,10 @@ ELSEWHERE = {
     "reflex replay runs/phantom --step 40": ("tests/audit/test_replay.py", "def test_a_selection_replays_only_that"),
     "reflex replay runs/phantom --answer 40/1/2": (
         "tests/audit/test_replay.py", "def test_an_answer_is_explained_in_words"),
+    "reflex evaluate RUN evidence.every=1 evidence.groups=0": (
+        "tests/evaluation/test_evidence_of_a_run.py", "def test_an_evaluation_of_a_run_is_replayed_bit_for_bit"),
+    "reflex replay RUN/evaluation/test-step-100": (
+        "tests/evaluation/test_evidence_of_a_run.py", "def test_an_evaluation_of_a_run_is_replayed_bit_for_bit"),
     "reflex replay RUN judge.path=DIR policy.path=DIR data.root=DIR": (
         "tests/audit/test_replay.py", "def test_the_models_may_lie_elsewhere"),
     "reflex judge predictions.jsonl endpoint.url=http://localhost:8000/v1 endpoint.model=NAME --template base "

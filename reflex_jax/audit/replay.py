@@ -18,7 +18,7 @@ from reflex_jax.audit.rebuild import Asked, recomputed_components, rescore, take
 from reflex_jax.checkpoints.paths import resolve_checkpoint
 from reflex_jax.config import Config, ConfigError, EvidenceConfig, MeshConfig
 from reflex_jax.data.examples import Example, list_offenders
-from reflex_jax.data.sources import load_training, load_validation
+from reflex_jax.data.sources import load_evaluation, load_training, load_validation
 from reflex_jax.evidence.chain import Fault, Head
 from reflex_jax.evidence.facts import device_facts, judge_facts, reward_facts
 from reflex_jax.evidence.groups import group_record
@@ -100,19 +100,20 @@ def _unlike_their_batch(directory: Path) -> Iterator[Fault]:
             yield Fault(line, f"it stands at place {group.place} of a batch of {prompts} questions")
 
 
-def replay(config: Config, selection: Selection) -> Iterator[Replayed]:
+def replay(config: Config, selection: Selection, *, is_run: bool = True) -> Iterator[Replayed]:
     """Scores recorded groups again, batch after batch.
 
     Args:
       config: of the run, `run.dir` pointing at it; neither an endpoint nor its own files are asked.
       selection: which groups.
+      is_run: False: it is an evaluation, whose questions are those of `data.evaluation_split`.
     Raises:
       ConfigError: none is selected; the judge, the settings, `decl` or the questions are not those of the record, all named.
     """
     directory = config.run.directory
     chosen = (recorded for recorded in read_evidence(directory) if selection.takes(recorded))
     batches = itertools.groupby(chosen, key=lambda recorded: (recorded.batch.name, recorded.batch.draw))
-    questions, count = _Questions(config), 0
+    questions, count = _Questions(config, is_run=is_run), 0
     machines: dict[str, _Machine] = {}
     try:
         for _, group in batches:
@@ -146,8 +147,8 @@ def _nothing_selected(directory: Path, selection: Selection) -> str:
 class _Questions:
     """The questions of a run by id, read when they are asked for."""
 
-    def __init__(self, config: Config):
-        self._config, self._read = config, dict[str, dict[str, Example]]()
+    def __init__(self, config: Config, *, is_run: bool):
+        self._config, self._is_run, self._read = config, is_run, dict[str, dict[str, Example]]()
 
     def find(self, batch: BatchRecord, groups: Sequence[Group]) -> list[Example]:
         """Those of some groups.
@@ -160,7 +161,7 @@ class _Questions:
         if missing:
             raise ConfigError(
                 f"data: the questions {list_offenders(missing)} are not in the data set that the run names now; point at the one "
-                "it was trained on (data.root=DIR)."
+                f"it was {'trained' if self._is_run else 'evaluated'} on (data.root=DIR)."
             )
         return [found[group.id] for group in groups]
 
@@ -168,7 +169,8 @@ class _Questions:
         if kind not in self._read:
             data, seed = self._config.data, self._config.run.seed
             # whatever is held out while training now: all that the record names is looked for
-            load = load_training if kind == TRAINING else load_validation
+            held_out = load_validation if self._is_run else load_evaluation
+            load = load_training if kind == TRAINING else held_out
             self._read[kind] = {example.id: example for example in load(data, seed=seed)}
         return self._read[kind]
 

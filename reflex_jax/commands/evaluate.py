@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+from pathlib import Path
 from typing import Any
 
 from reflex_jax.commands.arguments import seed_number, whole_number
@@ -56,11 +57,7 @@ def run(options: argparse.Namespace) -> int:
     """Asks and scores; prints the metrics, the floors beside them, the table, and what the data card says."""
     config, is_run = _read(options)
     stages = _stages(options)
-    if options.blank_image and options.probe is not None:
-        raise ConfigError(
-            f"--blank-image: it is --probe blank, and --probe {options.probe} is given too; leave one out."
-        )
-    probes = _names("--probe", options.probe or ("blank" if options.blank_image else "real"))
+    probes = _probes(options)
     sampled = 0 if options.no_rewards or not is_run else config.grpo.group_size
     samples = sampled if options.samples is None else options.samples
     if samples < 0 or samples == 1:
@@ -112,7 +109,19 @@ def run(options: argparse.Namespace) -> int:
         print(f"{folder}/table.md has sets, modalities and types of questions apart.")
     else:
         print(f"{folder} holds the answers.")
+    if "generate" in stages and config.evidence.every:
+        _tell_evidence(folder)
     return 0
+
+
+def _tell_evidence(folder: Path) -> None:
+    """Prints where the evidence of a folder ends, to be kept elsewhere: nothing in the folder vouches for it."""
+    from reflex_jax.evidence.reader import EVIDENCE_FILE, read_head
+
+    if (head := read_head(folder)) is not None:
+        print(
+            f"{folder}/{EVIDENCE_FILE} has {head.count} lines and ends with {head.hash}; `reflex replay` checks them."
+        )
 
 
 def _read(options: argparse.Namespace) -> tuple[Config, bool]:
@@ -144,10 +153,21 @@ def _read(options: argparse.Namespace) -> tuple[Config, bool]:
                 f"--config: {options.directory} is a run, which has its own; set single keys by key=value."
             )
         config = load_run_config(options.directory, overrides, runs_rewards=not options.no_rewards)
+    named = [text for text in overrides if text.startswith("evidence.")]
+    if options.no_rewards and config.evidence.every and named:  # what the run says by itself is left aside
+        raise ConfigError(f"{', '.join(named)}: without rewards there is no evidence of any; leave --no-rewards out.")
     if options.split is not None:  # of every source, whatever it is called in the run
         sources = tuple(dataclasses.replace(source, evaluation_split=None) for source in config.data.sources)
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, sources=sources))
     return config, is_run
+
+
+def _probes(options: argparse.Namespace) -> tuple[str, ...]:
+    if options.blank_image and options.probe is not None:
+        raise ConfigError(
+            f"--blank-image: it is --probe blank, and --probe {options.probe} is given too; leave one out."
+        )
+    return _names("--probe", options.probe or ("blank" if options.blank_image else "real"))
 
 
 def _stages(options: argparse.Namespace) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""`reflex replay`: the recorded rewards of a run computed again and compared, or one of them explained."""
+"""`reflex replay`: the recorded rewards of a run or an evaluation computed again and compared, or one of them explained."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from reflex_jax.commands.arguments import whole_number
 from reflex_jax.commands.start import prepare
+from reflex_jax.config import Config, user_path
 from reflex_jax.stops import NOT_AS_RECORDED
 
 _MOST_SHOWN = 20  # lines of one kind
@@ -16,7 +17,7 @@ _MOST_SHOWN = 20  # lines of one kind
 def add(commands: Any) -> None:
     """Words of the command."""
     command = commands.add_parser("replay", help="compute the recorded rewards of a run again, or explain one of them")
-    command.add_argument("directory", help="run directory with evidence, e.g. runs/phantom")
+    command.add_argument("directory", help="run directory with evidence, e.g. runs/phantom, or folder of an evaluation")
     command.add_argument(
         "overrides",
         nargs="*",
@@ -32,10 +33,9 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Checks the chain, replays, prints; `NOT_AS_RECORDED` where something is not as it was written or comes out otherwise."""
-    from reflex_jax.run.directory import load_run_config
-
-    config = load_run_config(options.directory, options.overrides, runs_rewards=False)
+    config, is_run = _read(options)
     prepare()
+    from reflex_jax.audit.answers_on_disk import unlike_their_evidence
     from reflex_jax.audit.explain import explain
     from reflex_jax.audit.replay import Selection, chain_faults, heads_of_checkpoints, replay
     from reflex_jax.audit.report import Report
@@ -44,21 +44,36 @@ def run(options: argparse.Namespace) -> int:
     if faults := chain_faults(directory):
         _show(f"{directory}: the evidence is not as it was written; nothing is replayed", [str(f) for f in faults])
         return NOT_AS_RECORDED
+    if not is_run and (faults := [*unlike_their_evidence(directory)]):
+        _show(
+            f"{directory}: the answers are not those that were recorded; nothing is replayed", [str(f) for f in faults]
+        )
+        return NOT_AS_RECORDED
     report = Report()
-    for replayed in replay(config, Selection(options.answer, options.step)):
+    for replayed in replay(config, Selection(options.answer, options.step), is_run=is_run):
         report.add(replayed)
         if options.answer is not None:
             print("\n".join(explain(replayed, options.answer)))
     for line in report.lines():
         print(line)
     if not heads_of_checkpoints(directory):
-        print(
-            "no checkpoint is left that vouches for the chain: a file rewritten as a whole, with its head, would not be seen"
-        )
+        nobody = "no checkpoint is left that vouches" if is_run else "of an evaluation no checkpoint vouches"
+        print(f"{nobody} for the chain: a file rewritten as a whole, with its head, would not be seen")
     if report.wrong:
         _show(f"{directory}: not what was recorded", [str(found) for found in report.wrong])
         return NOT_AS_RECORDED
     return 0
+
+
+def _read(options: argparse.Namespace) -> tuple[Config, bool]:
+    """The configuration of a run or of an evaluation, and whether it is that of a run."""
+    from reflex_jax.evaluation.manifest import is_evaluation, load_evaluation_config
+    from reflex_jax.run.directory import load_run_config
+
+    folder = user_path(options.directory)
+    if options.directory and is_evaluation(folder):
+        return load_evaluation_config(folder, options.overrides), False
+    return load_run_config(options.directory, options.overrides, runs_rewards=False), True
 
 
 def _show(title: str, lines: list[str]) -> None:

@@ -12,14 +12,15 @@ from typing import Any
 import reflex_jax
 from reflex_jax.chat.check import look_at_endpoint
 from reflex_jax.checkpoints.paths import resolve_checkpoint
-from reflex_jax.config import Config, ConfigError, RewardsConfig, config_to_dict, user_path
+from reflex_jax.config import Config, ConfigError, EvidenceConfig, RewardsConfig, config_to_dict, user_path
 from reflex_jax.data.examples import Example
 from reflex_jax.data.probes import PROBES, show_instead
 from reflex_jax.data.prompt_texts import PROMPTS
 from reflex_jax.data.sources import load_evaluation
 from reflex_jax.evaluation.asking import Asker
-from reflex_jax.evaluation.generate import Pass, evaluation_metrics, name_groups, write_answers
+from reflex_jax.evaluation.generate import Destination, Pass, evaluation_metrics, name_groups, write_answers
 from reflex_jax.evaluation.manifest import digest_of, pin_identity
+from reflex_jax.evaluation.recording import open_recording
 from reflex_jax.evaluation.validation import chosen_questions, evaluation_batch
 from reflex_jax.processes import is_first, refused_together
 from reflex_jax.run.checkpoint import RunCheckpoints
@@ -67,6 +68,7 @@ def evaluate_run(config: Config, *, blank_image: bool = False, initial: bool = F
       ConfigError: no checkpoint, the questions do not fit, or policy, judge or questions are others than the run's without
         a setting that says so.
     """
+    config = dataclasses.replace(config, evidence=EvidenceConfig())  # nobody could replay it
     probe = "blank" if blank_image else "real"
     passes = [Pass(probe), Pass(probe, config.grpo.group_size)]
     with tempfile.TemporaryDirectory() as folder:
@@ -93,17 +95,18 @@ def generate_answers(answerer: Answerer, passes: Sequence[Pass], folder: Path) -
                 identity = opened.identity | {"passes": {p.name: p.identity(config) for p in passes}}
                 pin_identity(folder, identity, opened.about)
         rows, askers = {}, {}
-        for target in passes:
-            # greedy and sampled completions of one program are asked for by one: what it compiled is there
-            shared = (target.probe, target.samples if target.samples != config.grpo.group_size else 0)
-            if shared not in askers:
-                askers[shared] = _asker(opened, target, chosen)
-            lines = write_answers(
-                askers[shared], opened.weights, opened.judge, chosen, groups, target=target, folder=folder,
-                progress=config.logging.progress,
-            )  # fmt: skip
-            if target.probe == passes[0].probe:
-                rows[target.generator] = lines
+        fingerprints = opened.fingerprints | {"evaluation": data_fingerprint(chosen)}
+        step = opened.about["step"] or 0
+        with open_recording(config, opened.models.shapes, folder, identity=fingerprints, step=step) as recording:
+            to = Destination(folder, groups, recording, progress=config.logging.progress)
+            for target in passes:
+                # greedy and sampled completions of one program are asked for by one: what it compiled is there
+                shared = (target.probe, target.samples if target.samples != config.grpo.group_size else 0)
+                if shared not in askers:
+                    askers[shared] = _asker(opened, target, chosen)
+                lines = write_answers(askers[shared], opened.weights, opened.judge, chosen, target=target, to=to)
+                if target.probe == passes[0].probe:
+                    rows[target.generator] = lines
         return evaluation_metrics(rows)
 
 
@@ -150,12 +153,12 @@ def with_sets(config: Config, sets: Sequence[str]) -> Config:
 
 
 def without_rewards(config: Config) -> Config:
-    """The configuration with the rewards that need neither a judge nor code or models of others."""
+    """The configuration with the rewards that need neither a judge nor code or models of others, of which no evidence is kept."""
     components = config.rewards.components | {
         k: c for k, c in RewardsConfig().components.items() if k not in config.rewards.components
     }
     rewards = RewardsConfig(components={name: components[name] for name in ("answer", "format")})
-    return dataclasses.replace(config, rewards=rewards)
+    return dataclasses.replace(config, rewards=rewards, evidence=EvidenceConfig())
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -170,6 +173,7 @@ class _Opened:
     weights: Params
     judge: Params | None
     identity: dict[str, dict[str, Any]]
+    fingerprints: dict[str, str]  # of policy and rewards, as evidence names them
     about: dict[str, Any]
 
 
@@ -221,7 +225,8 @@ def _opened(answerer: Answerer) -> Iterator[_Opened]:
     }  # fmt: skip
     judge = models.judge.params if models.judge else None
     with closing(make_host_bridge(config, models)) as bridge:
-        yield _Opened(config, models, program, bridge, examples, weights, judge, identity, about)
+        fingerprints = _fingerprints(config, identity["policy"], rewards)
+        yield _Opened(config, models, program, bridge, examples, weights, judge, identity, fingerprints, about)
 
 
 def _asker(opened: _Opened, target: Pass, chosen: Sequence[Example]) -> Asker:
@@ -271,6 +276,15 @@ def _rewards_identity(config: Config, *, with_judge: bool) -> dict[str, Any]:
     if needs_endpoint(config):
         found["model"] = config.endpoint.model
     return found
+
+
+def _fingerprints(config: Config, policy: dict[str, str], rewards: dict[str, Any]) -> dict[str, str]:
+    """What evidence says the answers and their scores came from."""
+    found = {"policy": policy["directory"], "weights": policy["weights"]}
+    if config.policy.lora.path:
+        found["adapter"] = checkpoint_fingerprint(user_path(config.policy.lora.path))
+    named = {"judge": "judge", "encoders": "encoders", "files": "rewards"}
+    return found | {name: rewards[key] for key, name in named.items() if key in rewards}
 
 
 def _run_identity(

@@ -23,7 +23,9 @@ from reflex_jax.data.examples import Example, list_offenders
 from reflex_jax.data.holdout import picture_groups
 from reflex_jax.evaluation.asking import Asked, Asker
 from reflex_jax.evaluation.line_files import LineFile, read_rows
+from reflex_jax.evaluation.recording import Recording
 from reflex_jax.evaluation.validation import summarise
+from reflex_jax.evidence.groups import ScoredBatch
 from reflex_jax.processes import gather, is_first, refused_together
 from reflex_jax.run.samples import all_rows
 from reflex_jax.trees import Params
@@ -45,6 +47,17 @@ class Pass:
         """Whose completions these are, of `asking.GENERATORS`."""
         return "sampled" if self.samples else "greedy"
 
+    @classmethod
+    def of(cls, sampling: str) -> Pass:
+        """The pass whose completions evidence names so, of however many samples."""
+        generator, _, probe = sampling.partition(".")
+        return cls(probe or "real", samples=int(generator == "sampled"))
+
+    @property
+    def sampling(self) -> str:
+        """How evidence names its completions: the generator, and what the policy saw if it was not the picture."""
+        return self.generator + ("" if self.probe == "real" else f".{self.probe}")
+
     @property
     def name(self) -> str:
         """Of the file, without its ending."""
@@ -64,32 +77,34 @@ class Pass:
         return {"probe": self.probe, "max_new_tokens": rollout.max_new_tokens} | (drawn if self.samples else {})
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Destination:
+    """Where the lines of an evaluation go."""
+
+    folder: Path
+    groups: Mapping[str, str]  # id -> name of its group of pictures, see `name_groups`
+    recording: Recording | None = None  # of evidence; None: none is recorded
+    progress: bool = False  # shows a bar
+
+
 def write_answers(
-    asker: Asker,
-    weights: Params,
-    judge: Params | None,
-    chosen: Sequence[Example],
-    groups: Mapping[str, str],
-    *,
-    target: Pass,
-    folder: Path,
-    progress: bool = False,
+    asker: Asker, weights: Params, judge: Params | None, chosen: Sequence[Example], *, target: Pass, to: Destination
 ) -> list[Row]:
-    """Asks what has no line yet; returns the lines of all `chosen`, in their order. All processes call it alike.
+    """Asks what has no line yet, or no evidence; returns the lines of all `chosen`, in their order. All processes call it alike.
 
     Args:
       asker: of the pass.
       weights: of the program's `gather`.
       judge: its parameters.
       chosen: the questions.
-      groups: id -> name of its group of pictures, see `name_groups`.
       target: names the file and the generator.
-      folder: holds the file.
-      progress: shows a bar.
+      to: where the lines go.
     Raises:
-      ConfigError: another process writes the file, it cannot be written, or a line of it is no answer.
+      ConfigError: another process writes the file, it cannot be written, a line of it is no answer, or another answer than is
+        given now, which evidence is to be recorded of.
     """
-    file = LineFile(target.path(folder))
+    file = LineFile(target.path(to.folder))
+    due = to.recording.due(target.sampling, chosen) if to.recording else frozenset[str]()
     with ExitStack() as stack:
         with refused_together():
             lines = stack.enter_context(file.owned()) if is_first() else []
@@ -99,16 +114,23 @@ def write_answers(
         bar = stack.enter_context(
             tqdm(
                 total=len(chosen), initial=sum(e.id in known for e in chosen), unit="question", desc=target.name,
-                disable=not (progress and is_first()),
+                disable=not (to.progress and is_first()),
             )
         )  # fmt: skip
         for start in range(0, len(chosen), asker.size):
             batch = chosen[start : start + asker.size]
-            missing = [place for place, example in enumerate(batch) if example.id not in known]
-            if not missing:
+            missing = {place for place, example in enumerate(batch) if example.id not in known}
+            unrecorded = {place: example.id for place, example in enumerate(batch) if example.id in due}
+            if not missing and not unrecorded:
                 continue
-            asked = asker.ask(weights, judge, batch, [number_of(e.id) for e in batch], [target.generator])
-            rows = _rows(asker, asked[target.generator], batch, groups, set(missing), is_sampled=target.samples > 0)
+            asked, scored = _ask(asker, weights, judge, batch, target=target, is_recorded=bool(unrecorded))
+            rows = _rows(asker, asked, batch, to.groups, missing | unrecorded.keys(), is_sampled=target.samples > 0)
+            with refused_together():
+                _refuse_other_answers(file.path, found, rows)
+            # before its answers: what is answered is recorded, whenever the command is killed
+            if to.recording and scored is not None:
+                to.recording.add(target.sampling, scored, unrecorded)
+            rows = [row for row in rows if row["id"] not in known]
             with refused_together():
                 if is_first():
                     file.add(rows)
@@ -117,6 +139,33 @@ def write_answers(
     # what the first process read the others have not seen
     (rows, *_) = gather([found[e.id] for e in chosen] if is_first() else [])
     return rows
+
+
+def _ask(
+    asker: Asker, weights: Params, judge: Params | None, batch: Sequence[Example], *, target: Pass, is_recorded: bool
+) -> tuple[Asked, ScoredBatch | None]:
+    """One batch; as it was scored only where that is recorded."""
+    scored: list[ScoredBatch] = []
+    asked = asker.ask(
+        weights, judge, batch, [number_of(e.id) for e in batch], [target.generator],
+        record=(lambda _, told: scored.append(told)) if is_recorded else None,
+    )  # fmt: skip
+    return asked[target.generator], scored[0] if scored else None
+
+
+def _refuse_other_answers(path: Path, found: Mapping[str, Row], rows: Sequence[Row]) -> None:
+    """Refuses to record evidence of what is said now beside lines that say something else."""
+    says = ("prediction", "samples", "tokens")
+    others = [
+        row["id"]
+        for row in rows
+        if row["id"] in found and any(found[row["id"]].get(key) != row.get(key) for key in says)
+    ]
+    if others:
+        raise ConfigError(
+            f"--to: {path} has other answers to {list_offenders(others)} than are given now, on another machine or with other "
+            "batches, so there is no evidence of them. Name another folder, or set evidence.every=0."
+        )
 
 
 def number_of(example_id: str) -> int:
@@ -152,11 +201,11 @@ def evaluation_metrics(rows: Mapping[str, Sequence[Row]]) -> dict[str, float]:
 
 
 def _rows(
-    asker: Asker, asked: Asked, batch: Sequence[Example], groups: Mapping[str, str], missing: set[int], *,
+    asker: Asker, asked: Asked, batch: Sequence[Example], groups: Mapping[str, str], places: set[int], *,
     is_sampled: bool,
 ) -> list[Row]:  # fmt: skip
-    """The missing lines of a batch, of all processes."""
-    own = [(p, int(place)) for p, place in enumerate(asker.places) if place in missing]
+    """Lines of a batch, of all processes."""
+    own = [(p, int(place)) for p, place in enumerate(asker.places) if place in places]
     rows = []
     for p, place in own:
         said = asked.bridged.completions[p], asked.bridged.answers[p], asked.lengths[p].tolist()

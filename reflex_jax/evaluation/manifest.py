@@ -6,14 +6,17 @@ all by content. A folder is added to by what agrees with it in all that both nam
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reflex_jax.config import ConfigError
+from reflex_jax.config import Config, ConfigError
+from reflex_jax.config_reader import load_kept_config
+from reflex_jax.run.directory import refuse_elsewhere
 
 MANIFEST = "manifest.json"
 _WHAT = {  # section -> what is not the same where an entry of it differs
@@ -73,6 +76,27 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise ConfigError(
             f"--to: {path} is no manifest of `reflex evaluate` ({error}). Name another folder, or remove this one."
         ) from error
+
+
+def is_evaluation(folder: Path) -> bool:
+    """Whether a folder is one of `reflex evaluate`."""
+    return (folder / MANIFEST).is_file()
+
+
+def load_evaluation_config(folder: Path, overrides: Sequence[str]) -> Config:
+    """The configuration that the newest answers of a folder were asked with; `run.dir` points at the folder.
+
+    Raises:
+      ConfigError: the manifest does not say, an override is none or would point elsewhere.
+    """
+    kept = read_manifest(folder).get("about", {}).get("config")
+    if not isinstance(kept, dict):
+        raise ConfigError(
+            f"{folder / MANIFEST}: expected the configuration of an evaluation; there is none. Evaluate again."
+        )
+    refuse_elsewhere(folder, overrides)
+    config = load_kept_config(kept, overrides, path=folder / MANIFEST)
+    return dataclasses.replace(config, run=dataclasses.replace(config.run, dir=str(folder)))
 
 
 def digest_of(value: Any) -> str:

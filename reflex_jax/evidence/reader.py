@@ -35,7 +35,8 @@ def read_evidence(directory: str | os.PathLike[str]) -> Iterator[Recorded]:
     path = Path(directory) / EVIDENCE_FILE
     if not path.is_file():
         raise ConfigError(
-            f"{path}: expected the evidence of a run; there is none. Train with evidence.every=N to record every N-th step."
+            f"{path}: expected the evidence of a run; there is none. Train with evidence.every=N to record every N-th step, or "
+            "evaluate with it."
         )
     batch: BatchRecord | None = None
     for line in lines_of(path):

@@ -20,6 +20,8 @@ from reflex_jax.processes import gather
 from reflex_jax.step.shapes import Shapes
 from reflex_jax.stops import not_written
 
+_OF_POLICY = ("policy", "adapter", "weights")  # what of an identity says whose answers these are
+
 
 @dataclass(frozen=True)
 class Occasion:
@@ -28,6 +30,8 @@ class Occasion:
     step: int
     set: str = TRAINING
     sampling: str = SAMPLED
+    batches: int = 0  # of this name that are recorded before; only where it is asked in several
+    groups: int = 0  # that are recorded in them
 
     @property
     def name(self) -> str:
@@ -45,7 +49,7 @@ class EvidenceRecorder:
         log: EvidenceLog,
         *,
         identity: Mapping[str, str],
-        phase_name: Callable[[int], str],
+        phase_name: Callable[[int], str] | None = None,
     ):
         """Reads what all batches have in common.
 
@@ -54,7 +58,7 @@ class EvidenceRecorder:
           shapes: of the run.
           log: where the lines go.
           identity: fingerprints of what the run belongs to.
-          phase_name: of the curriculum, by the number of steps before.
+          phase_name: of the curriculum, by the number of steps before; None: nothing is trained.
         """
         self._config, self._settings, self._shapes, self._log = config, config.evidence, shapes, log
         self._identity, self._phase_name = identity, phase_name
@@ -87,13 +91,14 @@ class EvidenceRecorder:
         sources = np.arange(batches[0].questions or count) if sources is None else sources
         sources = sources[: self._settings.groups or None]
         for draw, batch in enumerate(batches):
-            chosen = {int(n) - draw * count: number for number, n in enumerate(sources) if n // count == draw}
+            numbered = enumerate(sources, occasion.groups)
+            chosen = {int(n) - draw * count: number for number, n in numbered if n // count == draw}
             groups = [
                 self._group(occasion, batch, p, chosen[place], advantages)
                 for p, place in enumerate(batch.rows.local.tolist())
                 if place in chosen
             ]
-            head = dataclasses.replace(self._batch(occasion, batch), draw=draw, draws=len(batches))
+            head = dataclasses.replace(self._batch(occasion, batch), draw=occasion.batches + draw, draws=len(batches))
             self._append(occasion.step, gather([as_json(head), batch.rows.local.tolist(), groups]))
 
     def _batch(self, occasion: Occasion, batch: ScoredBatch) -> BatchRecord:
@@ -111,12 +116,12 @@ class EvidenceRecorder:
             sampling=occasion.sampling,
             draw=0,
             draws=1,
-            phase=self._phase_name(occasion.step - 1) if is_training else None,
+            phase=self._phase_name(occasion.step - 1) if is_training and self._phase_name else None,
             policy={
-                **{key: self._identity[key] for key in ("policy", "adapter") if key in self._identity},
+                **{key: self._identity[key] for key in _OF_POLICY if key in self._identity},
                 "steps": occasion.step - 1 if is_training else occasion.step,
             },
-            identity={key: value for key, value in self._identity.items() if key not in ("policy", "adapter")},
+            identity={key: value for key, value in self._identity.items() if key not in _OF_POLICY},
             code=self._code,
             device=self._device,
             judge=judge_facts(config),
@@ -132,7 +137,7 @@ class EvidenceRecorder:
         """A group of this process, and its picture, if pictures are kept."""
         pixels = batch.pixels
         if self._settings.pictures and pixels is not None:
-            directory = self._config.run.directory
+            directory = self._log.directory
             try:
                 keep_picture(directory, pixels[p])
             except OSError as error:

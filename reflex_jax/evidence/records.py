@@ -113,7 +113,8 @@ class Group:
     """The completions of one question, and what they share."""
 
     place: int  # of the question in the batch as it was scored
-    number: int  # of the group in the batch that was learned from; the same but with `grpo.dynamic_sampling`
+    # of the group in the batch that was learned from, the same but with `grpo.dynamic_sampling`; counted through an evaluation
+    number: int
     id: str  # of the question
     source: str  # label of the data source; empty: it has none
     question: str
@@ -146,11 +147,12 @@ class BatchRecord:
 
     step: int  # of training; an evaluation has that of the policy it looked at
     set: str  # training | evaluation
-    sampling: str  # sampled | greedy
-    draw: int  # number of this batch among those its step drew; 0 without `grpo.dynamic_sampling`
-    draws: int  # how many were drawn
+    sampling: str  # sampled | greedy; greedy.blank and the like: the policy saw another picture
+    # number of this batch among those its step drew, 0 without `grpo.dynamic_sampling`; or of those of an evaluation
+    draw: int
+    draws: int  # how many its step drew; 1 in an evaluation
     phase: str | None  # of the curriculum; None: an evaluation
-    policy: dict[str, Any]  # fingerprints of what the run started from (policy, adapter), and steps learned since
+    policy: dict[str, Any]  # fingerprints of what the run started from (policy, adapter), steps learned since
     identity: dict[str, str]  # fingerprints of everything else by content: data, judge, encoders, rewards, evaluation
     code: dict[str, str | None]  # version, commit (None: not of a clone), decl
     device: dict[str, Any]  # jax, jaxlib, backend, kind, mesh, processes, xla_flags

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -125,9 +125,7 @@ def load_run_config(directory: str | Path, overrides: list[str], *, runs_rewards
             f"{str(directory)!r}: expected a run directory with {CONFIG_FILE}; there is none. Give the folder `reflex train` "
             "printed."
         )
-    elsewhere = [text for text in overrides if text.partition("=")[0].strip() in ("run.dir", "run.name")]
-    if elsewhere:
-        raise ConfigError(f"{', '.join(elsewhere)}: the run is {str(directory)!r}; name another one in its place.")
+    refuse_elsewhere(directory, overrides)
     config = load_saved_config(place / CONFIG_FILE, overrides)
     named = {text.partition("=")[0].strip() for text in overrides}
     if any(map(asks_endpoint, config.rewards.components)) and runs_rewards and "endpoint.url" not in named:
@@ -144,6 +142,17 @@ def load_run_config(directory: str | Path, overrides: list[str], *, runs_rewards
             f"if you trust it: 'rewards.files=[{files}]'"
         )
     return dataclasses.replace(config, run=dataclasses.replace(config.run, dir=str(place)))
+
+
+def refuse_elsewhere(directory: str | Path, overrides: Sequence[str]) -> None:
+    """Refuses overrides that would point at another run than the one that is named.
+
+    Raises:
+      ConfigError: there are some.
+    """
+    elsewhere = [text for text in overrides if text.partition("=")[0].strip() in ("run.dir", "run.name")]
+    if elsewhere:
+        raise ConfigError(f"{', '.join(elsewhere)}: the run is {str(directory)!r}; name another one in its place.")
 
 
 def _make_directory(config: Config) -> Path:

@@ -49,6 +49,8 @@ def stand_in():
         patch.setattr(evaluate, "make_mesh", lambda settings: make_mesh(settings, jax.devices()[:2]))
         patch.setattr(evaluate, "build_program", build)
         patch.setattr(
-            evaluate.Asker, "ask", lambda self, *given: batches.append([e.id for e in given[2]]) or ask(self, *given)
+            evaluate.Asker,
+            "ask",
+            lambda self, *given, **how: batches.append([e.id for e in given[2]]) or ask(self, *given, **how),
         )
         yield batches
