@@ -226,7 +226,8 @@ def test_every_check_of_a_guarantee_selects_tests(command):
 
 @pytest.mark.parametrize("document", WITH_LINKS)
 def test_every_path_exists(document):
-    tops = {path.name for path in REPOSITORY.iterdir()} - {"runs"}
+    written = {line.rstrip("/") for line in (REPOSITORY / ".gitignore").read_text().splitlines()}  # by commands
+    tops = {path.name for path in REPOSITORY.iterdir()} - written
     for span in code_spans(WITH_LINKS[document]):
         if re.fullmatch(r"[\w./*-]+", span) and "/" in span and span.split("/")[0] in tops:
             assert any(REPOSITORY.glob(span.rstrip("/"))), span
