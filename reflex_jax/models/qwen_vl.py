@@ -213,7 +213,7 @@ def row_log_probs(
       carry no gradient.
     """
     layers, dtype = params["layers"], params["embed"]["embedding"].dtype
-    ends = {name: params[name] for name in ("embed", "final_norm", "head") if name in params}
+    ends = {name: part for name, part in params.items() if name not in ("layers", "vision")}
     ends = widened(ends, wide=how.wide_sums)  # here, so that chunks of the head are added up in float32 too
     x = look_up(ends["embed"]["embedding"], rows.tokens, dtype)
     embedded = Embedded(x) if images is None else split_features(images, rows.is_image, x)
