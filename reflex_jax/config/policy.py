@@ -107,6 +107,9 @@ class MemoryConfig:
     attention: str = (
         "auto"  # auto | xla: all scores held | blocked: none, any device | fused: a kernel of TPUs and GPUs
     )
+    # gradients are added up, over tokens and devices, in: compute (policy.dtype) | float32, then rounded to it once; twice the
+    # bytes of gradients that devices send (docs/speed.md)
+    gradient_sums: str = "compute"
     row_lengths: int = 12  # lengths that the rows of the update may have, each compiled when it is first needed
     microbatch_prompts: int = 0  # prompts whose activations exist at one time, in prefill, judge and update; 0: all
     prompt_rungs: int = 3  # static sizes that a batch's prompts are padded to, each compiled once; 1: the run's largest
@@ -129,6 +132,7 @@ class MemoryConfig:
         )
         check_choice("memory.attention", self.attention, ("auto", "xla", "blocked", "fused"))
         check_choice("memory.rollout_weights", self.rollout_weights, ("gathered", "sharded"))
+        check_choice("memory.gradient_sums", self.gradient_sums, ("compute", "float32"))
         check_choice("memory.offload", self.offload, ("none", "optimizer", "optimizer+masters"))
         for name in ("log_prob_chunk", "row_lengths", "prompt_rungs"):
             check(getattr(self, name) >= 1, f"memory.{name}: expected >= 1; got {getattr(self, name)}.")

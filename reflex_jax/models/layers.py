@@ -1,15 +1,20 @@
-"""Small layers the towers share: RMS norm with float32 statistics, linear layers, the gated feed-forward block."""
+"""Small layers the towers share: RMS norm with float32 statistics, linear layers, the gated feed-forward block.
+
+Layers compute in the dtype of their rows. The gradient of a parameter is added up, over rows and over devices, in the
+parameter's own: `widened` parameters of bfloat16 rows have sums in float32.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from reflex_jax.models.lora import KERNEL, LORA_A, LORA_B
 from reflex_jax.trees import Array, Params
@@ -19,6 +24,52 @@ SAVED_ATTENTION = "attention"
 SAVED_SUM = "adapted"  # of what a linear layer with an adapter keeps: the sum of both products, not each of them
 
 
+def widened(params: Params, *, wide: bool) -> Params:
+    """The same parameters, as float32 where they are to have wide sums.
+
+    For the moment of use, inside a scan over layers: then no copy of them exists, and each gradient is rounded to what the
+    parameter is stored in once, when all devices have added their part.
+    """
+    return jax.tree.map(_widened, params) if wide else params
+
+
+@jax.custom_vjp
+def _widened(leaf: Array) -> Array:
+    return leaf.astype(jnp.float32)
+
+
+def _widened_backward(leaf: Array, gradient: Array) -> tuple[Array]:
+    # rounded before the cast: of a cast alone the TPU compiler makes devices add up in bfloat16 what it casts afterwards
+    stored = jnp.finfo(leaf.dtype)
+    return (jax.lax.reduce_precision(gradient, stored.nexp, stored.nmant).astype(leaf.dtype),)
+
+
+_widened.defvjp(lambda leaf: (leaf.astype(jnp.float32), leaf), _widened_backward)
+
+
+def for_rows(vector: Float[Array, "D"], x: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
+    """A vector once for each row, in the dtype of the rows."""
+    return jnp.broadcast_to(vector, x.shape).astype(x.dtype)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def look_up(table: Float[Array, "V D"], tokens: Int[Array, "*rows"], dtype: Any) -> Float[Array, "*rows D"]:
+    """Rows of a table, in a dtype for rows.
+
+    A token may occur thousands of times, and bfloat16 adds up no more than 256 equal parts of a gradient (256 + 1 = 256): a
+    table that learns should be `widened`.
+    """
+    return table.astype(dtype)[tokens]
+
+
+def _look_up_backward(dtype: Any, saved: tuple[Array, Array], gradient: Array) -> tuple[Array, None]:
+    table, tokens = saved
+    return jnp.zeros_like(table).at[tokens].add(gradient.astype(table.dtype)), None
+
+
+look_up.defvjp(lambda table, tokens, dtype: (table.astype(dtype)[tokens], (table, tokens)), _look_up_backward)
+
+
 def rms_norm(x: Float[Array, "*rows D"], scale: Float[Array, "D"], *, epsilon: float) -> Float[Array, "*rows D"]:
     """Divides each row by its root mean square and multiplies by `scale`.
 
@@ -26,7 +77,7 @@ def rms_norm(x: Float[Array, "*rows D"], scale: Float[Array, "D"], *, epsilon: f
     """
     wide = x.astype(jnp.float32)
     inverse = jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + epsilon)
-    return scale * (wide * inverse).astype(x.dtype)
+    return for_rows(scale, x) * (wide * inverse).astype(x.dtype)
 
 
 class RMSNorm(nn.Module):
@@ -41,12 +92,12 @@ class RMSNorm(nn.Module):
 
 
 class LayerNorm(nn.LayerNorm):
-    """Flax's layer norm, whose float32 statistics of narrower inputs mix dtypes by JAX's standard rules."""
+    """Flax's layer norm, whose float32 statistics of narrower inputs mix dtypes by JAX's standard rules; in the rows' dtype."""
 
     def __call__(self, x: Float[Array, "*rows D"], **settings: Any) -> Float[Array, "*rows D"]:
         """Normalises the last axis."""
         with jax.numpy_dtype_promotion("standard"):
-            return super().__call__(x, **settings)
+            return super().__call__(x, **settings).astype(x.dtype)
 
 
 def apply(module: nn.Module, params: Params, *inputs: Any) -> Any:
@@ -63,30 +114,40 @@ def product_precision(dtype: Any) -> jax.lax.Precision | None:
     return jax.lax.Precision.HIGHEST if dtype == jnp.float32 else None
 
 
-def _product(left: Array, right: Array) -> Array:
-    return jnp.matmul(left, right, precision=product_precision(left.dtype))
+def _product(x: Float[Array, "N in"], kernel: Float[Array, "in out"], dtype: Any) -> Float[Array, "N out"]:
+    precision = product_precision(x.dtype)
+    return jax.lax.dot(x, kernel.astype(x.dtype), precision=precision, preferred_element_type=dtype)
 
 
-@jax.custom_vjp
-def _rows_times_kernel(x: Float[Array, "N in"], kernel: Float[Array, "in out"]) -> Float[Array, "N out"]:
-    return _product(x, kernel)
+_rows_times_kernel = jax.custom_vjp(_product, nondiff_argnums=(2,))
 
 
-def _rows_times_kernel_backward(saved: tuple[Array, Array], gradient: Float[Array, "N out"]) -> tuple[Array, Array]:
+def _rows_times_kernel_backward(
+    dtype: Any, saved: tuple[Array, Array], gradient: Float[Array, "N out"]
+) -> tuple[Array, Array]:
     x, kernel = saved
-    return _product(gradient, kernel.T), _product(x.T, gradient)
+    product = partial(jax.lax.dot, precision=product_precision(x.dtype))
+    of_x = product(gradient, kernel.astype(x.dtype).T, preferred_element_type=dtype)
+    return of_x.astype(x.dtype), product(x.T, gradient, preferred_element_type=kernel.dtype)
 
 
-_rows_times_kernel.defvjp(lambda x, kernel: (_product(x, kernel), (x, kernel)), _rows_times_kernel_backward)
+_rows_times_kernel.defvjp(
+    # the product itself: what `checkpointed` keeps are products, not functions of them
+    lambda x, kernel, dtype: (_product(x, kernel, dtype), (x, kernel)),
+    _rows_times_kernel_backward,
+)
 
 
-def _rows_product(x: Float[Array, "*rows in"], kernel: Float[Array, "in out"]) -> Float[Array, "*rows out"]:
-    """The product of a dense layer, with the kernel's gradient as x^T @ gradient.
+def rows_product(
+    x: Float[Array, "*rows in"], kernel: Float[Array, "in out"], dtype: Any = None
+) -> Float[Array, "*rows out"]:
+    """The product of a dense layer, in a dtype (None: that of the rows), with the kernel's gradient as x^T @ gradient.
 
     JAX's own rule writes it as (gradient^T @ x)^T, for which XLA on a CPU computes the gradient's elementwise part (of
     SwiGLU, say) in transposed order: a quarter of the backward pass of a narrow decoder.
     """
-    return _rows_times_kernel(x.reshape(-1, x.shape[-1]), kernel).reshape(*x.shape[:-1], kernel.shape[-1])
+    products = _rows_times_kernel(x.reshape(-1, x.shape[-1]), kernel, dtype or x.dtype)
+    return products.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 class Dense(nn.Module):
@@ -102,13 +163,13 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*rows in"]) -> Float[Array, "*rows out"]:
         """Maps the last axis."""
-        outputs = _rows_product(x, self.param(KERNEL, nn.initializers.normal(0.02), (x.shape[-1], self.features)))
+        outputs = rows_product(x, self.param(KERNEL, nn.initializers.normal(0.02), (x.shape[-1], self.features)))
         if self.use_bias:
-            outputs = outputs + self.param("bias", nn.initializers.zeros, (self.features,))
+            outputs = outputs + for_rows(self.param("bias", nn.initializers.zeros, (self.features,)), outputs)
         if not self.has_variable("params", LORA_A):
             return outputs
-        reduced = _rows_product(x, self.get_variable("params", LORA_A))
-        return checkpoint_name(outputs + _rows_product(reduced, self.get_variable("params", LORA_B)), SAVED_SUM)
+        reduced = rows_product(x, self.get_variable("params", LORA_A))
+        return checkpoint_name(outputs + rows_product(reduced, self.get_variable("params", LORA_B)), SAVED_SUM)
 
 
 def dense(features: int, name: str, *, use_bias: bool) -> Dense:

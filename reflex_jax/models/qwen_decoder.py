@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 
 from reflex_jax.models import attention
 from reflex_jax.models.attention_choice import AttentionChoice
-from reflex_jax.models.layers import RMSNorm, apply, checkpointed, dense, gated_feed_forward
+from reflex_jax.models.layers import RMSNorm, apply, checkpointed, dense, gated_feed_forward, widened
 from reflex_jax.models.rope import Rotation, multimodal_rotation, rotate, rotate_exactly
 from reflex_jax.records import PackedRows
 from reflex_jax.sharding import constrain_batch
@@ -146,8 +146,9 @@ def row_stack(
     *,
     implementation: AttentionChoice,
     remat: bool,
+    wide_sums: bool = False,
 ) -> Float[Array, "B T D"]:
-    """Runs all layers over rows in which prompts and their completions lie end to end."""
+    """Runs all layers over rows in which prompts and their completions lie end to end; `wide_sums` as in `layers.widened`."""
 
     def attend(queries: Array, keys: Array, values: Array) -> tuple[Array, None]:
         mixed = attention.row_attention(
@@ -155,7 +156,8 @@ def row_stack(
         )  # fmt: skip
         return mixed, None
 
-    return _run_layers(layers, embedded, text_rotation(rows.positions, config), attend, config, remat)[0]
+    rotation = text_rotation(rows.positions, config)
+    return _run_layers(layers, embedded, rotation, attend, config, remat, wide_sums=wide_sums)[0]
 
 
 def weights_of_layers(
@@ -214,10 +216,13 @@ def _run_layers(
     attend: Attend,
     config: QwenTextConfig,
     remat: bool,
+    *,
+    wide_sums: bool = False,
 ) -> tuple[Array, Any]:
     x, added = embedded
 
     def step(x: Array, layer_params: Params) -> tuple[Array, Any]:
+        layer_params = widened(layer_params, wide=wide_sums)
         return apply(DecoderLayer(config), layer_params, constrain_batch(x), rotation, attend)
 
     if isinstance(layers, dict):

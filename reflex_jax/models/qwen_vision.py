@@ -15,6 +15,7 @@ import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,8 +30,12 @@ from reflex_jax.models.layers import (
     apply,
     checkpointed,
     dense,
+    for_rows,
     gated_feed_forward,
+    look_up,
     product_precision,
+    rows_product,
+    widened,
 )
 from reflex_jax.models.patches import normalised_patches
 from reflex_jax.models.rope import Rotation, image_rotation, rotate, rotate_exactly
@@ -181,6 +186,7 @@ def encode_patches(
     *,
     remat: bool,
     implementation: AttentionChoice = XLA,
+    wide_sums: bool = False,
 ) -> Float[Array, "P F wide"]:
     """Runs the tower.
 
@@ -190,16 +196,20 @@ def encode_patches(
       config: sizes.
       remat: recompute each layer in the backward pass.
       implementation: what computes the layers that read a whole image.
+      wide_sums: gradients are added up in float32, see `layers.widened`.
 
     Returns:
       One feature for each `patches_per_feature` slots, in slot order; features of empty slots hold numbers nobody may
       read. Those of the layers of deepstack lie behind the last one's, on the last axis.
     """
-    x = _embedded(params, vision, config)
+    dtype, layers = params["patch_embed"]["kernel"].dtype, params["layers"]
+    ends = widened({name: part for name, part in params.items() if name != "layers"}, wide=wide_sums)
+    x = _embedded(ends, vision, config, dtype)
     rotation = _rotation(vision.coordinates, config)
     layer = VisionLayer(config)
 
     def apply_layer(attend: ImageAttention, x: Array, layer_params: Params) -> tuple[Array, None]:
+        layer_params = widened(layer_params, wide=wide_sums)
         return apply(layer, layer_params, constrain_batch(x), rotation, vision.image_ids, attend), None
 
     kinds = _period_of_kinds(config)
@@ -217,32 +227,36 @@ def encode_patches(
         return x, None
 
     if len(kinds) == config.depth:
-        x, _ = apply_period(x, params["layers"])
+        x, _ = apply_period(x, layers)
     else:  # a scan of scans: one compiled copy of the period instead of one for each repeat
-        periods = jax.tree.map(lambda leaf: leaf.reshape(-1, len(kinds), *leaf.shape[1:]), params["layers"])
+        periods = jax.tree.map(lambda leaf: leaf.reshape(-1, len(kinds), *leaf.shape[1:]), layers)
         x, _ = jax.lax.scan(apply_period, x, periods)
-    features = [apply(PatchMerger(config), params["merger"], x)]
+    features = [apply(PatchMerger(config), ends["merger"], x)]
     for number, x in enumerate(seen):
-        merger = jax.tree.map(operator.itemgetter(number), params["deepstack"])
+        merger = jax.tree.map(operator.itemgetter(number), ends["deepstack"])
         features.append(apply(PatchMerger(config, norms_features=True), merger, x))
     return features[0] if len(features) == 1 else jnp.concatenate(features, axis=-1)
 
 
-def _embedded(params: Params, vision: VisionInputs, config: QwenVisionConfig) -> Float[Array, "P W U D"]:
-    """Patches, and where they lie if the tower learns positions."""
-    kernel = params["patch_embed"]["kernel"]
+def _embedded(params: Params, vision: VisionInputs, config: QwenVisionConfig, dtype: Any) -> Float[Array, "P W U D"]:
+    """Patches, and where they lie if the tower learns positions, in a dtype for rows."""
     pixels = normalised_patches(vision, frames=config.temporal_patch_size)
-    x = jnp.matmul(pixels.astype(kernel.dtype), kernel, precision=product_precision(kernel.dtype))
+    kernel = params["patch_embed"]["kernel"]
+    if kernel.dtype == dtype:
+        x = jnp.matmul(pixels.astype(dtype), kernel, precision=product_precision(dtype))
+    else:  # widened; above JAX would round each device's part of its gradient
+        x = rows_product(pixels.astype(dtype), kernel)
     if config.has_patch_bias:
-        x = x + params["patch_embed"]["bias"]
+        x = x + for_rows(params["patch_embed"]["bias"], x)
     if not config.position_side:
         return x
     table = params["positions"]["embedding"]
     if config.has_own_cells:
-        return x + table[vision.coordinates[..., 0] * config.position_side + vision.coordinates[..., 1]]
+        cells = vision.coordinates[..., 0] * config.position_side + vision.coordinates[..., 1]
+        return x + look_up(table, cells, dtype)
     if vision.places is None:
         raise ValueError("vision.places: expected the places of patches, which this tower learns; got None.")
-    return x + learned_positions(table, vision.places, side=config.position_side)
+    return x + learned_positions(table, vision.places, side=config.position_side).astype(dtype)
 
 
 def _rotation(coordinates: Int[Array, "P W U 2"], config: QwenVisionConfig) -> Rotation | None:

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 
 from reflex_jax.models import attention
 from reflex_jax.models.attention_choice import XLA, AttentionChoice
-from reflex_jax.models.layers import apply, product_precision, rms_norm
+from reflex_jax.models.layers import apply, look_up, product_precision, rms_norm, rows_product, widened
 from reflex_jax.models.qwen_config import QwenVLConfig
 from reflex_jax.models.qwen_config import read_qwen_config as read_qwen_config  # the front door of the family
 from reflex_jax.models.qwen_decoder import (
@@ -44,7 +44,10 @@ class HowToCompute:
     attention: AttentionChoice = XLA
     remat: bool = False  # recompute each layer in the backward pass
     log_prob_chunk: int = 512  # completion tokens whose logits exist at one time on a device
+    wide_sums: bool = False  # gradients are added up in float32, whatever parameters are in (`layers.widened`)
 
+
+PLAINLY = HowToCompute()
 
 # keys [P, K, G, H, C] and values [P, K, G, C, H] of the completions: of each layer, in parts of C tokens each
 Caches: TypeAlias = list[list[tuple[Array, Array]]]
@@ -77,13 +80,16 @@ def init_policy_params(config: QwenVLConfig, key: jax.Array, dtype: Any = jnp.fl
 
 
 def encode_images(
-    params: Params, vision: VisionInputs, config: QwenVLConfig, *, remat: bool = False, attention: AttentionChoice = XLA
+    params: Params, vision: VisionInputs, config: QwenVLConfig, *, how: HowToCompute = PLAINLY
 ) -> Float[Array, "P V wide"]:
     """V = W * U / 4 merged vision features of every row, in slot order (`PromptInputs.feature_index` points to them).
 
     A feature is D wide; with deepstack D more numbers follow for each layer that adds them (`split_features`).
     """
-    return encode_patches(params["vision"], vision, config.vision, remat=remat, implementation=attention)
+    return encode_patches(
+        params["vision"], vision, config.vision,
+        remat=how.remat, implementation=how.attention, wide_sums=how.wide_sums,
+    )  # fmt: skip
 
 
 def embed_prompts(
@@ -98,7 +104,7 @@ def embed_prompts(
     embedded = params["embed"]["embedding"][prompts.tokens]
     if prompts.vision is None:
         return Embedded(embedded)
-    features = encode_images(params, prompts.vision, config, remat=remat, attention=attention)
+    features = encode_images(params, prompts.vision, config, how=HowToCompute(attention=attention, remat=remat))
     index = prompts.feature_index
     features = jnp.take_along_axis(features, jnp.maximum(index, 0)[..., None], axis=1)
     return split_features(features, index >= 0, embedded)
@@ -132,10 +138,13 @@ def prompt_attention_weights(
 def head_logits(params: Params, hidden: Float[Array, "*rows D"], config: QwenTextConfig) -> Float[Array, "*rows V"]:
     """Final norm and head, in float32."""
     normed = rms_norm(hidden, params["final_norm"]["scale"], epsilon=config.epsilon)
+    kernel = params["embed"]["embedding"].T if config.is_tied else params["head"]["kernel"]
+    if kernel.dtype != normed.dtype:  # widened; below JAX would round the gradient of each chunk
+        return rows_product(normed, kernel, jnp.float32)
     options: dict[str, Any] = {"precision": product_precision(normed.dtype), "preferred_element_type": jnp.float32}
     if config.is_tied:
         return jnp.einsum("...d,vd->...v", normed, params["embed"]["embedding"], **options)
-    return jnp.einsum("...d,dv->...v", normed, params["head"]["kernel"], **options)
+    return jnp.einsum("...d,dv->...v", normed, kernel, **options)
 
 
 def layers_apart(params: Params) -> Params:
@@ -203,13 +212,19 @@ def row_log_probs(
       Log-probs and entropies of `rows.targets` in float32; without a meaning from `rows.most_predicted` on. The entropies
       carry no gradient.
     """
-    x = params["embed"]["embedding"][rows.tokens]
+    layers, dtype = params["layers"], params["embed"]["embedding"].dtype
+    ends = {name: part for name, part in params.items() if name not in ("layers", "vision")}
+    ends = widened(ends, wide=how.wide_sums)  # here, so that chunks of the head are added up in float32 too
+    x = look_up(ends["embed"]["embedding"], rows.tokens, dtype)
     embedded = Embedded(x) if images is None else split_features(images, rows.is_image, x)
-    hidden = row_stack(params["layers"], embedded, rows, config.text, implementation=how.attention, remat=how.remat)
+    hidden = row_stack(
+        layers, embedded, rows, config.text,
+        implementation=how.attention, remat=how.remat, wide_sums=how.wide_sums,
+    )  # fmt: skip
     hidden = jnp.take_along_axis(hidden, rows.predicting[..., None], axis=1)
 
     def log_probs_of(hidden: Array, tokens: Array) -> tuple[Array, Array]:
-        logits = head_logits(params, constrain_batch(hidden), config.text)
+        logits = head_logits(ends, constrain_batch(hidden), config.text)
         return token_log_probs(logits, tokens, allowed=allowed, temperature=temperature or 1.0)
 
     return _chunk_by_chunk(log_probs_of, hidden, rows, how.log_prob_chunk)

@@ -24,6 +24,7 @@ from reflex_jax.step.layerwise import count_layers, is_dict, part_at, parts_of
 from reflex_jax.step.open_rows import gathered_sizes
 from reflex_jax.step.sampling import Sampling
 from reflex_jax.step.shapes import attention_of, read_at_once, sampled_at_once
+from reflex_jax.trees import Params
 
 # what compiled programs take of the estimate, at most about; measured where `tests/planning/test_memory.py` says
 COMPILERS_SHARE = {"generate": 1.16, "update": 1.25}
@@ -96,6 +97,7 @@ class _Shapes:
         mesh = run.shapes.mesh.shape
         self.ways, self.tensor = mesh["data"] * mesh["fsdp"], mesh["tensor"]
         self.number = jnp.dtype(self.config.policy.dtype).itemsize  # bytes, in the compute dtype
+        self.has_wide_sums = self.config.memory.gradient_sums == "float32" and self.number < 4
         prompts, group, self.steps = run.completions
         self.minibatch = prompts if run.is_supervised else self.config.grpo.minibatch_prompts
         self.prompts = prompts / self.ways
@@ -166,7 +168,15 @@ class _Shapes:
         numbers = self.text.vocabulary / self.tensor * self.text.width
         gathered = self.number * numbers if self.run.shapes.mesh.shape["fsdp"] > 1 else 0.0
         trains = ("embed" if self.text.is_tied else "head") in self.run.state.params
-        return {"head": gathered, "gradient of the head": 4 * numbers if trains else 0.0}
+        so_far = 4 * numbers / self.run.shapes.mesh.shape["fsdp"] if trains and self.has_wide_sums else 0.0
+        own = 4 * numbers if trains else 0.0
+        return {"head": gathered, "gradient of the head": own, "of all chunks so far, in float32": so_far}
+
+    def widest_gradient(self, params: Params) -> dict[str, float]:
+        """Of one layer of a tower, where devices add up their parts in float32: till then it is whole over `fsdp`."""
+        kernels = jax.tree.leaves(params.get("layers", {})) if self.has_wide_sums else []
+        numbers = max((math.prod(kernel.shape[1:]) for kernel in kernels), default=0)
+        return {"largest gradient of a layer, in float32": 4 * numbers / self.tensor} if numbers else {}
 
     def reaches_layers(self) -> bool:
         """Whether gradients go through the decoder's layers: something trains that is read in them or before them."""
@@ -299,10 +309,12 @@ def _update(shapes: _Shapes) -> dict[str, Terms]:
         "log-probs": before | saved | {"logits": shapes.logits(at_once)} | shapes.head(at_once),
     }
     if shapes.reaches_layers():
-        phases["language model"] = before | saved | gradients | _times(at_once, shapes.text_backward())
+        backward = _times(at_once, shapes.text_backward()) | shapes.widest_gradient(state.params)
+        phases["language model"] = before | saved | gradients | backward
     if shapes.reaches_tower():
         gradients = {"gradients": trained * narrow}
-        phases["pictures"] = before | by_vision | gradients | _times(at_once, shapes.image_backward())
+        backward = _times(at_once, shapes.image_backward()) | shapes.widest_gradient(state.params["vision"])
+        phases["pictures"] = before | by_vision | gradients | backward
     return phases
 
 

@@ -63,6 +63,7 @@ FREE_KEYS = {
     "memory.remat": "rounding",
     "memory.log_prob_chunk": "rounding",
     "memory.rollout_weights": "rounding",
+    "memory.gradient_sums": "rounding",
     "memory.row_lengths": "rounding",
     "memory.prompt_rungs": "rounding",
     "memory.rollout_prompts": "rounding",

@@ -104,12 +104,12 @@ class RowReader:
         if vision is None or layout.window_source is None or layout.window_rounds is None:
             return None
         if len(layout.window_source) == 1:
-            return encode_images(params, vision, self.config, remat=self.how.remat, attention=self.how.attention)
+            return encode_images(params, vision, self.config, how=self.how)
 
         def look(n: Array, whole: Array) -> Array:
             return self._put_windows(whole, sequences, n, self._look(params, sequences, n))
 
-        shape = jax.eval_shape(lambda: encode_images(params, vision, self.config, attention=self.how.attention))
+        shape = jax.eval_shape(lambda: encode_images(params, vision, self.config, how=self.how))
         return self._in_rounds(
             layout.window_rounds, len(layout.window_source), look, constrain_batch(jnp.zeros(shape.shape, shape.dtype))
         )
@@ -176,10 +176,8 @@ class RowReader:
         rounds, most = layout.window_rounds, len(layout.window_source)
         if most == 1:
             features, pull_back = jax.vjp(
-                lambda tower: encode_images(
-                    self._whole(tower, fixed), vision, self.config, remat=self.how.remat, attention=self.how.attention
-                ), tower
-            )  # fmt: skip
+                lambda tower: encode_images(self._whole(tower, fixed), vision, self.config, how=self.how), tower
+            )
             return features, lambda of_features: _float32(pull_back(of_features)[0])
 
         def add(n: Array, total: Params, *, of_features: Array) -> Params:
@@ -263,7 +261,7 @@ class RowReader:
             places=None if vision.places is None else self._take(vision.places, source),
             image_ids=ids,
         )
-        return encode_images(params, part, self.config, remat=self.how.remat, attention=self.how.attention)
+        return encode_images(params, part, self.config, how=self.how)
 
     def _take_windows(self, features: Array, sequences: Sequences, n: Array) -> Float[Array, "B V wide"]:
         """The features of a round's windows."""

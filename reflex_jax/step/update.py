@@ -291,7 +291,10 @@ def row_reader(config: Config, shapes: Shapes, temperature: float, *, every_roun
         allowed=shapes.vocabulary.allowed,
         temperature=temperature,
         how=HowToCompute(
-            attention=attention_of(config, shapes), remat=memory.remat, log_prob_chunk=memory.log_prob_chunk
+            attention=attention_of(config, shapes),
+            remat=memory.remat,
+            log_prob_chunk=memory.log_prob_chunk,
+            wide_sums=memory.gradient_sums == "float32",
         ),
         ways=mesh.shape["data"] * mesh.shape["fsdp"],
         every_round=every_round,

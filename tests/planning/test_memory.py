@@ -102,6 +102,22 @@ def test_a_state_is_counted_in_its_dtype_and_where_it_waits():
     assert shared.resident["fixed parameters"] == 2 * numbers - shared.resident["reference"]
 
 
+def test_wide_sums_are_counted_where_they_are_wider():
+    """The feed-forward kernels and the table of 3B, the largest of a layer and of all; vision layers have 1280 x 3420."""
+    settings = ("memory.microbatch_prompts=8", "memory.gradient_sums=float32")
+    plain, wide = (_estimate("3b", (1, 8, 1), *settings[:count]).phases for count in (1, 2))
+    more = {phase: sum(wide[phase].values()) - sum(plain[phase].values()) for phase in wide}
+    assert {phase: size for phase, size in more.items() if size} == {
+        "update: log-probs": 4 * 151_936 * 2048 / 8,
+        "update: language model": 4 * 2048 * 11_008,
+        "update: pictures": 4 * 1280 * 3420,
+    }
+    plain, wide = (
+        _estimate("3b", (1, 8, 1), "policy.dtype=float32", *settings[:count]).of("update") for count in (1, 2)
+    )
+    assert plain == wide
+
+
 def test_adapters_leave_one_policy_on_the_device_and_a_state_of_themselves():
     """Rank 8 beside q, k, v and o of 36 layers, of width 2048 with 2 key heads of 128: 8 x (2048 + 2048) and so on."""
     numbers, adapters = 3_754_622_976, 36 * 8 * 2 * ((2048 + 2048) + (2048 + 256))

@@ -25,7 +25,8 @@ with sole_owner(Path(sys.argv[1])):
 """
 # a value for every setting that is not the default, so that a change of each can be tried
 OTHER = {
-    "policy.dtype": "float32", "policy.trainable": "language", "memory.attention": "fused", "judge.dtype": "bfloat16",
+    "policy.dtype": "float32", "policy.trainable": "language", "memory.attention": "fused", "memory.gradient_sums": "float32",
+    "judge.dtype": "bfloat16",
     "judge.resize": "squash", "judge.saliency": "gradcam", "judge.tie_rule": "paper", "judge.quantile": 0.6,
     "data.root": "/elsewhere",
     "data.cache": "/elsewhere", "rollout.top_p": 0.5, "rollout.eos_ids": [3], "memory.rollout_weights": "sharded",
