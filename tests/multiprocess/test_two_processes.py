@@ -175,6 +175,7 @@ def test_when_one_process_is_killed_the_other_ends_with_a_line_within_a_minute(l
     assert "stopped" in output or "another task died" in output or "do not answer" in output
 
 
+@pytest.mark.slow  # two commands that import everything; what they gather is compared by tests/training/test_preflight.py
 def test_processes_that_disagree_are_refused_by_name(repository, tmp_path):
     """The second process has another configuration."""
     port = 20000 + os.getpid() % 10000

@@ -156,7 +156,9 @@ def gradients_on(mesh, world: TinyWorld, *overrides: str):
     return gradients, (placed, batch, jax.device_put(weights, batch_sharding(mesh)))
 
 
-@pytest.mark.parametrize("family", POLICIES)
+@pytest.mark.parametrize(
+    "family", ["qwen2_5_vl", *(pytest.param(f, marks=pytest.mark.slow) for f in POLICIES if f != "qwen2_5_vl")]
+)
 def test_the_setting_reaches_every_parameter_of_the_policy(family):
     """Each gradient is rounded where its sum has ended; read in the program before it is compiled."""
     policy = POLICIES[family]
