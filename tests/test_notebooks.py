@@ -5,6 +5,7 @@ import pytest
 
 NAMES = [
     "01_rewards_by_hand", "02_what_the_judge_sees", "03_grpo_on_phantoms", "04_bring_your_own", "05_scaling_plan",
+    "06_does_grounding_pay",
 ]  # fmt: skip
 
 

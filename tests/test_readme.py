@@ -141,6 +141,8 @@ ELSEWHERE = {
     "python -m reflex_jax.phantom --judge": (
         "tests/phantom/test_phantom_assets.py", "def test_judge_points_at_the_lesion_it_reads_about"),
     "python benchmarks/lengths.py": ("tests/benchmarks/test_lengths.py", "def test_padded_slots_are_those_of_the_arrays"),
+    "python benchmarks/does_grounding_pay.py": (  # the README's numbers are those of its file
+        "tests/benchmarks/test_does_grounding_pay.py", "def test_the_readme_says_what_was_measured"),
     "python benchmarks/four_papers.py": ("tests/benchmarks/test_four_papers.py", "def test_all_papers_are_scored_by_one"),
     "python benchmarks/memory_table.py": ("tests/benchmarks/test_memory_table.py", "memory_table.main()"),
     "python benchmarks/phantom_learning.py": (  # its picture, with the numbers of the table

@@ -94,3 +94,20 @@ def test_a_right_answer_counts_once_whatever_its_kind(experiment, tmp_path):
     (tmp_path / "scores.jsonl").write_text("\n".join(map(json.dumps, lines)))
     found = experiment._accuracies(tmp_path)
     assert found == {"right": 0.75, "yes/no": 1.0, "choice": 0.0, "open": 1.0, "sensitivity": 0.5}
+
+
+def test_the_readme_says_what_was_measured(experiment, repository):
+    """Every number of its two tables, and of the table of all in RESULTS.md, is made of the numbers of the seeds."""
+    found = json.loads((repository / "benchmarks" / "does_grounding_pay.json").read_text())
+    readme, results = ((repository / name).read_text() for name in ("README.md", "benchmarks/RESULTS.md"))
+    for arm in experiment.ARMS:
+        cells = [experiment.with_interval([row["right"] for row in found[world][arm]]) for world in experiment.WORLDS]
+        assert f" | {' | '.join(cells)} |" in readme
+    lines = [experiment._line(world, arm, rows) for world, arms in found.items() for arm, rows in arms.items()]
+    paired = experiment.paired_lines(found)
+    assert all(line in results for line in lines + paired)
+    for line in paired:
+        if line.startswith("| all"):
+            cells = dict(zip(experiment.COLUMNS, line.strip("| ").split(" | ")[2:], strict=True))
+            shown = [cells[name] for name in ("right", "sensitivity", "pointing", "on lesion", "in judge's mask")]
+            assert f" | {' | '.join(shown)} |" in readme
