@@ -70,7 +70,7 @@ def scored_of(shape: tuple[int, int]) -> Scored:
         "anchor_masks",
     )
     evidence = Evidence(
-        **dict.fromkeys(names, numbers), **dict.fromkeys(left), has_statement=flags, is_degenerate=~flags  # type: ignore[arg-type]
+        **dict.fromkeys(names, numbers), **dict.fromkeys(left), has_statement=flags, is_degenerate=~flags
     )  # fmt: skip
     return Scored(
         components=dict.fromkeys(COMPONENTS, numbers), applies=dict.fromkeys(COMPONENTS, flags), rewards=numbers,
@@ -108,7 +108,7 @@ def main() -> None:
         for i, row in enumerate(asked)
     ]
     pixels = np.zeros((options.prompts, SIDE, SIDE, 3), np.uint8)
-    batch = HostBatch(examples=examples, prompts=None, judge_pixels=pixels)  # type: ignore[arg-type]
+    batch = HostBatch(examples=examples, prompts=None, judge_pixels=pixels)
     scored, seconds = scored_of(shape), dict[str, list[float]]()
     with tempfile.TemporaryDirectory() as folder:
         logger = RunLogger(Path(folder), tensorboard=True, wandb_project=None, resume_step=0)

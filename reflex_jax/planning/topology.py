@@ -50,10 +50,10 @@ def find_topology(name: str | None) -> Topology:
     if generation not in SLICES or not layout:
         known = " ".join(f"{kind}:{size}" for kind, sizes in SLICES.items() for size in sizes)
         raise ConfigError(f"--topology: expected one of {known}; got {name!r}.")
-    known = " ".join(SLICES[generation])
+    layouts = " ".join(SLICES[generation])
     sides = SLICES[generation][0].count("x") + 1
     if not re.fullmatch(f"[1-9][0-9]*(x[1-9][0-9]*){{{sides - 1}}}", layout, re.ASCII):
-        raise ConfigError(f"--topology: a slice of {generation} has {sides} sides, e.g. {known}; got {name!r}.")
+        raise ConfigError(f"--topology: a slice of {generation} has {sides} sides, e.g. {layouts}; got {name!r}.")
     if importlib.util.find_spec("libtpu") is None:
         raise ConfigError(
             f"--topology {name}: the TPU compiler is not installed; pip install 'reflex_jax[tpu]' (it needs no TPU)."
@@ -74,7 +74,7 @@ def find_topology(name: str | None) -> Topology:
         devices = list(topologies.get_topology_desc(platform="tpu", topology_name=name).devices)
     except (jax.errors.JaxRuntimeError, RuntimeError, ValueError, NotImplementedError) as error:
         raise ConfigError(
-            f"--topology {name}: the TPU compiler refuses: {str(error).splitlines()[0][:200]}. Layouts it knows: {known}."
+            f"--topology {name}: the TPU compiler refuses: {str(error).splitlines()[0][:200]}. Layouts it knows: {layouts}."
         ) from error
     return Topology(name, TPU_CHIPS[generation], devices)
 
