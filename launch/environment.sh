@@ -29,7 +29,8 @@ if [ -z "${REFLEX_COMMAND:-}" ]; then
 fi
 read -r -a reflex <<<"${REFLEX_COMMAND:-reflex}"
 # glibc: keep freed memory instead of returning it. Large temporaries are otherwise mapped and faulted anew at every
-# step (measured: an update of a 90 M policy took 13.8 s instead of 8.4 s).
-export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=100000000000:glibc.malloc.top_pad=268435456}
+# step (measured: an update of a 90 M policy took 13.8 s instead of 8.4 s). One arena, because the others cannot hold a
+# block of more than 64 MB: what XLA's threads ask of them is mapped anew whatever else is said here.
+export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=100000000000:glibc.malloc.top_pad=268435456:glibc.malloc.arena_max=1}
 # GPUs: `reflex` itself has JAX take 92 % of each card (its own default is 75 %). To leave more to others:
 #   export XLA_CLIENT_MEM_FRACTION=.7
