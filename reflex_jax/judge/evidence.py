@@ -23,6 +23,7 @@ alone makes them similar.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,7 @@ from reflex_jax.trees import Array, Params
 # Lengths to which statements are padded; the longest statement of the step picks one at run time. Each is compiled, and most
 # statements are short: steps of 8 up to there, wider ones beyond.
 TOKEN_BUCKETS = (*range(16, 64, 8), 64, 96, 128, 192, 256, 384, 512)
-_CHUNK_ROWS = 288  # token rows per text tower call: more waste work on padding, fewer starve the matrix products
+_CHUNK_ROWS = 288  # token rows per text tower call, or up to twice as many: more waste work on padding, fewer starve it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,8 +285,7 @@ def _encode_columns(
 ) -> Float[Array, "P S E"]:
     """Text tower over columns 0 .. used - 1 of the S axis (rounded up to chunks); the others stay 0."""
     prompts, columns, tokens = ids.shape
-    chunks = max(1, min(columns, prompts * columns * tokens // _CHUNK_ROWS))
-    width = -(-columns // chunks)
+    width = _chunk_width(columns, prompts * tokens)
     chunks = -(-columns // width)
     missing = chunks * width - columns
     ids = jnp.pad(ids, ((0, 0), (0, missing), (0, 0)), constant_values=config.text.pad_token_id)
@@ -305,3 +305,12 @@ def _encode_columns(
     embeddings = jnp.zeros((prompts, chunks * width, config.embed_dim), jnp.float32)
     _, embeddings = jax.lax.while_loop(proceeds, encode_chunk, (jnp.int32(0), embeddings))
     return embeddings[:, :columns]
+
+
+def _chunk_width(columns: int, column_rows: int) -> int:
+    """Columns of a chunk: of those with `_CHUNK_ROWS` token rows, or up to twice as many, the width that fills up least."""
+    chunks = columns * column_rows / _CHUNK_ROWS
+    most = min(columns, max(1, math.floor(chunks)))
+    least = min(most, max(1, math.ceil(chunks / 2)))
+    widths = {-(-columns // count) for count in range(least, most + 1)}
+    return min(widths, key=lambda width: (-columns % width, width))

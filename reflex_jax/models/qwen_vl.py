@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 
 from reflex_jax.models import attention
 from reflex_jax.models.attention_choice import XLA, AttentionChoice
-from reflex_jax.models.layers import apply, look_up, product_precision, rms_norm, rows_product, widened
+from reflex_jax.models.layers import apply, look_up, rms_norm, rows_product, widened
 from reflex_jax.models.qwen_config import QwenVLConfig
 from reflex_jax.models.qwen_config import read_qwen_config as read_qwen_config  # the front door of the family
 from reflex_jax.models.qwen_decoder import (
@@ -139,12 +139,7 @@ def head_logits(params: Params, hidden: Float[Array, "*rows D"], config: QwenTex
     """Final norm and head, in float32."""
     normed = rms_norm(hidden, params["final_norm"]["scale"], epsilon=config.epsilon)
     kernel = params["embed"]["embedding"].T if config.is_tied else params["head"]["kernel"]
-    if kernel.dtype != normed.dtype:  # widened; below JAX would round the gradient of each chunk
-        return rows_product(normed, kernel, jnp.float32)
-    options: dict[str, Any] = {"precision": product_precision(normed.dtype), "preferred_element_type": jnp.float32}
-    if config.is_tied:
-        return jnp.einsum("...d,vd->...v", normed, params["embed"]["embedding"], **options)
-    return jnp.einsum("...d,dv->...v", normed, kernel, **options)
+    return rows_product(normed, kernel, jnp.float32)
 
 
 def layers_apart(params: Params) -> Params:
@@ -241,6 +236,7 @@ def _chunk_by_chunk(
     width = max(1, chunk // max(1, count // data_ways(hidden)))
     if width >= length:
         return log_probs_of(hidden, rows.targets)
+    width = min(width, 8 * -(-length // (-(-length // width) * 8)))  # as many chunks, all of them as full as the others
     padding = -length % width
     hidden = jnp.pad(hidden, ((0, 0), (0, padding), (0, 0)))
     hidden = jnp.moveaxis(hidden.reshape(count, -1, width, hidden.shape[-1]), 1, 0)
