@@ -285,7 +285,7 @@ def _encode_columns(
 ) -> Float[Array, "P S E"]:
     """Text tower over columns 0 .. used - 1 of the S axis (rounded up to chunks); the others stay 0."""
     prompts, columns, tokens = ids.shape
-    width = _chunk_width(columns, prompts * tokens)
+    width = columns_of_chunk(columns, prompts * tokens)
     chunks = -(-columns // width)
     missing = chunks * width - columns
     ids = jnp.pad(ids, ((0, 0), (0, missing), (0, 0)), constant_values=config.text.pad_token_id)
@@ -307,7 +307,7 @@ def _encode_columns(
     return embeddings[:, :columns]
 
 
-def _chunk_width(columns: int, column_rows: int) -> int:
+def columns_of_chunk(columns: int, column_rows: int) -> int:
     """Columns of a chunk: of those with `_CHUNK_ROWS` token rows, or up to twice as many, the width that fills up least."""
     chunks = columns * column_rows / _CHUNK_ROWS
     most = min(columns, max(1, math.floor(chunks)))

@@ -225,6 +225,12 @@ def row_log_probs(
     return _chunk_by_chunk(log_probs_of, hidden, rows, how.log_prob_chunk)
 
 
+def even_width(length: int, most: int) -> int:
+    """The width, up to `most` and by 8 where that allows it, with which as few chunks hold `length` and all are about as full."""
+    chunks = -(-length // most)
+    return min(most, 8 * -(-length // (8 * chunks)))
+
+
 def _chunk_by_chunk(
     log_probs_of: Callable[[Array, Array], tuple[Array, Array]],
     hidden: Float[Array, "B T D"],
@@ -236,7 +242,7 @@ def _chunk_by_chunk(
     width = max(1, chunk // max(1, count // data_ways(hidden)))
     if width >= length:
         return log_probs_of(hidden, rows.targets)
-    width = min(width, 8 * -(-length // (-(-length // width) * 8)))  # as many chunks, all of them as full as the others
+    width = even_width(length, width)
     padding = -length % width
     hidden = jnp.pad(hidden, ((0, 0), (0, padding), (0, 0)))
     hidden = jnp.moveaxis(hidden.reshape(count, -1, width, hidden.shape[-1]), 1, 0)

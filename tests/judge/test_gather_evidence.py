@@ -12,7 +12,13 @@ import pytest
 from reflex_jax.config import ConfigError
 from reflex_jax.judge import evidence as evidence_module
 from reflex_jax.judge.batch import StatementTokenizer, prepare_judge_batch
-from reflex_jax.judge.evidence import TOKEN_BUCKETS, EvidenceSettings, encode_statements, gather_evidence
+from reflex_jax.judge.evidence import (
+    TOKEN_BUCKETS,
+    EvidenceSettings,
+    columns_of_chunk,
+    encode_statements,
+    gather_evidence,
+)
 from reflex_jax.judge.saliency import image_evidence
 from reflex_jax.models.biomedclip import encode_text, init_judge_params, read_judge_config
 from reflex_jax.records import JudgeInputs
@@ -177,6 +183,14 @@ def test_many_statements_are_encoded_in_chunks_and_only_as_many_as_there_are(jud
     few = encode_jitted(params, dataclasses.replace(inputs, statement_count=np.array([2, 1], np.int32)), config)
     np.testing.assert_allclose(few[:, :2], whole[:, :2], atol=1e-5)
     assert not np.asarray(few)[:, -1].any()  # never computed
+
+
+@pytest.mark.parametrize(
+    ("columns", "rows", "width"),
+    [(9, 64, 9), (9, 128, 3), (17, 64, 6), (9, 32, 9), (9, 512, 1), (5, 128, 3), (1, 4096, 1), (31, 8, 31)],
+)
+def test_a_chunk_of_statements_has_few_columns_that_are_filled_up(columns, rows, width):
+    assert columns_of_chunk(columns, rows) == width  # halves of 9 would be two of 5
 
 
 def test_one_compilation_serves_every_length_and_number_of_statements(judge, gather):

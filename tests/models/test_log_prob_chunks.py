@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from reflex_jax.models.qwen_vl import _chunk_by_chunk
+from reflex_jax.models.qwen_vl import _chunk_by_chunk, even_width
 from reflex_jax.records import PackedRows
 from reflex_jax.trees import tree_of
 
@@ -47,3 +48,17 @@ def test_the_heads_weights_are_not_kept_for_every_chunk():
     np.testing.assert_allclose(
         jax.grad(loss)(*arguments)[:, 0].sum(), 20 * ROWS * WIDTH * (1 - 1 / VOCABULARY), rtol=1e-5
     )
+
+
+@pytest.mark.parametrize(("length", "most", "width"), [(350, 256, 176), (1024, 256, 256), (20, 7, 7), (513, 512, 264)])
+def test_chunks_are_about_as_full_as_each_other(length, most, width):
+    assert even_width(length, most) == width  # 350 in chunks of 256 would compute 512
+
+
+def test_even_chunks_are_no_more_than_full_ones():
+    for length in range(1, 700, 3):
+        for most in range(1, 300, 7):
+            width = even_width(length, most)
+            chunks = -(-length // width)
+            assert width <= most and chunks == -(-length // most)
+            assert chunks * width - length < 8 * chunks
