@@ -144,7 +144,9 @@ def _read_marks(tokens: tuple[str, ...]) -> _Marks:
 
 @functools.lru_cache(maxsize=8192)
 def _marks(tokens: tuple[str, ...]) -> _Marks:
-    read = [_value(token, tokens[i - 1] if i else "") for i, token in enumerate(tokens)]
+    pairs = list(zip(tokens, ("", *tokens), strict=False))  # of each word and the one before it
+    found_of = {pair: _value(*pair) for pair in set(pairs)}  # in a long text most occur many times
+    read = [found_of[pair] for pair in pairs]
     values: dict[str, set[str]] = {}
     beside: dict[tuple[str, str], set[str]] = {}
     for found in read:

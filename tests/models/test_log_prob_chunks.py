@@ -62,3 +62,14 @@ def test_even_chunks_are_no_more_than_full_ones():
             chunks = -(-length // width)
             assert width <= most and chunks == -(-length // most)
             assert chunks * width - length < 8 * chunks
+
+
+def test_35_tokens_in_chunks_of_32_are_computed_as_48():
+    length, hidden = 35, jnp.ones((ROWS, 35, WIDTH))
+    rows = tree_of(PackedRows, targets=jnp.zeros((ROWS, length), jnp.int32), most_predicted=jnp.int32(length))
+
+    def log_probs_of(hidden, tokens):
+        return hidden.sum(-1), hidden.sum(-1)
+
+    made = shapes_within(jax.make_jaxpr(lambda x: _chunk_by_chunk(log_probs_of, x, rows, 32 * ROWS)[0])(hidden).jaxpr)
+    assert (2, ROWS, 24) in made and (2, ROWS, 32) not in made
