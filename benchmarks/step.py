@@ -16,7 +16,6 @@ import argparse
 import dataclasses
 import json
 import os
-import re
 import resource
 import statistics
 import subprocess
@@ -215,22 +214,32 @@ def summarise(rows: list[dict[str, float]]) -> dict[str, Any]:
     }
 
 
+def allocator() -> dict[str, str]:
+    """What `launch/environment.sh` has commands of the environment of this interpreter preload."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    script = 'REFLEX_COMMAND=reflex source launch/environment.sh "" && env'
+    lines = subprocess.run(
+        ["bash", "-c", script], cwd=HERE.parent, env={**os.environ, "PATH": path}, stdout=subprocess.PIPE, text=True, check=True
+    ).stdout.splitlines()  # fmt: skip
+    return dict(line.split("=", 1) for line in lines if line.startswith(("LD_PRELOAD=", "MIMALLOC_")))
+
+
 def run_ours(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measures ours in a fresh process with the allocator settings of launch/environment.sh."""
-    script = (HERE.parent / "launch" / "environment.sh").read_text(encoding="utf-8")
-    tunables = re.search(r"GLIBC_TUNABLES=\$\{GLIBC_TUNABLES:-([^}]*)\}", script).group(1)
-    environment = {"GLIBC_TUNABLES": tunables, **os.environ}
-    return _run([sys.executable, str(HERE / "step.py"), *sys.argv[1:], "--measure"], environment, arguments)
+    """Measures ours in a fresh process, with the allocator that the launch scripts give it."""
+    return _run(
+        [sys.executable, str(HERE / "step.py"), *sys.argv[1:], "--measure"], os.environ | allocator(), arguments
+    )
 
 
 def run_peer(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measures TRL in its own environment."""
+    """Measures TRL in its own environment, with the same allocator unless it is to have the system's."""
     command = [str(arguments.peer_python), str(HERE / "trl_peer.py"), str(arguments.checkpoints)]
     for name in ("policy", "steps", "warmup", "prompts", "new_tokens", "lengths", "side", "threads"):
         command += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
-    if arguments.peer_preload:
-        command += ["--preload", str(arguments.peer_preload.resolve())]
-    return _run(command, {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}, arguments)
+    environment = os.environ | (allocator() if arguments.peer_allocator == "mimalloc" else {})
+    libraries = [str(arguments.peer_preload.resolve())] if arguments.peer_preload else []
+    preload = ":".join([*libraries, environment.get("LD_PRELOAD", "")]).strip(":")
+    return _run(command, environment | ({"LD_PRELOAD": preload} if preload else {}), arguments)
 
 
 def _run(command: list[str], environment: dict[str, str], arguments: argparse.Namespace) -> dict[str, Any]:
@@ -286,6 +295,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=workload.IMAGE_SIDE, help="pixels of a picture")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="cores of either side")
     parser.add_argument("--peer-python", type=Path, help="interpreter of an environment with TRL")
+    parser.add_argument("--peer-allocator", default="mimalloc", choices=("mimalloc", "system"), help="see README.md")
     parser.add_argument("--peer-preload", type=Path, help="library the peer preloads, see README.md")
     parser.add_argument("--json", type=Path, help="also write all measurements to this file")
     parser.add_argument(

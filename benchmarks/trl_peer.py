@@ -267,7 +267,7 @@ def summarise(watch: Stopwatch, judge: TorchJudge, warmup: int) -> dict[str, Any
 
 
 def main() -> None:
-    """Parses the command line, restarts under a preloaded library if one is named, measures."""
+    """Parses the command line, measures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoints", type=Path, help="directory written by make_checkpoints.py")
     parser.add_argument("--policy", default="tiny", choices=("tiny", "small"))
@@ -278,10 +278,7 @@ def main() -> None:
     parser.add_argument("--lengths", default="full", choices=workload.LENGTHS, help="of the completions")
     parser.add_argument("--side", type=int, default=workload.IMAGE_SIDE, help="pixels")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--preload", help="library that lets MKL use AVX-512 on other CPUs than Intel's, see README.md")
     arguments = parser.parse_args()
-    if arguments.preload and os.environ.get("LD_PRELOAD") != arguments.preload:
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "LD_PRELOAD": arguments.preload})
     os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error"}
     libc = ctypes.CDLL(None)
     for option, value in _KEEP_FREED_MEMORY.items():

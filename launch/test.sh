@@ -3,8 +3,6 @@
 #   bash launch/test.sh [pytest arguments]           e.g. -k judge, or -m slow for the long checks
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" "dev"
-# compiling, most of what tests do, asks for small blocks from many threads: with one arena it takes a few percent longer
-export GLIBC_TUNABLES=${GLIBC_TUNABLES/:glibc.malloc.arena_max=1/}
 ruff check .
 ruff format --check .
 mypy --num-workers 2

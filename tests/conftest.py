@@ -1,5 +1,6 @@
 """Shared set-up of the tests: eight fake CPU devices, programs compiled once, real data by name, torchvision importable."""
 
+import gc
 import os
 import shutil
 import tempfile
@@ -20,6 +21,11 @@ _own_cache = None if os.environ.get("JAX_COMPILATION_CACHE_DIR") else tempfile.m
 if _own_cache:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _own_cache
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+# Operations do not remember who called them: a tenth of tracing and lowering.
+os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
+# A collection walks millions of objects of torch, transformers and JAX's traces that live as long as the process; at Python's
+# own thresholds that was a tenth of the run.
+gc.set_threshold(100_000, 50, 1000)
 
 import jax
 

@@ -40,6 +40,7 @@ def programs_once() -> Iterator[None]:
 def _key(config: Config, shapes: Shapes, updates: int) -> tuple:
     settings = {name: section for name, section in config_to_dict(config).items() if name not in _NO_PART}
     settings["run"] = config.run.seed
+    settings["rewards"] = {**settings["rewards"], "files": None}  # their rewards come from the host
     settings["policy"] = {**settings["policy"], "path": None}
     settings["judge"] = {**settings["judge"], "path": None}
     ends = updates if config.optimizer.schedule != "constant" else None

@@ -121,9 +121,9 @@ def test_a_checkpoint_without_weights_is_named(capsys, phantom, tmp_path):
 
 @pytest.fixture(scope="module")
 def trained(repository, cache, tmp_path_factory):
-    """A finished run of two steps under a schedule that ended with them; to be copied, not written into."""
+    """A finished run of two steps; to be copied, not written into."""
     directory = tmp_path_factory.mktemp("trained") / "run"
-    settings = [*QUICK, "optimizer.schedule=linear", f"run.dir={directory}"]
+    settings = [*QUICK, "optimizer.schedule=constant", f"run.dir={directory}"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(cache))
         assert main(["train", str(repository / "configs" / "phantom.yaml"), *settings]) == 0
@@ -176,9 +176,9 @@ def test_a_root_without_the_official_files_is_named(capsys, repository, tmp_path
         assert "json" in message
 
 
-def test_training_again_continues_and_other_mathematics_is_refused(capsys, phantom):
+def test_training_again_continues_and_other_mathematics_is_refused(capsys, phantom, trained):
     quick = [*QUICK, "optimizer.schedule=constant"]
-    assert main(["train", phantom, *quick, "run.dir=out"]) == 0
+    shutil.copytree(trained, "out")
     assert main(["train", phantom, *quick, "run.dir=out", "training.steps=3"]) == 0
     assert "continuing after step 2" in capsys.readouterr().out
     with open("out/metrics.jsonl") as lines:
@@ -208,6 +208,7 @@ def test_training_again_continues_and_other_mathematics_is_refused(capsys, phant
 def test_a_schedule_that_ends_cannot_be_continued_past_its_end(capsys, phantom, trained):
     shutil.copytree(trained, "out")
     quick = [*QUICK, "optimizer.schedule=linear", "run.dir=out"]
+    save_config(load_config(phantom, quick), Path("out/config.yaml"))  # as if it had been that of the two steps
     message = refused(capsys, "train", phantom, *quick, "training.steps=3")
     assert "training.steps" in message and "linear" in message and "2" in message
 

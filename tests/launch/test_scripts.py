@@ -102,6 +102,27 @@ def test_what_is_missing_is_said_in_one_line(command, words, tmp_path):
     assert result.stderr.startswith(f"launch/{script}: {words}") and result.stderr.count("\n") == 1
 
 
+# --- environment.sh
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what is preloaded is read from /proc, and on Linux alone")
+@pytest.mark.parametrize(
+    ("wanted", "is_there"), [({}, True), ({"REFLEX_ALLOCATOR": "system"}, False)], ids=["default", "system"]
+)
+def test_commands_run_with_the_allocator_that_keeps_what_is_freed(wanted, is_there):
+    outside = {
+        k: v for k, v in os.environ.items() if k not in ("LD_PRELOAD", "MIMALLOC_PURGE_DELAY", "REFLEX_ALLOCATOR")
+    }
+    outside |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "REFLEX_COMMAND": "reflex"}
+    source = f"source {LAUNCH}/environment.sh ''"
+    look = "import os; print('libmimalloc' in open('/proc/self/maps').read(), os.environ.get('LD_PRELOAD', '').count('mimalloc'))"
+    found = subprocess.run(
+        ["bash", "-c", f'{source}; {source}; python -c "{look}"'], env=outside | wanted,
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert (found.stdout, found.stderr) == (f"{is_there} {int(is_there)}\n", "")  # once, though sourced twice
+
+
 # --- local.sh
 
 

@@ -17,7 +17,7 @@ from reflex_jax.evidence.reader import check_evidence, read_evidence
 from reflex_jax.processes import start_processes
 from tests.chat_process import judge
 
-STEPS = 4
+STEPS = 2  # of the closed phase and of the open one: the second draws from what both have learned
 SMALL = [  # in one process the programs of a run in training/test_faults.py, which compile once
     f"training.steps={STEPS}", "training.evaluate_every=0", "grpo.prompts_per_step=8",
     "grpo.group_size=4", "sft.batch_size=8", "rollout.max_new_tokens=24", "data.size=64",

@@ -275,7 +275,7 @@ def test_the_judge_and_the_reference_get_no_gradient(tiny_world):
     def total(judge):
         return score_rollout(judge, batch.judge, batch.scores, config, JUDGE).rewards.sum()
 
-    gradients = jax.grad(total)(tiny_world.judge_params)
+    gradients = jax.jit(jax.grad(total))(tiny_world.judge_params)
     assert all(not np.any(leaf) for leaf in jax.tree.leaves(gradients))
 
 

@@ -220,7 +220,7 @@ def test_rows_that_fail_are_left_out_and_steps_that_cannot_be_taken_end_the_run(
     monkeypatch.setattr(HostBridge, "__call__", broken_bridge)
     directory, file = tmp_path / "run", tmp_path / "my_rewards.py"
     file.write_text(FAULTY)
-    own = [f"rewards.files=[{file}]", "rewards.components.short=0.5"]
+    own = [f"rewards.files=[{file}]", "rewards.components.short=0.5", "memory.row_lengths=1", "memory.prompt_rungs=1"]
     assert train(phantom, directory, *own, "training.save_every=50") == NOT_FINITE
     message = capsys.readouterr().err
     assert message.count("1 of 32 completions have no reward") == 2 and "no such word" in message
