@@ -236,10 +236,13 @@ def run_peer(arguments: argparse.Namespace) -> dict[str, Any]:
     command = [str(arguments.peer_python), str(HERE / "trl_peer.py"), str(arguments.checkpoints)]
     for name in ("policy", "steps", "warmup", "prompts", "new_tokens", "lengths", "side", "threads"):
         command += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
-    environment = os.environ | (allocator() if arguments.peer_allocator == "mimalloc" else {})
-    libraries = [str(arguments.peer_preload.resolve())] if arguments.peer_preload else []
-    preload = ":".join([*libraries, environment.get("LD_PRELOAD", "")]).strip(":")
-    return _run(command, environment | ({"LD_PRELOAD": preload} if preload else {}), arguments)
+    environment = os.environ | allocator()
+    libraries = environment.pop("LD_PRELOAD", "").split(":")
+    if arguments.peer_allocator == "system":  # also in a shell in which ours runs with mimalloc
+        libraries = [path for path in libraries if "libmimalloc" not in path]
+    if arguments.peer_preload:
+        libraries = [str(arguments.peer_preload.resolve()), *libraries]
+    return _run(command, environment | {"LD_PRELOAD": ":".join(filter(None, libraries))}, arguments)
 
 
 def _run(command: list[str], environment: dict[str, str], arguments: argparse.Namespace) -> dict[str, Any]:

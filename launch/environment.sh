@@ -6,6 +6,10 @@
 # shellcheck shell=bash disable=SC2034
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
+if [[ "${REFLEX_ALLOCATOR:=mimalloc}" != @(mimalloc|system) ]]; then
+    echo "REFLEX_ALLOCATOR: expected mimalloc or system, got '$REFLEX_ALLOCATOR'." >&2
+    exit 2
+fi
 if [ -z "${REFLEX_COMMAND:-}" ]; then
     python=${PYTHON:-python3}
     if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
@@ -31,7 +35,7 @@ read -r -a reflex <<<"${REFLEX_COMMAND:-reflex}"
 # On Linux commands run with the allocator mimalloc, which keeps what is freed. A step asks for temporaries of gigabytes, and
 # for thousands of small blocks from many threads: glibc maps the first anew each time, and searches for the second.
 # REFLEX_ALLOCATOR=system: with the one you have.
-if [ "${REFLEX_ALLOCATOR:-mimalloc}" = mimalloc ] && [[ ":${LD_PRELOAD:-}:" != *libmimalloc* ]]; then
+if [ "$REFLEX_ALLOCATOR" = mimalloc ] && [[ "${LD_PRELOAD:-}" != *libmimalloc* ]]; then
     mimalloc=$(python -c 'import sysconfig; print(sysconfig.get_path("platlib"))' 2>/dev/null || true)
     mimalloc+=/cmeel.prefix/lib/libmimalloc.so.3
     if [ -f "$mimalloc" ]; then

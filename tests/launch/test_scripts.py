@@ -123,6 +123,14 @@ def test_commands_run_with_the_allocator_that_keeps_what_is_freed(wanted, is_the
     assert (found.stdout, found.stderr) == (f"{is_there} {int(is_there)}\n", "")  # once, though sourced twice
 
 
+def test_another_allocator_is_refused_in_one_line():
+    environment = os.environ | {"REFLEX_ALLOCATOR": "tcmalloc", "REFLEX_COMMAND": "reflex"}
+    found = subprocess.run(
+        ["bash", LAUNCH / "quickstart.sh"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (found.returncode, found.stderr) == (2, "REFLEX_ALLOCATOR: expected mimalloc or system, got 'tcmalloc'.\n")
+
+
 # --- local.sh
 
 

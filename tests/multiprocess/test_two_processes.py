@@ -17,7 +17,7 @@ from reflex_jax.evidence.reader import check_evidence, read_evidence
 from reflex_jax.processes import start_processes
 from tests.chat_process import judge
 
-STEPS = 2  # of the closed phase and of the open one: the second draws from what both have learned
+STEPS = 4
 SMALL = [  # in one process the programs of a run in training/test_faults.py, which compile once
     f"training.steps={STEPS}", "training.evaluate_every=0", "grpo.prompts_per_step=8",
     "grpo.group_size=4", "sft.batch_size=8", "rollout.max_new_tokens=24", "data.size=64",
@@ -98,19 +98,21 @@ def assert_alike(directory, *, steps: int = STEPS, own: tuple[str, ...] = ()) ->
     return two[:agreed]
 
 
-def test_two_processes_give_the_first_tokens_of_one_and_the_rest_up_to_rounding(launch, tmp_path):
-    run_both(launch, tmp_path)
-    assert_alike(tmp_path)
+# of two steps one is of the closed phase, and the other, of the open one, draws from what both have learned
+@pytest.mark.parametrize("steps", [2, pytest.param(STEPS, marks=pytest.mark.slow)])
+def test_two_processes_give_the_first_tokens_of_one_and_the_rest_up_to_rounding(launch, tmp_path, steps):
+    run_both(launch, tmp_path, steps=steps)
+    assert_alike(tmp_path, steps=steps)
     # the groups of both, in the order of their questions, in one chain
     evidence = [[*read_evidence(tmp_path / n)] for n in ("1", "2")]
     names = [[(r.batch.step, r.group.number, r.group.id, r.group.anchor) for r in records] for records in evidence]
-    assert names[0] == names[1] and len(names[0]) == 3 * STEPS and check_evidence(tmp_path / "2", {}) == []
+    assert names[0] == names[1] and len(names[0]) == 3 * steps and check_evidence(tmp_path / "2", {}) == []
     first = [
         [(r.batch.shape, r.batch.statement_counts, r.batch.statement_lengths) for r in records[:1]]
         for records in evidence
     ]
     assert first[0] == first[1] and evidence[1][0].batch.device["processes"] == 2
-    assert {json.loads(p.read_text())["step"] for p in (tmp_path / "2" / "heartbeats").iterdir()} == {STEPS}
+    assert {json.loads(p.read_text())["step"] for p in (tmp_path / "2" / "heartbeats").iterdir()} == {steps}
 
 
 @pytest.mark.slow  # two runs of shapes that no other test compiles

@@ -269,11 +269,13 @@ def test_a_step_without_a_valid_row_changes_nothing_and_has_no_reward(tiny_world
         assert np.isnan(metrics[name]), name  # a zero would pass for a reward
 
 
-def test_the_judge_and_the_reference_get_no_gradient(tiny_world):
+def test_the_judge_gets_no_gradient(tiny_world):
+    """Of nothing that it finds: rewards alone would have none anyway, for they are thresholds."""
     config, batch = tiny_world.config(), tiny_world.batch()
 
     def total(judge):
-        return score_rollout(judge, batch.judge, batch.scores, config, JUDGE).rewards.sum()
+        found = jax.tree.leaves(score_rollout(judge, batch.judge, batch.scores, config, JUDGE))
+        return sum(leaf.sum() for leaf in found if jnp.issubdtype(leaf.dtype, jnp.floating))
 
     gradients = jax.jit(jax.grad(total))(tiny_world.judge_params)
     assert all(not np.any(leaf) for leaf in jax.tree.leaves(gradients))
