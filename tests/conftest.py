@@ -37,13 +37,12 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_numpy_dtype_promotion", "strict")  # two dtypes never meet without a cast that says so
 
 import absl.flags
-import jaxtyping
 import pytest
 from hypothesis import HealthCheck, settings
 
-# Every call into the package and every record made by it is held to its annotations, shapes included. An int is a float.
-TYPE_CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
-jaxtyping.install_import_hook("reflex_jax", TYPE_CHECKER)
+from tests.type_checks import check_calls_into
+
+check_calls_into("reflex_jax")
 
 if not absl.flags.FLAGS.is_parsed():
     absl.flags.FLAGS.mark_as_parsed()  # grain's worker processes ask for parsed flags

@@ -31,6 +31,7 @@ _FREE = frozenset(
     "parameter constant tuple get-tuple-element bitcast iota partition-id replica-id after-all opt-barrier "
     "add-dependency domain get-dimension-size".split()
 )
+_MIRRORED = {"LT": "GT", "GT": "LT", "LE": "GE", "GE": "LE"}  # the same comparison with its sides exchanged
 _COPIES = frozenset("copy bitcast convert reshape copy-done".split())
 _READS_PART = frozenset("dynamic-slice slice gather".split())
 
@@ -150,7 +151,7 @@ class _Walk:
             direction = compare.attribute(r"direction=(\w+)")
             left, right = (self._scalar(scope[0], name, scope[1]) for name in compare.operands)
             if isinstance(left, int):  # bound > counter
-                left, right, direction = right, left, {"LT": "GT", "GT": "LT", "LE": "GE", "GE": "LE"}.get(direction)
+                left, right, direction = right, left, _MIRRORED.get(direction, direction)
             start, right = (self._loop_input(computation, loop, value) for value in (left, right))
             step = self._step(loop, left)
             if start is None or right is None or step is None:
@@ -160,7 +161,9 @@ class _Walk:
             counts.append((max(0, -(-distance // abs(step))), is_sure))
         return min(counts, default=(None, False))
 
-    def _comparisons(self, computation: Computation, name: str, outer: dict, is_sure: bool) -> Iterator:
+    def _comparisons(
+        self, computation: Computation, name: str, outer: dict, is_sure: bool
+    ) -> Iterator[tuple[Instruction, tuple[Computation, dict], bool]]:
         """Comparisons that must all hold for the loop to go on, each with where its operands are to be looked up."""
         instruction = computation.instructions[name]
         if instruction.opcode == "compare":

@@ -75,6 +75,15 @@ def test_the_tightest_of_several_bounds_counts():
     assert costs.flops == 3 * 2 * 32**3  # at 1, 3 and 5
 
 
+@pytest.mark.parametrize("proceeds", [lambda n: n != 12, lambda n: jnp.int32(12) != n, lambda n: jnp.int32(12) > n])
+def test_a_bound_counts_on_either_side_of_its_comparison(proceeds):
+    costs = _costs(
+        lambda x: jax.lax.while_loop(lambda c: proceeds(c[0]), lambda c: (c[0] + 2, c[1] @ c[1]), (jnp.int32(2), x))[1],
+        jnp.zeros((32, 32)),
+    )
+    assert costs.flops == 5 * 2 * 32**3 and costs.bounded_loops == costs.unknown_loops == ()
+
+
 def test_a_loop_that_takes_over_from_another_adds_nothing():
     def more(x, until):
         def proceeds(carry):
