@@ -57,10 +57,11 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 # What takes longest, with which the workers must begin: else one of them ends the run alone.
 LONGEST = (
-    "training/test_faults", "step/test_step", "multiprocess/test_two_processes", "test_cli", "phantom/test_phantom_assets",
-    "training/test_supervised", "step/test_imitate", "step/test_rounds", "step/test_meshes", "parity/test_one_update_torch",
-    "run/test_export", "judge/test_gather_evidence", "models/test_shared_group", "step/test_program",
-    "parity/test_policy_forward", "parity/test_judge_evidence", "planning/test_hlo_costs", "planning/test_plan",
+    "training/test_faults", "multiprocess/test_two_processes", "test_cli", "step/test_step", "step/test_program",
+    "parity/test_policy_forward", "planning/test_plan", "models/test_shared_group", "launch/test_scripts",
+    "training/test_supervised", "judge/test_gather_evidence", "step/test_rounds", "parity/test_judge_evidence",
+    "test_run_without_torch", "run/test_export", "planning/test_hlo_costs", "text/test_sampled_text", "step/test_generate",
+    "parity/test_policy_checkpoint", "step/test_imitate", "step/test_lora", "models/test_load_on_mesh",
 )  # fmt: skip
 
 

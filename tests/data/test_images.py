@@ -1,6 +1,7 @@
 """The image processor against Hugging Face's PIL one, and the layout of patches in windows."""
 
 import math
+from functools import partial
 
 import jax
 import numpy as np
@@ -82,8 +83,9 @@ def test_levels_and_normalised_pixels_make_the_same_features():
     levels = layout_vision(rows, config, windows, settings.normalisation)
     pixels = layout_vision([[as_pixels[0]], [], [as_pixels[1], as_pixels[0]]], config, windows)
     assert 7.9 < pixels.patches.nbytes / levels.patches.nbytes < 8.1
-    params = init_vision_params(config, jax.random.key(0))
-    features = [np.asarray(encode_patches(params, vision, config, remat=False)) for vision in (levels, pixels)]
+    params = jax.jit(lambda key: init_vision_params(config, key))(jax.random.key(0))
+    encode = jax.jit(partial(encode_patches, config=config, remat=False))
+    features = [np.asarray(encode(params, vision)) for vision in (levels, pixels)]
     is_read = levels.image_ids.reshape(3, -1, config.patches_per_feature).any(
         -1
     )  # the others hold numbers nobody reads

@@ -39,6 +39,13 @@ advantage_arrays = hnp.arrays(np.float32, (P, G), elements=st.floats(-2, 2, widt
 length_arrays = hnp.arrays(np.int32, (P, G), elements=st.integers(0, LC))
 _compiled_terms = jax.jit(policy_loss_terms, static_argnames="objective")
 _compiled_gradient = jax.jit(jax.grad(policy_loss_terms, has_aux=True), static_argnames="objective")
+_compiled_both = jax.jit(jax.value_and_grad(policy_loss_terms, has_aux=True), static_argnames="objective")
+reduced_metrics = jax.jit(reduce_metrics)
+surrogate_and_slope = jax.jit(
+    jax.value_and_grad(clipped_surrogate), static_argnames=("clip_low", "clip_high", "dual_clip")
+)
+k3_and_slope = jax.jit(jax.value_and_grad(kl_values), static_argnames=("estimator", "clamp"))
+compiled_kl = jax.jit(kl_values, static_argnames=("estimator", "clamp"))
 
 
 def loss_terms(*arrays, denominator, **options):
@@ -51,6 +58,10 @@ def compiled_terms(*arrays, denominator, **options):
 
 def compiled_gradient(*arrays, denominator, **options):
     return _compiled_gradient(*arrays, objective=Objective(**options), denominator=denominator)
+
+
+def compiled_both(*arrays, denominator, **options):
+    return _compiled_both(*arrays, objective=Objective(**options), denominator=denominator)
 
 
 def mask_of(lengths):
@@ -135,10 +146,10 @@ def test_k2_is_biased_as_a_value_and_k3_differs_from_k2_as_a_gradient():
 
 @given(log_prob_arrays, log_prob_arrays)
 def test_k2_and_k3_are_never_negative_and_k3_plus_has_the_value_of_k3(log_probs, reference):
-    values = {name: np.asarray(kl_values(log_probs, reference, estimator=name)) for name in ("k2", "k3", "k3+")}
+    values = {name: np.asarray(compiled_kl(log_probs, reference, estimator=name)) for name in ("k2", "k3", "k3+")}
     assert (values["k2"] >= 0).all() and (values["k3"] >= -1e-7).all()
     np.testing.assert_array_equal(values["k3"], values["k3+"])
-    assert (np.asarray(kl_values(log_probs, log_probs, estimator="k3")) == 0).all()
+    assert (np.asarray(compiled_kl(log_probs, log_probs, estimator="k3")) == 0).all()
 
 
 # --- values and gradients of the whole objective
@@ -179,7 +190,7 @@ def test_loss_equals_a_loop_in_float64_anywhere(log_probs, old, reference, advan
     np.testing.assert_allclose(loss, loss_in_float64(*arrays, float(denominator), options), rtol=1e-4, atol=1e-5)
     gradient, _ = compiled_gradient(*arrays, **options, denominator=denominator)
     assert np.isfinite(gradient).all() and (np.asarray(gradient)[~arrays[-1]] == 0).all()
-    assert all(np.isfinite(value) for value in reduce_metrics(metrics).values())
+    assert all(np.isfinite(value) for value in reduced_metrics(metrics).values())
 
 
 def test_on_policy_gradient_is_the_policy_gradient():
@@ -192,7 +203,7 @@ def test_on_policy_gradient_is_the_policy_gradient():
     np.testing.assert_allclose(gradient, mask * -np.asarray(advantages)[..., None] / lengths / (P * G), rtol=1e-5)
     same, _ = compiled_gradient(log_probs, log_probs, None, advantages, mask, **options, denominator=denominator)
     np.testing.assert_array_equal(gradient, same)
-    reduced = reduce_metrics(metrics)
+    reduced = reduced_metrics(metrics)
     assert set(reduced) == {"ratio", "ratio_max", "clip_fraction"}
     assert reduced["ratio"] == 1 and reduced["ratio_max"] == 1 and reduced["clip_fraction"] == 0
 
@@ -203,22 +214,20 @@ def test_the_ratio_of_a_sequence_by_hand():
     old, mask = jnp.zeros_like(log_probs), jnp.array([[[True, True, True, False], [True, False, False, False]]])
     options = DEFAULTS | {"kl_coefficient": 0.0, "ratio_level": "sequence", "clip_low": 0.5, "clip_high": 1.0}
     arrays = (log_probs, old, None, jnp.array([[3.0, -1.0]]), mask)
-    (loss, metrics), gradient = jax.value_and_grad(loss_terms, has_aux=True)(
-        *arrays, **options, denominator=jnp.float32(2)
-    )
+    (loss, metrics), gradient = compiled_both(*arrays, **options, denominator=jnp.float32(2))
     ratio = 4 ** (1 / 3)
     np.testing.assert_allclose(loss, -(3 * ratio - 1) / 2, rtol=1e-6)
     # Eq. 10 of GSPO: the gradient of each token is A s / |o|
     np.testing.assert_allclose(gradient[0, 0], [-3 * ratio / 3 / 2] * 3 + [0], rtol=1e-6)
     np.testing.assert_allclose(gradient[0, 1], [1 / 2, 0, 0, 0], rtol=1e-6)
-    assert float(reduce_metrics(metrics)["ratio_max"]) == pytest.approx(ratio)
+    assert float(reduced_metrics(metrics)["ratio_max"]) == pytest.approx(ratio)
     # GSPO-token (Eq. 13 and 14), written out: sg[s] pi / sg[pi] for each token has the same gradient
 
     def gspo_token(log_probs):
         each = ratio * jnp.exp(log_probs - jax.lax.stop_gradient(log_probs))
         return -jnp.where(mask[0, 0], each * 3.0, 0.0)[0, 0].sum() / 3 / 2
 
-    np.testing.assert_allclose(jax.grad(gspo_token)(log_probs)[0, 0], gradient[0, 0], rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(jax.grad(gspo_token))(log_probs)[0, 0], gradient[0, 0], rtol=1e-6)
     by_token, _ = compiled_gradient(*arrays, **(options | {"ratio_level": "token"}), denominator=jnp.float32(2))
     # by tokens the ratio of 4 is cut off, and 2 is not 4^(1/3)
     assert np.abs(np.asarray(by_token) - gradient).max() > 0.1
@@ -245,18 +254,18 @@ def test_a_constant_denominator_pays_each_token_alike_however_long_the_completio
     [(1.5, 1, 0), (1.5, -1, -1), (0.5, 1, 1), (0.5, -1, 0), (1.1, 1, 1), (0.9, -1, -1), (1.25, 1, 1), (1.3, 1, 0)],
 )
 def test_clip_stops_tokens_that_moved_as_far_as_the_advantage_asks(ratio, advantage, slope):
-    derivative = jax.grad(lambda r: clipped_surrogate(r, jnp.float32(advantage), clip_low=0.2, clip_high=0.28))
-    assert float(derivative(jnp.float32(ratio))) == slope
+    clips = {"clip_low": 0.2, "clip_high": 0.28}
+    assert float(surrogate_and_slope(np.float32(ratio), np.float32(advantage), **clips)[1]) == slope
 
 
 def test_clip_fraction_counts_the_stopped_tokens():
     log_probs = jnp.log(jnp.array([[[1.5, 1.1, 0.5, 0.9]], [[1.5, 1.1, 0.5, 0.9]]]))
     mask = jnp.array([[[True] * 4], [[True, True, True, False]]])
-    _, metrics = loss_terms(
+    _, metrics = compiled_terms(
         log_probs, jnp.zeros_like(log_probs), None, jnp.array([[1.0], [-1.0]]), mask,
         **(DEFAULTS | {"kl_coefficient": 0.0}), denominator=jnp.float32(1.0),
     )  # fmt: skip
-    reduced = reduce_metrics(metrics)
+    reduced = reduced_metrics(metrics)
     assert float(reduced["clip_fraction"]) == pytest.approx(2 / 7)
     assert float(reduced["ratio_max"]) == pytest.approx(1.5)
 
@@ -281,9 +290,9 @@ def test_kl_term_alone_and_its_metrics():
         losses[estimator], metrics = compiled_terms(
             log_probs, old, reference, zero, mask, **options, denominator=jnp.float32(mask.sum())
         )
-        reduced = reduce_metrics(metrics)
+        reduced = reduced_metrics(metrics)
         for name, key in (("k3", "kl"), ("k1", "kl_k1")):
-            expected = np.asarray(kl_values(log_probs, reference, estimator=name))[mask].mean()
+            expected = np.asarray(compiled_kl(log_probs, reference, estimator=name))[mask].mean()
             np.testing.assert_allclose(reduced[key], expected, rtol=1e-5)
     np.testing.assert_allclose(losses["k3"], 0.5 * reduced["kl"], rtol=1e-5)
     assert losses["k3"] == losses["k3+"] != losses["k2"]
@@ -297,7 +306,7 @@ def test_kl_coefficient_zero_keeps_the_metrics_and_leaves_the_loss():
     )
     without, _ = compiled_terms(log_probs, old, None, advantages, mask, **options, denominator=jnp.float32(1))
     assert with_reference == without
-    assert {"kl", "kl_max", "kl_k1"} <= set(reduce_metrics(metrics))
+    assert {"kl", "kl_max", "kl_k1"} <= set(reduced_metrics(metrics))
 
 
 def test_only_the_policy_has_a_gradient():
@@ -306,7 +315,7 @@ def test_only_the_policy_has_a_gradient():
     def loss(arrays):
         return loss_terms(log_probs, *arrays, mask, **DEFAULTS, denominator=jnp.float32(1))[0]
 
-    for gradient in jax.grad(loss)((old, reference, advantages)):
+    for gradient in jax.jit(jax.grad(loss))((old, reference, advantages)):
         assert (np.asarray(gradient) == 0).all()
 
 
@@ -319,10 +328,8 @@ def one_token(log_ratio, advantage, **changes):
     reference = other if changes.get("kl_coefficient") else None
     arrays = (log_probs, None if reference is not None else other, reference, jnp.full((1, 1), float(advantage)))
     options = DEFAULTS | {"kl_coefficient": 0.0} | changes
-    (loss, metrics), gradient = jax.value_and_grad(loss_terms, has_aux=True)(
-        *arrays, np.ones((1, 1, 1), bool), **options, denominator=jnp.float32(1)
-    )
-    return float(loss), float(gradient.sum()), {k: float(v) for k, v in reduce_metrics(metrics).items()}
+    (loss, metrics), gradient = compiled_both(*arrays, np.ones((1, 1, 1), bool), **options, denominator=jnp.float32(1))
+    return float(loss), float(gradient.sum()), {k: float(v) for k, v in reduced_metrics(metrics).items()}
 
 
 @pytest.mark.parametrize("log_ratio", [-200.0, -30.0, 30.0, 90.0, 1e30])
@@ -351,9 +358,8 @@ def test_inside_the_bound_a_ratio_against_the_advantage_costs_what_equation_10_s
 )
 def test_dual_clip_bounds_the_cost_of_a_negative_advantage(ratio, advantage, value, slope, is_clipped):
     """By hand: max(min(r A, clip(r, 0.8, 1.28) A), 3 A) for A < 0."""
-    value_and_slope = jax.value_and_grad(
-        lambda r: clipped_surrogate(r, jnp.float32(advantage), clip_low=0.2, clip_high=0.28, dual_clip=3.0)
-    )(jnp.float32(ratio))
+    clips = {"clip_low": 0.2, "clip_high": 0.28, "dual_clip": 3.0}
+    value_and_slope = surrogate_and_slope(np.float32(ratio), np.float32(advantage), **clips)
     np.testing.assert_allclose(value_and_slope, (value, slope), rtol=1e-6)
     loss, gradient, metrics = one_token(np.log(ratio), advantage, dual_clip=3.0)
     np.testing.assert_allclose((loss, gradient), (-value, -slope * ratio), rtol=1e-5)
@@ -368,17 +374,13 @@ def test_dual_clip_changes_the_gradient_and_is_off_by_default():
 @pytest.mark.parametrize("difference", [-90.0, -3.0, 0.0, 4.999, 5.0, 6.0, 10.0, 15.0, 90.0])
 def test_k3_is_exponential_up_to_its_clamp_and_its_tangent_beyond(difference):
     """By hand, in float64. Unclamped, the gradient at 10 is 150 times, at 15 22,000 times that at 5."""
-
-    def k3(log_prob, clamp):
-        return kl_values(log_prob, jnp.float32(-1.0), estimator="k3", clamp=clamp)
-
-    value, slope = jax.value_and_grad(k3)(jnp.float32(-1.0 - difference), 5.0)
+    value, slope = k3_and_slope(np.float32(-1.0 - difference), np.float32(-1.0), estimator="k3", clamp=5.0)
     edge = min(difference, 5.0)
     expected = np.exp(edge) - 1 - edge + (np.exp(edge) - 1) * (difference - edge)
     np.testing.assert_allclose(value, expected, rtol=2e-5)
     np.testing.assert_allclose(slope, -(np.exp(edge) - 1), rtol=2e-5)
     if difference <= 5:
-        assert value == k3(jnp.float32(-1.0 - difference), 0.0)
+        assert value == k3_and_slope(np.float32(-1.0 - difference), np.float32(-1.0), estimator="k3", clamp=0.0)[0]
 
 
 def test_the_loss_and_its_metrics_use_the_clamped_k3():
@@ -395,10 +397,10 @@ def test_the_largest_kl_is_that_of_a_counted_token():
     log_probs = jnp.log(jnp.array([[[0.5, 0.25, 0.001]]]))
     reference = jnp.log(jnp.full((1, 1, 3), 0.5))
     mask = jnp.array([[[True, True, False]]])
-    _, metrics = loss_terms(
+    _, metrics = compiled_terms(
         log_probs, log_probs, reference, jnp.ones((1, 1)), mask, **DEFAULTS, denominator=jnp.float32(1)
     )
-    assert float(reduce_metrics(metrics)["kl_max"]) == pytest.approx(1 - np.log(2))
+    assert float(reduced_metrics(metrics)["kl_max"]) == pytest.approx(1 - np.log(2))
 
 
 # --- invariances
@@ -420,8 +422,8 @@ def test_padding_does_not_matter_whatever_it_holds(aggregation):
     loss, metrics = compiled_terms(*token_arrays, advantages, mask, **options, denominator=denominator)
     other, other_metrics = compiled_terms(*padded, advantages, padded_mask, **options, denominator=denominator)
     np.testing.assert_allclose(loss, other, rtol=1e-6)
-    for name, value in reduce_metrics(metrics).items():
-        np.testing.assert_allclose(value, reduce_metrics(other_metrics)[name], rtol=1e-6, err_msg=name)
+    for name, value in reduced_metrics(metrics).items():
+        np.testing.assert_allclose(value, reduced_metrics(other_metrics)[name], rtol=1e-6, err_msg=name)
     gradient, _ = compiled_gradient(*token_arrays, advantages, mask, **options, denominator=denominator)
     other_gradient, _ = compiled_gradient(*padded, advantages, padded_mask, **options, denominator=denominator)
     np.testing.assert_allclose(gradient, other_gradient[..., :LC], rtol=1e-6)
@@ -448,8 +450,8 @@ def test_microbatches_add_up(aggregation, prompts):
     total, (stacked, gradients) = jax.lax.scan(body, jnp.float32(0), split)
     np.testing.assert_allclose(total, loss, rtol=1e-5)
     np.testing.assert_allclose(gradients.reshape(P, G, LC), gradient, rtol=1e-5, atol=1e-8)
-    for name, value in reduce_metrics(metrics).items():
-        np.testing.assert_allclose(value, reduce_metrics(stacked)[name], rtol=1e-5, err_msg=name)
+    for name, value in reduced_metrics(metrics).items():
+        np.testing.assert_allclose(value, reduced_metrics(stacked)[name], rtol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("shape", [(8, 1), (2, 4)])
@@ -529,7 +531,7 @@ def test_a_batch_where_everything_failed_has_loss_zero_and_gradient_zero():
         loss, metrics = compiled_terms(*arrays, mask, **options, denominator=denominator)
         gradient, _ = compiled_gradient(*arrays, mask, **options, denominator=denominator)
         assert float(denominator) == 1 and float(loss) == 0 and (np.asarray(gradient) == 0).all()
-        assert all(float(value) == 0 for value in reduce_metrics(metrics).values())
+        assert all(float(value) == 0 for value in reduced_metrics(metrics).values())
 
 
 def test_jit_equals_eager_and_low_precision_is_widened():
@@ -537,8 +539,8 @@ def test_jit_equals_eager_and_low_precision_is_widened():
     eager, metrics = loss_terms(*arrays, **DEFAULTS, denominator=jnp.float32(12))
     compiled, compiled_metrics = compiled_terms(*arrays, **DEFAULTS, denominator=jnp.float32(12))
     np.testing.assert_allclose(eager, compiled, rtol=1e-5)
-    for name, value in reduce_metrics(metrics).items():
-        np.testing.assert_allclose(value, reduce_metrics(compiled_metrics)[name], rtol=1e-5)
+    for name, value in reduced_metrics(metrics).items():
+        np.testing.assert_allclose(value, reduced_metrics(compiled_metrics)[name], rtol=1e-5)
     low = [a.astype(jnp.bfloat16) for a in arrays[:3]]
     wide = [a.astype(jnp.float32) for a in low]
     first, _ = loss_terms(*low, *arrays[3:], **DEFAULTS, denominator=jnp.float32(12))

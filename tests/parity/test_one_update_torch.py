@@ -101,7 +101,7 @@ def jax_update(directory: Any, case: Case, inputs: dict[str, np.ndarray]) -> tup
     program = build_program(config, Shapes(mesh, policy, JUDGE, vocabulary), updates=case.epochs)
     frozen = FrozenParams(
         fixed={},
-        reference=jax.tree.map(lambda x: x * REFERENCE_SCALE, before),
+        reference=jax.tree.map(lambda x: np.asarray(x) * np.float32(REFERENCE_SCALE), before),
         judge=jax.jit(init_judge_params, static_argnums=0)(JUDGE, jax.random.key(1)),
     )
     batch = train_batch(prompt_inputs_from_huggingface(**inputs, config=policy))
@@ -219,7 +219,11 @@ def named_changes(before: Any, after: Any, config: Any, learning_rate: float, di
     from safetensors.numpy import load_file
 
     directory.mkdir()
-    save_policy_params(jax.tree.map(lambda a, b: (a - b) / learning_rate, before, after), config, directory)
+    save_policy_params(
+        jax.tree.map(lambda a, b: (np.asarray(a) - np.asarray(b)) / np.float32(learning_rate), before, after),
+        config,
+        directory,
+    )
     return {name: array for path in directory.glob("*.safetensors") for name, array in load_file(path).items()}
 
 

@@ -37,10 +37,15 @@ def start(world, *overrides: str, shape: tuple[int, int, int] | None = None):
     program = program_of(*overrides, shape=shape)
     shapes, whole = program.shapes, replicated(program.shapes.mesh)
     place = shapes.policy_shardings(world.policy_params)
-    params = jax.device_put(jax.tree.map(jnp.copy, world.policy_params), place)
+    params = jax.device_put(jax.tree.map(np.array, world.policy_params), place)  # a copy: the step donates it
     state, frozen = program.start(params, jax.device_put(world.judge_params, whole), with_reference=False)
-    moved = jax.tree.map(lambda x: x * 1.02, state.params)
+    moved = jax.tree.map(lambda x: jax.device_put(np.asarray(x) * np.asarray(1.02, x.dtype), x.sharding), state.params)
     return program, state, dataclasses.replace(frozen, reference=moved)
+
+
+def distance(a, b) -> float:
+    """Of two arrays, at the place where it is largest."""
+    return float(np.abs(np.asarray(a) - np.asarray(b)).max())
 
 
 def packed(world, program) -> TrainBatch:
@@ -110,7 +115,7 @@ def test_minibatches_and_epochs_are_updates_in_turn_against_the_old_policy(tiny_
     np.testing.assert_allclose(
         metrics["logprob_gap_max"], once[2]["logprob_gap_max"], rtol=1e-5
     )  # before the first update
-    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), state.params, once[0].params)
+    moved = jax.tree.map(distance, state.params, once[0].params)
     assert max(jax.tree.leaves(moved)) > 1e-4
 
 
@@ -140,7 +145,7 @@ def test_a_kl_term_in_the_reward_is_taken_off_before_the_advantages(tiny_world):
     chex.assert_trees_all_close(state.params, other.params, rtol=1e-4, atol=1e-5)
     unpenalised = start(tiny_world, "grpo.kl_coefficient=0")[1]
     unpenalised, _ = plain.update(unpenalised, frozen, placed, scored)
-    apart = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), state.params, unpenalised.params)
+    apart = jax.tree.map(distance, state.params, unpenalised.params)
     assert max(jax.tree.leaves(apart)) > 1e-3
 
 
@@ -194,7 +199,7 @@ def test_reinforce_pp_pays_each_token_for_what_follows_it(tiny_world):
     np.testing.assert_allclose(float(metrics["kl_penalty"]), spent, rtol=1e-3, atol=1e-5)
 
     def farthest(other):
-        return max(jax.tree.leaves(jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), state.params, other.params)))
+        return max(jax.tree.leaves(jax.tree.map(distance, state.params, other.params)))
 
     frugal, _, _ = run(tiny_world, batch, *keys, "memory.microbatch_prompts=2", "memory.log_prob_chunk=40")
     chex.assert_trees_all_close(state.params, frugal.params, rtol=1e-5, atol=2e-6)
@@ -288,9 +293,7 @@ def test_a_frozen_vision_tower_does_not_move(tiny_world):
     assert "vision" not in state.params
     assert metrics["kl_max"] < 1e-10 < metrics["grad_norm"]  # the reference looks through the tower of the policy
     everything, _, _ = run(tiny_world, tiny_world.batch())
-    moved = jax.tree.map(
-        lambda a, b: float(jnp.abs(a - b).max()), everything.params["vision"], tiny_world.policy_params["vision"]
-    )
+    moved = jax.tree.map(distance, everything.params["vision"], tiny_world.policy_params["vision"])
     assert max(jax.tree.leaves(moved)) > 0
 
 
