@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase  # type: ignore[attr-defined]  # of transformers.models
 
 from reflex_jax.config import ConfigError
 from reflex_jax.json_files import read_json_object, read_text
