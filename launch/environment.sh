@@ -32,14 +32,14 @@ if [ -z "${REFLEX_COMMAND:-}" ]; then
     export PATH="$PWD/.venv/bin:$PATH"
 fi
 read -r -a reflex <<<"${REFLEX_COMMAND:-reflex}"
-# On Linux commands run with the allocator mimalloc, which keeps what is freed. A step asks for temporaries of gigabytes, and
+# On Linux commands run with the allocator mimalloc, which keeps what is freed, for an hour or until it is told (`freed_memory.py`). A step asks for temporaries of gigabytes, and
 # for thousands of small blocks from many threads: glibc maps the first anew each time, and searches for the second.
 # REFLEX_ALLOCATOR=system: with the one you have.
 if [ "$REFLEX_ALLOCATOR" = mimalloc ] && [[ "${LD_PRELOAD:-}" != *libmimalloc* ]]; then
     mimalloc=$(python -c 'import sysconfig; print(sysconfig.get_path("platlib"))' 2>/dev/null || true)
     mimalloc+=/cmeel.prefix/lib/libmimalloc.so.3
     if [ -f "$mimalloc" ]; then
-        export LD_PRELOAD="$mimalloc${LD_PRELOAD:+:$LD_PRELOAD}" MIMALLOC_PURGE_DELAY="${MIMALLOC_PURGE_DELAY:--1}"
+        export LD_PRELOAD="$mimalloc${LD_PRELOAD:+:$LD_PRELOAD}" MIMALLOC_PURGE_DELAY="${MIMALLOC_PURGE_DELAY:-3600000}"
     fi
 fi
 # GPUs: `reflex` itself has JAX take 92 % of each card (its own default is 75 %). To leave more to others:

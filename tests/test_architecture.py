@@ -22,7 +22,7 @@ TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in PAT
 FLOORS = {
     "config": 0, "records.py": 0, "stops.py": 0, "assets": 0, "json_files.py": 0,
     "trees.py": 0, "config_text.py": 0,
-    "sharding.py": 1, "processes.py": 1, "text": 1,
+    "freed_memory.py": 1, "sharding.py": 1, "processes.py": 1, "text": 1,
     "statements": 2, "models": 2, "data": 2, "rewards": 2, "grpo": 2,
     "judge": 3, "chat": 3, "checkpoints": 3, "config_reader.py": 3, "config_components.py": 3,
     "step": 4,

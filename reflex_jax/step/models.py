@@ -19,6 +19,7 @@ from reflex_jax.checkpoints.qwen_tensors import abstract_policy_params
 from reflex_jax.config import Component, Config, ConfigError, PolicyConfig, user_path
 from reflex_jax.data.prompt_texts import PROMPTS
 from reflex_jax.data.prompts import Processor, load_processor
+from reflex_jax.freed_memory import give_back_freed_memory
 from reflex_jax.judge.evidence import Judge, load_judge
 from reflex_jax.rewards.text_encoder import TextEncoders
 from reflex_jax.rewards.user_file import UserRewards
@@ -85,7 +86,9 @@ def load_params(models: Models, dtype: str = "float32") -> Any:
       ConfigError: tensors are missing, extra, misshaped or no floats, all of them listed; or the mesh does not fit.
     """
     shapes = models.shapes
-    return load_policy_params(models.directory, shapes.policy, dtype, policy_shardings(shapes.policy, shapes.mesh))
+    params = load_policy_params(models.directory, shapes.policy, dtype, policy_shardings(shapes.policy, shapes.mesh))
+    give_back_freed_memory()
+    return params
 
 
 def load_adapters(models: Models, policy: PolicyConfig) -> Any:

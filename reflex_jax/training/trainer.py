@@ -18,6 +18,7 @@ from reflex_jax.config import Config
 from reflex_jax.data.examples import Example
 from reflex_jax.evidence.groups import ScoredBatch
 from reflex_jax.evidence.recorder import EvidenceRecorder, Occasion
+from reflex_jax.freed_memory import give_back_freed_memory
 from reflex_jax.processes import gather
 from reflex_jax.records import Draws, TrainBatch
 from reflex_jax.rewards.answer_metrics import ANSWER_METRICS
@@ -229,7 +230,9 @@ def _with_times(metrics: Any, seconds: dict[str, float], compilations: Compilati
     metrics = {
         name: float(value) for name, value in metrics.items() if not (name in ANSWER_METRICS and np.isnan(value))
     }
-    total = sum(seconds.values())
+    total, compiled = sum(seconds.values()), compilations.read()
+    if compiled:
+        give_back_freed_memory()
     return metrics | seconds | {
-        "time/step": total, "tokens_per_second": metrics["tokens"] / total, "compilations": compilations.read(),
+        "time/step": total, "tokens_per_second": metrics["tokens"] / total, "compilations": compiled,
     }  # fmt: skip
