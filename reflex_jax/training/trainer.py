@@ -91,6 +91,7 @@ class GrpoTrainer:
         self._widen = jax.jit(partial(widen_prompts, plan=row_plan), out_shardings=self.rows.sharding)
         self._key = jax.random.key(config.run.seed)
         self._compilations = CompilationCounter()
+        self._seen: set[tuple[Any, ...]] = set()  # shapes of layouts, for each of which the update has compiled
 
     def run_step(self, state: TrainState, batch: HostBatch, step: int) -> tuple[TrainState, StepResult]:
         """One step of GRPO (paper Eq. 1-10)."""
@@ -157,6 +158,10 @@ class GrpoTrainer:
             layout = lay_out_rows(jax.device_get(program.count(batch.prompts, batch.rollout.mask)), self._row_plan)
         with self.timed(seconds, "time/train_step"):
             batch = dataclasses.replace(batch, rows=place_rows(layout, program.shapes.mesh))
+            shapes = tuple(np.shape(leaf) for leaf in jax.tree.leaves(layout))
+            if shapes not in self._seen:  # compiling takes memory of its own, beside what sampling left
+                give_back_freed_memory()
+                self._seen.add(shapes)
             if scored is None and len(self._row_plan.lengths) == 1:
                 state, scored, metrics = program.train_step(state, self.frozen, batch)
             else:  # its two halves, or the judge would be compiled anew for each length of rows
