@@ -32,8 +32,9 @@ if [ -z "${REFLEX_COMMAND:-}" ]; then
     export PATH="$PWD/.venv/bin:$PATH"
 fi
 read -r -a reflex <<<"${REFLEX_COMMAND:-reflex}"
-# On Linux commands run with the allocator mimalloc, which keeps what is freed, for an hour or until it is told (`freed_memory.py`). A step asks for temporaries of gigabytes, and
-# for thousands of small blocks from many threads: glibc maps the first anew each time, and searches for the second.
+# On Linux commands run with the allocator mimalloc, which keeps what is freed for an hour (milliseconds, below), or until the
+# program gives it back (`reflex_jax/freed_memory.py`). A step asks for temporaries of gigabytes, and for thousands of small
+# blocks from many threads: glibc maps the first anew each time, and searches for the second.
 # REFLEX_ALLOCATOR=system: with the one you have.
 if [ "$REFLEX_ALLOCATOR" = mimalloc ] && [[ "${LD_PRELOAD:-}" != *libmimalloc* ]]; then
     mimalloc=$(python -c 'import sysconfig; print(sysconfig.get_path("platlib"))' 2>/dev/null || true)
