@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from typing import Any
 
-# of mimalloc, which is asked first because a process that has it has glibc's too; both free what is free at once
+import jax
+import numpy as np
+
+# mimalloc is asked first, because a process that has it has glibc's too
 _FUNCTIONS = (("mi_collect", True), ("malloc_trim", 0))
 
 
@@ -23,3 +27,18 @@ def give_back_freed_memory() -> None:
         if function is not None:
             function(argument)
             return
+
+
+class BeforeCompiling:
+    """Gives freed memory back before a function compiles: compiling takes memory of its own, beside what other functions left."""
+
+    def __init__(self) -> None:
+        """Nothing has compiled yet."""
+        self._shapes: set[tuple[tuple[int, ...], ...]] = set()
+
+    def __call__(self, inputs: Any) -> None:
+        """To be told the arrays whose shapes decide whether the function compiles, before each of its calls."""
+        shapes = tuple(np.shape(leaf) for leaf in jax.tree.leaves(inputs))
+        if shapes not in self._shapes:
+            self._shapes.add(shapes)
+            give_back_freed_memory()

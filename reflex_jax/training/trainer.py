@@ -18,7 +18,7 @@ from reflex_jax.config import Config
 from reflex_jax.data.examples import Example
 from reflex_jax.evidence.groups import ScoredBatch
 from reflex_jax.evidence.recorder import EvidenceRecorder, Occasion
-from reflex_jax.freed_memory import give_back_freed_memory
+from reflex_jax.freed_memory import BeforeCompiling, give_back_freed_memory
 from reflex_jax.processes import gather
 from reflex_jax.records import Draws, TrainBatch
 from reflex_jax.rewards.answer_metrics import ANSWER_METRICS
@@ -91,7 +91,7 @@ class GrpoTrainer:
         self._widen = jax.jit(partial(widen_prompts, plan=row_plan), out_shardings=self.rows.sharding)
         self._key = jax.random.key(config.run.seed)
         self._compilations = CompilationCounter()
-        self._seen: set[tuple[Any, ...]] = set()  # shapes of layouts, for each of which the update has compiled
+        self._before_compiling = BeforeCompiling()
 
     def run_step(self, state: TrainState, batch: HostBatch, step: int) -> tuple[TrainState, StepResult]:
         """One step of GRPO (paper Eq. 1-10)."""
@@ -158,10 +158,7 @@ class GrpoTrainer:
             layout = lay_out_rows(jax.device_get(program.count(batch.prompts, batch.rollout.mask)), self._row_plan)
         with self.timed(seconds, "time/train_step"):
             batch = dataclasses.replace(batch, rows=place_rows(layout, program.shapes.mesh))
-            shapes = tuple(np.shape(leaf) for leaf in jax.tree.leaves(layout))
-            if shapes not in self._seen:  # compiling takes memory of its own, beside what sampling left
-                give_back_freed_memory()
-                self._seen.add(shapes)
+            self._before_compiling(layout)
             if scored is None and len(self._row_plan.lengths) == 1:
                 state, scored, metrics = program.train_step(state, self.frozen, batch)
             else:  # its two halves, or the judge would be compiled anew for each length of rows
@@ -206,6 +203,7 @@ class SupervisedTrainer:
         self.frozen, self.build = frozen, build
         self.rows = program.shapes.rows(config.sft.batch_size)
         self._program, self._row_plan, self._compilations = program, row_plan, CompilationCounter()
+        self._before_compiling = BeforeCompiling()
 
     def run_step(self, state: TrainState, batch: SftBatch, step: int) -> tuple[TrainState, StepResult]:
         """One supervised step."""
@@ -215,6 +213,7 @@ class SupervisedTrainer:
             counts = self._program.count(placed.prompts, placed.weights > 0)
             layout = lay_out_rows(jax.device_get(counts), self._row_plan)
             placed = dataclasses.replace(placed, rows=place_rows(layout, self._program.shapes.mesh))
+            self._before_compiling(layout)
             state, metrics = self._program.imitate(state, self.frozen, placed)
             metrics = jax.device_get(metrics) | describe_rows(layout)
         arrays = {"tokens": np.asarray(batch.tokens), "weights": np.asarray(batch.weights)}
@@ -231,6 +230,7 @@ def chat_metrics(counts: ChatCounts | None) -> dict[str, float]:
 
 
 def _with_times(metrics: Any, seconds: dict[str, float], compilations: CompilationCounter) -> dict[str, float]:
+    """The numbers of a step that has ended; where it compiled, what that left in memory goes back."""
     # a step without an open question, say, has no number of open answers
     metrics = {
         name: float(value) for name, value in metrics.items() if not (name in ANSWER_METRICS and np.isnan(value))

@@ -1,5 +1,6 @@
 """Counted costs against hand counts: loops multiplied out, attention, vision tower and backward pass included."""
 
+import re
 from functools import partial
 
 import jax
@@ -75,13 +76,22 @@ def test_the_tightest_of_several_bounds_counts():
     assert costs.flops == 3 * 2 * 32**3  # at 1, 3 and 5
 
 
-@pytest.mark.parametrize("proceeds", [lambda n: n != 12, lambda n: jnp.int32(12) != n, lambda n: jnp.int32(12) > n])
-def test_a_bound_counts_on_either_side_of_its_comparison(proceeds):
-    costs = _costs(
-        lambda x: jax.lax.while_loop(lambda c: proceeds(c[0]), lambda c: (c[0] + 2, c[1] @ c[1]), (jnp.int32(2), x))[1],
-        jnp.zeros((32, 32)),
-    )
-    assert costs.flops == 5 * 2 * 32**3 and costs.bounded_loops == costs.unknown_loops == ()
+@pytest.mark.parametrize(("holds", "mirrored"), [("LT", "GT"), ("LE", "GE"), ("NE", "NE")])
+def test_a_bound_counts_on_either_side_of_its_comparison(holds, mirrored):
+    """Compilers put it on the right, and say how often a loop runs; without that and exchanged it counts the same."""
+
+    def loop(x):
+        return jax.lax.while_loop(lambda c: c[0] < 12, lambda c: (c[0] + 2, c[1] @ c[1]), (jnp.int32(2), x))[1]
+
+    text = jax.jit(loop).lower(jnp.zeros((32, 32))).compile().as_text()
+    text, said = re.subn(r'"known_trip_count":\{[^}]*\},?', "", text)
+    assert said == 1
+    compare = re.compile(r"compare\((\S+), (\S+)\), direction=LT")
+    assert len(compare.findall(text)) == 1
+    for exchanged in (rf"compare(\1, \2), direction={holds}", rf"compare(\2, \1), direction={mirrored}"):
+        costs = count_costs(compare.sub(exchanged, text))
+        assert costs.flops == (6 if holds == "LE" else 5) * 2 * 32**3
+        assert costs.bounded_loops == costs.unknown_loops == ()
 
 
 def test_a_loop_that_takes_over_from_another_adds_nothing():

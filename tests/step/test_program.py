@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from reflex_jax import freed_memory
 from reflex_jax.checkpoints.qwen_tensors import abstract_policy_params
 from reflex_jax.config_reader import load_config
 from reflex_jax.data.prompts import PromptSizes
@@ -27,6 +28,7 @@ from reflex_jax.step.models import load_models, load_params, make_host_bridge
 from reflex_jax.step.program import Program, build_program
 from reflex_jax.step.rows import plan_rows
 from reflex_jax.step.shapes import rollout_rules
+from reflex_jax.training import trainer as trainer_module
 from reflex_jax.training.objectives import Grpo
 from reflex_jax.training.preflight import check_memory
 from reflex_jax.training.trainer import GrpoTrainer
@@ -83,7 +85,11 @@ def test_training_and_evaluation_run_what_is_planned(run, monkeypatch):
     trainer = GrpoTrainer(config, program, frozen, build, bridge, plan_rows(config, models.shapes.mesh, sizes))
     fetch, axes = BatchRows.fetch, []
     monkeypatch.setattr(BatchRows, "fetch", lambda rows, tree: axes.append(_most_axes(tree)) or fetch(rows, tree))
+    freed = []
+    monkeypatch.setattr(freed_memory, "give_back_freed_memory", lambda: freed.append("before compiling"))
+    monkeypatch.setattr(trainer_module, "give_back_freed_memory", lambda: freed.append("after"))
     trainer.run_step(state, build(examples[:8]), 1)
+    assert freed == ["before compiling", "after"]
     assert axes == [3, 2]  # tokens, then one number for each completion: maps stay on the devices
     planned = abstract_run(config, models.shapes, sizes)
     functions, expected = planned.functions(), {}
