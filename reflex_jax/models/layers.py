@@ -184,16 +184,22 @@ def gated_feed_forward(x: Float[Array, "*rows D"], *, hidden: int, use_bias: boo
     return dense(x.shape[-1], "down", use_bias=use_bias)(nn.silu(gate) * up)
 
 
-def checkpointed(layer: Callable[..., Any], *, remat: bool) -> Callable[..., Any]:
+def checkpointed(layer: Callable[..., Any], *, remat: bool, keeps_products: bool = True) -> Callable[..., Any]:
     """Says what the backward pass of a layer inside a scan keeps.
 
     Without `remat` the results of matrix products are kept and everything cheap (norms, activations, softmax) is
     computed again: less memory to write and read than keeping that too. An attention in blocks is no matrix product of
     the layer: its result is kept, not the scores inside of it. With `remat` only the layer's input is kept.
+
+    Args:
+      layer: of a scan.
+      remat: `memory.remat`.
+      keeps_products: without `remat`; False: of a layer's results only those of an attention in blocks are kept.
     """
     policies = jax.checkpoint_policies
-    kept = policies.save_from_both_policies(
-        policies.dots_saveable, policies.save_only_these_names(SAVED_ATTENTION, SAVED_SUM)
-    )
-    policy = None if remat else kept
-    return jax.checkpoint(layer, prevent_cse=False, policy=policy)
+    kept = policies.save_only_these_names(SAVED_ATTENTION)
+    if keeps_products:
+        kept = policies.save_from_both_policies(
+            policies.dots_saveable, policies.save_only_these_names(SAVED_ATTENTION, SAVED_SUM)
+        )
+    return jax.checkpoint(layer, prevent_cse=False, policy=None if remat else kept)

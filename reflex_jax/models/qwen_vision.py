@@ -194,7 +194,7 @@ def encode_patches(
       params: subtree "vision" of the policy.
       vision: patches in windows.
       config: sizes.
-      remat: recompute each layer in the backward pass.
+      remat: recompute each layer in the backward pass; False: all of it but attention in blocks.
       implementation: what computes the layers that read a whole image.
       wide_sums: gradients are added up in float32, see `layers.widened`.
 
@@ -219,9 +219,11 @@ def encode_patches(
 
     def apply_period(x: Array, layers: Params) -> tuple[Array, None]:
         for is_full, start, stop in _runs_of_equal_layers(kinds, config.deepstack_layers):
-            step = partial(apply_layer, read_image if is_full else attention.window_attention)
+            attend = read_image if is_full else attention.window_attention
+            # products would lie there all through the passes of the decoder; to compute them again is 2 % of an update by count
+            step = checkpointed(partial(apply_layer, attend), remat=remat, keeps_products=False)
             run = jax.tree.map(operator.itemgetter(slice(start, stop)), layers)
-            x, _ = jax.lax.scan(checkpointed(step, remat=remat), x, run)
+            x, _ = jax.lax.scan(step, x, run)
             if stop - 1 in config.deepstack_layers:
                 seen.append(x)
         return x, None

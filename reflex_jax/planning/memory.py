@@ -145,14 +145,12 @@ class _Shapes:
     def saved_by_vision(self) -> float:
         """What the backward pass of the vision tower reads of the forward pass."""
         vision = self.vision
-        if self.config.memory.remat:
-            return vision.depth * self.slots * vision.width * self.number
-        full = len(vision.full_attention_layers)
-        windowed = 4 * vision.heads / self.tensor * self.slots * vision.patches_per_window
-        rows = (
-            (5 * vision.width + vision.hidden_products * vision.hidden) * self.number + 4 * vision.width
-        ) / self.tensor
-        return vision.depth * self.slots * rows + full * self.image_scores() + (vision.depth - full) * windowed
+        each = vision.width * self.number  # the layer's input
+        blocks = len(vision.full_attention_layers)  # without `remat` what an attention in blocks made, too
+        if self.config.memory.remat or self.attention.holds_scores(vision.patches_read or self.slots):
+            blocks = 0
+        of_blocks = (vision.width * self.number + 4 * vision.heads) / self.tensor
+        return self.slots * (vision.depth * each + blocks * of_blocks)
 
     def logits(self, prompts: float) -> float:
         """Logits of one chunk of completion tokens of so many prompts, and their gradients."""
@@ -200,24 +198,16 @@ class _Shapes:
         tokens = self.prompt + self.completions
         width = 4 * self.text.width + 2 * self.text.query_width
         rows: dict[str, float] = {"rows of one layer": tokens * width * self.number}
-        return rows | self._backward(self.text_scores(tokens), self._text_block(tokens))
+        scores, block = self.text_scores(tokens), self._text_block(tokens)
+        if not self.config.memory.remat:  # probabilities and block are among what was saved
+            return rows | {"gradients of the largest array": max(scores, block / 2)}
+        return rows | _backward(scores, block)
 
     def image_backward(self) -> Terms:
         """The same of a vision layer that reads the whole image."""
         rows: dict[str, float] = {"rows of one layer": 6 * self.slots * self.vision.width * self.number}
-        return rows | self._backward(
-            self.image_scores(),
-            self.slots * self.vision.hidden_products * self.vision.hidden / self.tensor * self.number,
-        )
-
-    def _backward(self, scores: float, block: float) -> dict[str, float]:
-        if not self.config.memory.remat:  # probabilities and block are among what was saved
-            return {"gradients of the largest array": max(scores, block / 2)}
-        if not scores:
-            return {"feed-forward block": 1.5 * block}
-        return _largest(
-            {"attention scores": 2 * scores, "attention scores and feed-forward block": scores + 1.5 * block}
-        )
+        block = self.slots * self.vision.hidden_products * self.vision.hidden / self.tensor * self.number
+        return rows | _backward(self.image_scores(), block)
 
     def _text_block(self, tokens: float) -> float:
         """Both halves of a decoder layer's gated feed-forward block."""
@@ -333,6 +323,13 @@ def _optimise(shapes: _Shapes) -> dict[str, Terms]:
         layers = count_layers(part_at(state.params, path)) if has_layers else 1
         most = max(most, size / layers)
     return {"optimiser": {"gradients": 4 * numbers_of_device(state.params), "state on its way": 2 * most}}
+
+
+def _backward(scores: float, block: float) -> dict[str, float]:
+    """The largest arrays of a layer's backward pass that computes the layer again."""
+    if not scores:
+        return {"feed-forward block": 1.5 * block}
+    return _largest({"attention scores": 2 * scores, "attention scores and feed-forward block": scores + 1.5 * block})
 
 
 def _times(factor: float, terms: Terms) -> dict[str, float]:

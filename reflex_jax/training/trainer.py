@@ -158,11 +158,13 @@ class GrpoTrainer:
             layout = lay_out_rows(jax.device_get(program.count(batch.prompts, batch.rollout.mask)), self._row_plan)
         with self.timed(seconds, "time/train_step"):
             batch = dataclasses.replace(batch, rows=place_rows(layout, program.shapes.mesh))
-            self._before_compiling(layout)
             if scored is None and len(self._row_plan.lengths) == 1:
+                self._before_compiling(layout)
                 state, scored, metrics = program.train_step(state, self.frozen, batch)
             else:  # its two halves, or the judge would be compiled anew for each length of rows
+                self._before_compiling((batch.judge, batch.scores))
                 scored = scored or program.score(self.frozen.judge, batch.judge, batch.scores)
+                self._before_compiling(layout, running=scored)
                 state, metrics = program.update(state, self.frozen, batch, scored)
             scored, metrics = self.rows.fetch(without_maps(scored)), jax.device_get(metrics)
         return state, scored, metrics | describe_rows(layout)
