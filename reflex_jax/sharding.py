@@ -170,6 +170,22 @@ def map_rows_and_heads(
     return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=specs[0], check_vma=False)(*of_heads, *of_rows)
 
 
+def map_rows(function: Callable[..., jax.Array], whole: Any, of_rows: Sequence[jax.Array]) -> jax.Array:
+    """Applies a function of rows, with loops as long as they need, on every device to the rows that lie there.
+
+    Args:
+      function: of `whole` and the arrays of rows; returns an array of as many rows.
+      whole: what every device holds whole.
+      of_rows: arrays whose first axis counts rows. Where the data axes do not divide it every device does all of them.
+    """
+    mesh = jax.typeof(of_rows[0]).sharding.mesh
+    if not set(MESH_AXES) <= set(mesh.axis_names) or mesh.size == 1:
+        return function(whole, *of_rows)
+    rows = PartitionSpec(BATCH_AXES if of_rows[0].shape[0] % data_ways(of_rows[0]) == 0 else None)
+    specs = (PartitionSpec(), *(rows for _ in of_rows))
+    return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=rows, check_vma=False)(whole, *of_rows)
+
+
 def split_prompts(tree: Any, parts: int) -> Any:
     """Cuts the prompt axis [P, ...] into [parts, P / parts, ...]; prompt p goes to part p % parts.
 

@@ -76,7 +76,7 @@ def _batch(step: int, groups: int, answers: int) -> BatchRecord:
         policy={"policy": "0" * 64, "steps": step - 1}, identity={}, code={"version": "1", "commit": None, "decl": "1"},
         device={"kind": "cpu", "jax": "0", "mesh": {"data": 1, "fsdp": 1, "tensor": 1}}, judge=None,
         rewards={"components": {}}, shape={"P": groups, "G": answers, "grid": list(GRID), "pixels": [112, 112], "T": 8},
-        statement_counts=(2,) * groups, statement_lengths=(4,) * groups,
+        statement_counts=(2,) * groups, statement_lengths=((4, 4),) * groups,
     )  # fmt: skip
 
 

@@ -156,6 +156,7 @@ def _filled(judge: JudgeInputs, batch: BatchRecord, is_own: Bool[np.ndarray, "P"
         counts[p] = batch.statement_counts[p]
         word = statements[p, 0, 0]
         statements[p] = pad_id
-        statements[p, : counts[p], : batch.statement_lengths[p]] = word
+        for row, length in zip(statements[p], batch.statement_lengths[p], strict=False):
+            row[:length] = word
         index[p] = 0
     return dataclasses.replace(judge, statements=statements, statement_count=counts, statement_index=index)

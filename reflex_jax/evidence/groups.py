@@ -115,10 +115,9 @@ def _statements(judge: JudgeInputs, evidence: Evidence, p: int, settings: Config
     return tuple(found)
 
 
-def statement_length(ids: Int[np.ndarray, "*rows T"], pad_id: int) -> int:
-    """Tokens of a statement, or of the longest of several, without what fills it up."""
-    is_token = (ids != pad_id).reshape(-1, ids.shape[-1]).any(0)
-    return int(is_token.nonzero()[0].max(initial=-1)) + 1
+def statement_length(ids: Int[np.ndarray, "T"], pad_id: int) -> int:
+    """Tokens of a statement, without what fills it up."""
+    return int((ids != pad_id).nonzero()[0].max(initial=-1)) + 1
 
 
 def _statement(ids: list[int], arrays: dict[str, np.ndarray], settings: Config) -> Statement:

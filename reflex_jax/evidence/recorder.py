@@ -105,10 +105,13 @@ class EvidenceRecorder:
         """What the groups have in common; sizes are of this process's part of the questions."""
         config, judge = self._config, batch.bridged.judge
         counts: list[int] = []
-        lengths: list[int] = []
+        lengths: list[tuple[int, ...]] = []
         if judge is not None:
-            lengths = [statement_length(rows, self._pad_id) for rows in np.asarray(judge.statements)]
             counts = np.asarray(judge.statement_count).tolist()
+            lengths = [
+                tuple(statement_length(ids, self._pad_id) for ids in rows[:count])
+                for rows, count in zip(np.asarray(judge.statements), counts, strict=True)
+            ]
         is_training = occasion.set == TRAINING
         return BatchRecord(
             step=occasion.step,

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-FORMAT = 1  # of the records; a reader refuses others
+FORMAT = 2  # of the records; a reader knows the one before, in which a batch has fewer lengths, and refuses others
 TRAINING, EVALUATION = "training", "evaluation"  # `BatchRecord.set`
 SAMPLED, GREEDY = "sampled", "greedy"  # `BatchRecord.sampling`
 BATCH, GROUP = "batch", "group"  # kinds of lines
@@ -160,7 +160,7 @@ class BatchRecord:
     rewards: dict[str, Any]  # components (weight, when, options), normalise, advantage
     shape: dict[str, Any]  # P, G, S, T of the judge's batch, grid (h, w) of its maps, pixels (H, W), microbatch
     statement_counts: tuple[int, ...]  # [P] distinct statements of each question of the batch, recorded or not
-    statement_lengths: tuple[int, ...]  # [P] tokens of the longest of them
+    statement_lengths: tuple[tuple[int, ...], ...]  # [P] tokens of each of them
 
     @property
     def name(self) -> str:
@@ -204,11 +204,16 @@ def from_json(content: Mapping[str, Any]) -> BatchRecord | Group:
     """
     fields = dict(content)
     kind, version = fields.pop("kind", None), fields.pop("format", None)
-    if version != FORMAT or kind not in (BATCH, GROUP):
+    if version not in (1, FORMAT) or kind not in (BATCH, GROUP):
         raise ValueError(f"expected a batch or group of format {FORMAT}; got {kind!r} of format {version!r}")
     try:
         if kind == BATCH:
-            return BatchRecord(**_with_tuples(fields, "statement_counts", "statement_lengths"))
+            counts, lengths = fields["statement_counts"], fields["statement_lengths"]
+            if version == 1:  # of the longest alone
+                lengths = [(most,) * count for most, count in zip(lengths, counts, strict=True)]
+            return BatchRecord(
+                **{**_with_tuples(fields, "statement_counts"), "statement_lengths": tuple(map(tuple, lengths))}
+            )
         statements = tuple(Statement(**_with_tuples(part, "ids")) for part in fields.pop("statements"))
         answers = tuple(_answer(part) for part in fields.pop("answers"))
         return Group(**_with_tuples(fields, "options"), statements=statements, answers=answers)

@@ -23,8 +23,7 @@ alone makes them similar.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -33,14 +32,15 @@ import chex
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from PIL import Image
 
 from reflex_jax.checkpoints.open_clip import load_judge_params
 from reflex_jax.checkpoints.paths import resolve_checkpoint
 from reflex_jax.judge.batch import StatementTokenizer, judge_pixels, prepare_judge_batch, stack_pictures
 from reflex_jax.judge.saliency import image_evidence, unit
-from reflex_jax.models.biomedclip import BiomedClipConfig, encode_text, normalise_pixels, read_judge_config
+from reflex_jax.judge.statements import encode_statements
+from reflex_jax.models.biomedclip import BiomedClipConfig, normalise_pixels, read_judge_config
 from reflex_jax.records import Evidence, JudgeInputs
 from reflex_jax.rewards.visual_fidelity import (
     TieRule,
@@ -52,11 +52,6 @@ from reflex_jax.rewards.visual_fidelity import (
 )
 from reflex_jax.sharding import replicated, to_global
 from reflex_jax.trees import Array, Params
-
-# Lengths to which statements are padded; the longest statement of the step picks one at run time. Each is compiled, and most
-# statements are short: steps of 8 up to there, wider ones beyond.
-TOKEN_BUCKETS = (*range(16, 64, 8), 64, 96, 128, 192, 256, 384, 512)
-_CHUNK_ROWS = 288  # token rows per text tower call, or up to twice as many: more waste work on padding, fewer starve it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,7 +233,7 @@ def _look_at_pictures(
     used = jnp.max(inputs.picture_count)
 
     def proceeds(carry: tuple[Array, Any]) -> Array:
-        # as in `_encode_columns`: the first comparison says how long the loop can be
+        # as in `judge/statements.py`: the first comparison says how long the loop can be
         return (carry[0] < most) & (carry[0] < used)
 
     def look_at_next(carry: tuple[Array, Any]) -> tuple[Array, Any]:
@@ -260,57 +255,3 @@ def _look_at_pictures(
 
 
 _jitted_gather_evidence = jax.jit(gather_evidence, static_argnames=("shape", "settings"))
-
-
-def encode_statements(params: Params, inputs: JudgeInputs, config: BiomedClipConfig) -> Float[Array, "P S E"]:
-    """Unit embeddings of the distinct statements; padding rows are 0 or arbitrary.
-
-    The arrays are static, the work is not: statements are padded to the smallest bucket that holds the longest of the
-    batch, and the S axis is walked in chunks as far as the prompt with most distinct statements needs.
-    """
-    tokens = inputs.statements.shape[-1]
-    buckets = [size for size in TOKEN_BUCKETS if size < tokens] + [tokens]
-    is_token = jnp.any(inputs.statements != config.text.pad_token_id, axis=(0, 1))
-    longest = jnp.max(jnp.where(is_token, jnp.arange(1, tokens + 1), 0))
-    used = jnp.max(inputs.statement_count)
-
-    def encode_at(size: int) -> Callable[[], Array]:
-        return lambda: unit(_encode_columns(params, inputs.statements[..., :size], used, config))
-
-    return jax.lax.switch(jnp.searchsorted(jnp.asarray(buckets), longest), [encode_at(size) for size in buckets])
-
-
-def _encode_columns(
-    params: Params, ids: Int[Array, "P S T"], used: Int[Array, ""], config: BiomedClipConfig
-) -> Float[Array, "P S E"]:
-    """Text tower over columns 0 .. used - 1 of the S axis (rounded up to chunks); the others stay 0."""
-    prompts, columns, tokens = ids.shape
-    width = columns_of_chunk(columns, prompts * tokens)
-    chunks = -(-columns // width)
-    missing = chunks * width - columns
-    ids = jnp.pad(ids, ((0, 0), (0, missing), (0, 0)), constant_values=config.text.pad_token_id)
-
-    needed = -(-used // width)
-
-    def proceeds(carry: tuple[Array, Array]) -> Array:
-        # the first comparison always holds where the second does; it is there to be read: how long the loop can be
-        return (carry[0] < chunks) & (carry[0] < needed)
-
-    def encode_chunk(carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        chunk, embeddings = carry
-        rows = jax.lax.dynamic_slice_in_dim(ids, chunk * width, width, axis=1)
-        encoded = encode_text(params, rows.reshape(prompts * width, tokens), config).reshape(prompts, width, -1)
-        return chunk + 1, jax.lax.dynamic_update_slice_in_dim(embeddings, encoded, chunk * width, axis=1)
-
-    embeddings = jnp.zeros((prompts, chunks * width, config.embed_dim), jnp.float32)
-    _, embeddings = jax.lax.while_loop(proceeds, encode_chunk, (jnp.int32(0), embeddings))
-    return embeddings[:, :columns]
-
-
-def columns_of_chunk(columns: int, column_rows: int) -> int:
-    """Columns of a chunk: of those with `_CHUNK_ROWS` token rows, or up to twice as many, the width that fills up least."""
-    chunks = columns * column_rows / _CHUNK_ROWS
-    most = min(columns, max(1, math.floor(chunks)))
-    least = min(most, max(1, math.ceil(chunks / 2)))
-    widths = {-(-columns // count) for count in range(least, most + 1)}
-    return min(widths, key=lambda width: (-columns % width, width))

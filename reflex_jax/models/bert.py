@@ -1,6 +1,7 @@
 """BERT (post-LN), as the judge's text tower and as a text encoder of its own: embeddings, layers, hidden states.
 
-Like the judge's image tower it loops over a list of per-layer parameters. Which tokens count is the caller's to say.
+Like the judge's image tower it loops over a list of per-layer parameters. Which tokens count is the caller's to say. Texts are
+rows of one length, filled up, or lie end to end in one row (`packed_cls`), where nothing is computed that nobody wrote.
 """
 
 from __future__ import annotations
@@ -30,6 +31,11 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
+Attend = Callable[
+    [Array, Array, Array], Array
+]  # queries, keys, values, all of width D -> mixed values, like the queries
+
+
 @dataclass(frozen=True, kw_only=True)
 class BertConfig:
     """Sizes of a BERT; hashable, so it can be a static argument of a jitted function."""
@@ -53,14 +59,20 @@ class BertEmbedding(nn.Module):
     config: BertConfig
 
     @nn.compact
-    def __call__(self, ids: Int[Array, "B T"], token_types: Int[Array, "B T"] | None = None) -> Float[Array, "B T D"]:
-        """Returns one row per token; without types all tokens are of type 0."""
+    def __call__(
+        self,
+        ids: Int[Array, "B T"],
+        token_types: Int[Array, "B T"] | None = None,
+        places: Int[Array, "B T"] | None = None,
+    ) -> Float[Array, "B T D"]:
+        """Returns one row per token; without types all tokens are of type 0, without places each row is one text."""
         config, small = self.config, nn.initializers.normal(0.02)
         words = self.param("words", small, (config.vocabulary, config.width))
         positions = self.param("positions", small, (config.positions, config.width))
         types = self.param("types", small, (config.types, config.width))
+        of_place = positions[: ids.shape[1]] if places is None else positions[places]
         of_type = types[0] if token_types is None else types[token_types]
-        return _layer_norm(config, "norm")(words[ids] + positions[: ids.shape[1]] + of_type)
+        return _layer_norm(config, "norm")(words[ids] + of_place + of_type)
 
 
 class BertLayer(nn.Module):
@@ -69,15 +81,16 @@ class BertLayer(nn.Module):
     config: BertConfig
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T D"], is_valid: Bool[Array, "B T"], cls_only: bool) -> Float[Array, "B Q D"]:
-        """Returns the rows after the layer; where `cls_only` the [CLS] row alone."""
+    def __call__(
+        self, x: Float[Array, "B T D"], attend: Attend, asking: Callable[[Array], Array] | None = None
+    ) -> Float[Array, "B Q D"]:
+        """Returns the rows after the layer; with `asking` only those it picks."""
         config = self.config
-        rows = x[:, :1] if cls_only else x
+        rows = x if asking is None else asking(x)
         q = nn.Dense(config.width, name="q")(rows)
         k = nn.Dense(config.width, name="k")(x)
         v = nn.Dense(config.width, name="v")(x)
-        attention = attention_probabilities(q, k, heads=config.heads, is_valid=is_valid)
-        mixed = nn.Dense(config.width, name="o")(mix_values(attention, v))
+        mixed = nn.Dense(config.width, name="o")(attend(q, k, v))
         rows = _layer_norm(config, "norm1")(rows + mixed)
         hidden = ACTIVATIONS[config.activation](nn.Dense(config.hidden, name="up")(rows))
         return _layer_norm(config, "norm2")(rows + nn.Dense(config.width, name="down")(hidden))
@@ -104,9 +117,10 @@ def bert_hidden_states(
       token_types: rows of the type table; None: all 0.
       layers: how many are computed; None: all.
     """
+    attend = partial(_attend, is_read=is_valid[:, None], config=config)
     states = [apply(BertEmbedding(config), params["embed"], ids, token_types)]
     for layer_params in params["layers"][:layers]:
-        states.append(apply(BertLayer(config), layer_params, states[-1], is_valid, False))
+        states.append(apply(BertLayer(config), layer_params, states[-1], attend))
     return states
 
 
@@ -117,11 +131,83 @@ def bert_cls(
 
     Args: as of `bert_hidden_states`.
     """
-    *before, last = params["layers"]
+    attend = partial(_attend, is_read=is_valid[:, None], config=config)
     x = apply(BertEmbedding(config), params["embed"], ids)
+    return _cls_rows(params, x, config, attend, attend, lambda x: x[:, :1])[:, 0]
+
+
+def packed_cls(
+    params: Params,
+    ids: Int[Array, "T"],
+    texts: Int[Array, "T"],
+    places: Int[Array, "T"],
+    cls: Int[Array, "M"],
+    config: BertConfig,
+    *,
+    longest: int,
+) -> Float[Array, "M D"]:
+    """The same of texts that lie end to end.
+
+    Args:
+      params: {"embed", "layers": [...]}.
+      ids: texts as [CLS] ... [SEP], one behind another; what is `config.pad_token_id` is read by nobody.
+      texts: a number for each text, at each of its tokens.
+      places: of a token in its text.
+      cls: where the texts begin whose rows are returned.
+      config: sizes.
+      longest: tokens of a text, at most.
+    """
+    is_token, count = ids != config.pad_token_id, len(ids)
+    # a text lies within two blocks as long as the longest, so each block asks itself and its neighbours
+    block = longest if count % longest == 0 and count > 3 * longest else count
+
+    def with_neighbours(x: Array) -> Array:
+        """[T, ...] -> [T / block, 3 * block, ...]; of one block itself."""
+        if block == count:
+            return x[None]
+        cut = jnp.pad(x, [(block, block)] + [(0, 0)] * (x.ndim - 1)).reshape(-1, block, *x.shape[1:])
+        return jnp.concatenate([cut[:-2], cut[1:-1], cut[2:]], axis=1)
+
+    def reads(asking: Array, asked: Array, is_asked: Array) -> Array:
+        return (asking[..., :, None] == asked[..., None, :]) & is_asked[..., None, :]
+
+    of_blocks = reads(texts.reshape(-1, block), with_neighbours(texts), with_neighbours(is_token))
+    of_cls = reads(texts[cls][None], texts[None], is_token[None])
+
+    def attend(q: Array, k: Array, v: Array) -> Array:
+        q = q.reshape(-1, block, q.shape[-1])
+        mixed = _attend(q, with_neighbours(k[0]), with_neighbours(v[0]), is_read=of_blocks, config=config)
+        return mixed.reshape(1, count, -1)
+
+    x = apply(BertEmbedding(config), params["embed"], ids[None], None, places[None])
+    ask = partial(_attend, is_read=of_cls, config=config)
+    return _cls_rows(params, x, config, attend, ask, lambda x: x[:, cls])[0]
+
+
+def _attend(
+    q: Float[Array, "B Q D"],
+    k: Float[Array, "B T D"],
+    v: Float[Array, "B T D"],
+    *,
+    is_read: Bool[Array, "B Q T"] | Bool[Array, "B 1 T"],
+    config: BertConfig,
+) -> Float[Array, "B Q D"]:
+    return mix_values(attention_probabilities(q, k, heads=config.heads, is_read=is_read), v)
+
+
+def _cls_rows(
+    params: Params,
+    x: Float[Array, "B T D"],
+    config: BertConfig,
+    attend: Attend,
+    ask: Attend,
+    asking: Callable[[Array], Array],
+) -> Float[Array, "B Q D"]:
+    """All layers over embedded tokens; the last one, with an attention of its own, of the rows that ask."""
+    *before, last = params["layers"]
     for layer_params in before:
-        x = apply(BertLayer(config), layer_params, x, is_valid, False)
-    return apply(BertLayer(config), last, x, is_valid, True)[:, 0]
+        x = apply(BertLayer(config), layer_params, x, attend)
+    return apply(BertLayer(config), last, x, ask, asking)
 
 
 def init_bert_params(config: BertConfig, key: jax.Array) -> Params:
@@ -136,7 +222,7 @@ def bert_params_of(config: BertConfig, embed_key: jax.Array, layer_keys: list[ja
     x = jnp.zeros((1, 2, config.width))
     return {
         "embed": BertEmbedding(config).init(embed_key, ids)["params"],
-        "layers": [BertLayer(config).init(layer_key, x, ids == 0, False)["params"] for layer_key in layer_keys],
+        "layers": [BertLayer(config).init(layer_key, x, lambda q, k, v: q)["params"] for layer_key in layer_keys],
     }
 
 

@@ -18,7 +18,7 @@ def attention_probabilities(
     keys: Float[Array, "B S D"],
     *,
     heads: int,
-    is_valid: Bool[Array, "B S"] | None = None,
+    is_read: Bool[Array, "B T S"] | Bool[Array, "B 1 S"] | None = None,
 ) -> Float[Array, "B N T S"]:
     """softmax(q k / sqrt(H)) for every head, in float32 whatever the dtype of the inputs.
 
@@ -26,13 +26,14 @@ def attention_probabilities(
       queries: rows that look.
       keys: rows that are looked at.
       heads: N; the width D is N * H.
-      is_valid: False for padding, which gets probability 0 (a row with nothing valid gets a flat distribution).
+      is_read: False for what a row does not look at, which gets probability 0 (a row that looks at nothing gets a flat
+        distribution).
     """
     queries, keys = _split_heads(queries, heads), _split_heads(keys, heads)
     scores = jnp.matmul(queries, keys.swapaxes(-1, -2), preferred_element_type=jnp.float32)
     scores = scores * queries.shape[-1] ** -0.5  # after the product: bfloat16 would round the scaled queries once more
-    if is_valid is not None:
-        scores = jnp.where(is_valid[:, None, None, :], scores, jnp.finfo(jnp.float32).min)
+    if is_read is not None:
+        scores = jnp.where(is_read[:, None], scores, jnp.finfo(jnp.float32).min)
     return jax.nn.softmax(scores, axis=-1)
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Float, Int
 
-from reflex_jax.models.bert import BertConfig, bert_cls, bert_params_of
+from reflex_jax.models.bert import BertConfig, bert_cls, bert_params_of, packed_cls
 from reflex_jax.models.layers import apply
 from reflex_jax.trees import Array, Params
 
@@ -36,7 +36,24 @@ def run_text_tower(params: Params, ids: Int[Array, "B T"], config: BertConfig) -
       ids: statements as [CLS] ... [SEP], filled up with the pad id; T at most `config.positions`.
       config: sizes.
     """
-    cls = bert_cls(params, ids, ids != config.pad_token_id, config)
+    return _projected(params, bert_cls(params, ids, ids != config.pad_token_id, config), config)
+
+
+def run_packed_text_tower(
+    params: Params,
+    ids: Int[Array, "T"],
+    texts: Int[Array, "T"],
+    places: Int[Array, "T"],
+    cls: Int[Array, "M"],
+    config: BertConfig,
+    *,
+    longest: int,
+) -> Float[Array, "M E"]:
+    """The same of statements that lie end to end; arguments as of `packed_cls`."""
+    return _projected(params, packed_cls(params, ids, texts, places, cls, config, longest=longest), config)
+
+
+def _projected(params: Params, cls: Float[Array, "B D"], config: BertConfig) -> Float[Array, "B E"]:
     projection = TextProjection(config, params["projection"]["down"]["kernel"].shape[1])
     return apply(projection, params["projection"], cls).astype(jnp.float32)
 

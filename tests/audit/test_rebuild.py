@@ -11,21 +11,19 @@ from reflex_jax.records import JudgeInputs
 from tests.evidence.test_records import ANSWER, BATCH, GROUP, STATEMENT
 
 
-def test_places_that_are_not_recorded_have_as_many_statements_of_the_same_length():
-    """Row 1 is recorded; the others need three statements of five tokens, and one of two."""
+def test_places_that_are_not_recorded_have_as_many_statements_of_the_same_lengths():
+    """Row 1 is recorded; the others need three statements, of five, two and four tokens, and one of two."""
     statements = np.zeros((3, 4, 6), np.int32)
     statements[:, :2, :3] = 7
     judge = JudgeInputs(
         pixels=np.zeros((3, 2, 2, 3), np.uint8), statements=statements, statement_count=np.full(3, 2, np.int32),
         statement_index=np.ones((3, 2), np.int32), has_statement=np.ones((3, 2), bool),
     )  # fmt: skip
-    batch = dataclasses.replace(BATCH, statement_counts=(3, 2, 1), statement_lengths=(5, 3, 2))
+    batch = dataclasses.replace(BATCH, statement_counts=(3, 2, 1), statement_lengths=((5, 2, 4), (3, 3), (2,)))
     filled = rebuild._filled(judge, batch, np.array([False, True, False]), pad_id=0)
     np.testing.assert_array_equal(filled.statement_count, [3, 2, 1])
-    assert [statement_length(rows, 0) for rows in filled.statements] == [5, 3, 2]
-    assert (filled.statements[0, :3, :5] != 0).all() and not filled.statements[
-        0, 3
-    ].any()  # no row without a token is read
+    lengths = [[statement_length(ids, 0) for ids in rows] for rows in filled.statements]
+    assert lengths == [[5, 2, 4, 0], [3, 3, 0, 0], [2, 0, 0, 0]]
     np.testing.assert_array_equal(filled.statements[1], statements[1])
     np.testing.assert_array_equal(filled.statement_index, [[0, 0], [1, 1], [0, 0]])
     np.testing.assert_array_equal(judge.statements, statements)

@@ -49,7 +49,7 @@ BATCH = BatchRecord(
     step=4, set="training", sampling="sampled", draw=0, draws=1, phase="closed", policy={"policy": "sha256:0", "steps": 3},
     identity={}, code={"version": "0", "commit": None, "decl": "2"}, device={}, judge={}, rewards={"components": {},
     "normalise": "sum", "advantage": "sample_std"},
-    shape={"P": 1, "G": 1, "grid": [2, 3]}, statement_counts=(1,), statement_lengths=(3,),
+    shape={"P": 1, "G": 1, "grid": [2, 3]}, statement_counts=(1,), statement_lengths=((3,),),
 )  # fmt: skip
 
 
@@ -92,7 +92,7 @@ def test_the_reader_gives_each_group_with_its_batch(tmp_path):
     "records, told",
     [
         ([as_json(GROUP)], "line 1: a group without a batch before it"),
-        ([{**as_json(BATCH), "format": 2}], "line 1: expected a batch or group of format 1; got 'batch' of format 2"),
+        ([{**as_json(BATCH), "format": 3}], "line 1: expected a batch or group of format 2; got 'batch' of format 3"),
         ([{**as_json(BATCH), "extra": 2}], "line 1: its fields are not those of a batch: .*extra"),
         ([as_json(BATCH), {**as_json(GROUP), "answers": [{}]}], "line 2: its fields are not those of a group"),
     ],
@@ -133,8 +133,13 @@ def test_the_cut_is_the_lowest_value_that_the_mask_keeps(quantile):
 
 def test_a_statement_is_as_long_as_its_last_token():
     assert statement_length(np.array([2, 0, 3, 0, 0]), 0) == 3  # a padding inside counts
-    assert statement_length(np.array([[2, 3, 0], [2, 5, 3]]), 0) == 3
-    assert statement_length(np.zeros((2, 3), int), 0) == 0
+    assert statement_length(np.zeros(3, int), 0) == 0
+
+
+def test_the_format_before_knew_the_longest_statement_alone():
+    batch = dataclasses.replace(BATCH, statement_counts=(2, 1), statement_lengths=((5, 5), (3,)))
+    assert from_json({**as_json(batch), "format": 1, "statement_lengths": [5, 3]}) == batch
+    assert from_json(as_json(batch)) == batch
 
 
 def test_pictures_are_told_apart_by_pixels_and_shape_and_kept_once(tmp_path):

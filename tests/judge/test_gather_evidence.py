@@ -13,13 +13,11 @@ from reflex_jax.config import ConfigError
 from reflex_jax.judge import evidence as evidence_module
 from reflex_jax.judge.batch import StatementTokenizer, prepare_judge_batch
 from reflex_jax.judge.evidence import (
-    TOKEN_BUCKETS,
     EvidenceSettings,
-    columns_of_chunk,
-    encode_statements,
     gather_evidence,
 )
 from reflex_jax.judge.saliency import image_evidence
+from reflex_jax.judge.statements import encode_statements
 from reflex_jax.models.biomedclip import encode_text, init_judge_params, read_judge_config
 from reflex_jax.records import JudgeInputs
 from reflex_jax.rewards.visual_fidelity import quantile_mask, visual_fidelity_reward
@@ -32,7 +30,7 @@ STATEMENTS = [
     ["there is a cyst in the left lung", "", None, "there is a cyst in the left lung"],
 ]
 ANCHORS = ["there is a cyst", "there is no nodule"]
-TOKENS = 24  # two buckets: 16 and 24
+TOKENS = 24
 QUESTIONS = ["is there a nodule", "there is no nodule"]
 
 
@@ -142,7 +140,7 @@ def test_nothing_is_differentiated_through_the_judge(judge):
 
 
 @pytest.mark.parametrize("tokens", [16, 17])
-def test_the_bucket_and_the_padding_change_nothing(judge, tokens):
+def test_the_padding_changes_nothing(judge, tokens):
     params, config, _ = judge
     inputs = prepare(judge, tokens=tokens)
     ours = encode_jitted(params, inputs, config)
@@ -153,13 +151,12 @@ def test_the_bucket_and_the_padding_change_nothing(judge, tokens):
 
 
 def test_a_statement_reads_the_same_whatever_the_longest_beside_it(judge):
-    """One compiled function, each of its buckets in steps of 8, and one token over the edge of each."""
+    """One compiled function; statements that fill a chunk to a multiple of 64 tokens, to one less and to one more."""
     params, config, tokenizer = judge
     words = ("there is a nodule seen on the left side of the lung " * 9).split()
-    assert [size for size in TOKEN_BUCKETS if size <= 64] == [16, 24, 32, 40, 48, 56, 64]
     alone = jax.jit(encode_text, static_argnums=2)
     expected = None
-    for length in (8, 16, 17, 24, 25, 33, 41, 49, 57, 64):
+    for length in (8, 16, 17, 24, 25, 33, 41, 49, 57, 63, 64):
         statements = [["there is a cyst"], [" ".join(words)]]
         inputs = prepare(judge, statements, ANCHORS, tokens=length)  # cut to so many
         ids = np.pad(inputs.statements, ((0, 0), (0, 0), (0, 64 - length)))
@@ -181,16 +178,9 @@ def test_many_statements_are_encoded_in_chunks_and_only_as_many_as_there_are(jud
     theirs = jax.jit(encode_text, static_argnums=2)(params, inputs.statements[0], config)
     np.testing.assert_allclose(whole[0], theirs / jnp.linalg.norm(theirs, axis=-1, keepdims=True), atol=1e-5)
     few = encode_jitted(params, dataclasses.replace(inputs, statement_count=np.array([2, 1], np.int32)), config)
-    np.testing.assert_allclose(few[:, :2], whole[:, :2], atol=1e-5)
-    assert not np.asarray(few)[:, -1].any()  # never computed
-
-
-@pytest.mark.parametrize(
-    ("columns", "rows", "width"),
-    [(9, 64, 9), (9, 128, 3), (17, 64, 6), (9, 32, 9), (9, 512, 1), (5, 128, 3), (1, 4096, 1), (31, 8, 31)],
-)
-def test_a_chunk_of_statements_has_few_columns_that_are_filled_up(columns, rows, width):
-    assert columns_of_chunk(columns, rows) == width  # halves of 9 would be two of 5
+    np.testing.assert_allclose(few[0, :2], whole[0, :2], atol=1e-5)
+    np.testing.assert_allclose(few[1, 0], whole[1, 0], atol=1e-5)
+    assert not np.asarray(few)[:, 2:].any() and not few[1, 1].any()  # never computed
 
 
 def test_one_compilation_serves_every_length_and_number_of_statements(judge, gather):
