@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
-from reflex_jax.models.blocked_attention import BLOCK, blocked_attention
+from reflex_jax.models.blocked_attention import blocked_attention
 from reflex_jax.processes import is_first
 from reflex_jax.sharding import map_rows_and_heads
 from reflex_jax.trees import Array
@@ -106,7 +106,7 @@ class AttentionChoice:
         return ""
 
     def _blocked(self) -> Kernel:
-        return partial(blocked_attention, block=BLOCK if self.platform == "cpu" else _BLOCK_OF_ACCELERATOR)
+        return partial(blocked_attention, block=None if self.platform == "cpu" else _BLOCK_OF_ACCELERATOR)
 
     def _sharded(self, kernel: Kernel) -> Kernel:
         def run(*arrays: Any, is_causal: bool) -> Array:

@@ -10,7 +10,7 @@ import pytest
 from reflex_jax.config import MeshConfig
 from reflex_jax.models import attention, attention_choice
 from reflex_jax.models.attention_choice import AttentionChoice
-from reflex_jax.models.blocked_attention import blocked_attention, blocks_that_meet
+from reflex_jax.models.blocked_attention import blocked_attention, blocks_that_meet, even_block
 from reflex_jax.models.layers import checkpointed
 from reflex_jax.models.splash_attention import _block_maps, block_for, splash_attention
 from reflex_jax.planning.hlo_costs import largest_arrays
@@ -107,6 +107,11 @@ def test_no_matrix_of_scores_is_held():
         assert size <= 4 * ROWS * HEADS * 608 * WIDTH, (
             shape
         )  # 600 tokens in blocks of 32; scores would be 75 times that
+
+
+def test_blocks_of_a_cpu_are_filled_evenly():
+    assert [even_block(length, is_causal=True) for length in (90, 305, 640, 1344)] == [96, 160, 160, 160]
+    assert [even_block(length, is_causal=False) for length in (90, 576, 1024, 2304)] == [96, 288, 512, 480]
 
 
 def test_pairs_of_blocks_that_cannot_meet_are_told_apart():
