@@ -36,15 +36,9 @@ class BeforeCompiling:
         """Nothing has compiled yet."""
         self._shapes: set[tuple[tuple[int, ...], ...]] = set()
 
-    def __call__(self, inputs: Any, *, running: Any = None) -> None:
-        """To be told the arrays whose shapes decide whether the function compiles, before each of its calls.
-
-        Args:
-          inputs: those arrays.
-          running: results of what was started before, which is waited for: till it has ended its temporaries are not free.
-        """
+    def __call__(self, inputs: Any) -> None:
+        """To be told the arrays whose shapes decide whether the function compiles, before each of its calls."""
         shapes = tuple(np.shape(leaf) for leaf in jax.tree.leaves(inputs))
         if shapes not in self._shapes:
             self._shapes.add(shapes)
-            jax.block_until_ready(running)
             give_back_freed_memory()

@@ -25,8 +25,8 @@ from reflex_jax.trees import Array
 MASKED = -1e30  # finite, so that a row without any allowed key stays finite too
 # Tokens of a block on a CPU, at most. A causal attention leaves out the pairs of blocks that nobody reads, more of them where
 # blocks are small; 128 was slower, as rows that lie 512 bytes apart compete for the same lines of the cache. A picture is read
-# whole: blocks of 512 took half as long as of 128.
-_CAUSAL_BLOCK, _BLOCK = 160, 512
+# whole: blocks of 352 took half as long as of 128; those of 512 took as long and twice the memory.
+_CAUSAL_BLOCK, _BLOCK = 160, 384
 _MULTIPLE = 32  # of which blocks have a multiple of tokens
 
 

@@ -163,8 +163,9 @@ class GrpoTrainer:
                 state, scored, metrics = program.train_step(state, self.frozen, batch)
             else:  # its two halves, or the judge would be compiled anew for each length of rows
                 self._before_compiling((batch.judge, batch.scores))
-                scored = scored or program.score(self.frozen.judge, batch.judge, batch.scores)
-                self._before_compiling(layout, running=scored)
+                # ended before the update starts, so that the judge's temporaries are free when the update asks for its own
+                scored = jax.block_until_ready(scored or program.score(self.frozen.judge, batch.judge, batch.scores))
+                self._before_compiling(layout)
                 state, metrics = program.update(state, self.frozen, batch, scored)
             scored, metrics = self.rows.fetch(without_maps(scored)), jax.device_get(metrics)
         return state, scored, metrics | describe_rows(layout)

@@ -111,7 +111,7 @@ def test_no_matrix_of_scores_is_held():
 
 def test_blocks_of_a_cpu_are_filled_evenly():
     assert [even_block(length, is_causal=True) for length in (90, 305, 640, 1344)] == [96, 160, 160, 160]
-    assert [even_block(length, is_causal=False) for length in (90, 576, 1024, 2304)] == [96, 288, 512, 480]
+    assert [even_block(length, is_causal=False) for length in (90, 576, 1024, 2304)] == [96, 288, 352, 384]
 
 
 def test_pairs_of_blocks_that_cannot_meet_are_told_apart():
