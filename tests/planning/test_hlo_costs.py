@@ -287,13 +287,15 @@ JUDGE = BiomedClipConfig(
 )  # fmt: skip
 
 
-def _statement_flops(tokens: int) -> int:
-    """Text tower over one statement: full layers, a last one whose queries are [CLS] alone, the projection."""
+def _chunk_flops(tokens: int, reach: int, statements: int) -> int:
+    """Text tower over a chunk whose tokens each read so many: full layers, a last one that only [CLS] asks, the projection."""
     text = JUDGE.text
     width, middle = text.width, (text.width + JUDGE.embed_dim) // 2
-    full = 8 * tokens * width**2 + 4 * tokens**2 * width + 4 * tokens * width * text.hidden
-    last = 4 * tokens * width**2 + 4 * width**2 + 4 * tokens * width + 4 * width * text.hidden
-    return (text.depth - 1) * full + last + 2 * width * middle + 2 * middle * JUDGE.embed_dim
+    full = 8 * tokens * width**2 + 4 * tokens * reach * width + 4 * tokens * width * text.hidden
+    asking = (
+        4 * width**2 + 4 * tokens * width + 4 * width * text.hidden + 2 * width * middle + 2 * middle * JUDGE.embed_dim
+    )
+    return (text.depth - 1) * full + 4 * tokens * width**2 + statements * asking
 
 
 def _picture_flops() -> int:
@@ -322,7 +324,7 @@ def _saliency_flops(block: int) -> int:
 
 @pytest.mark.parametrize("block", [-1, -2])
 def test_the_judge_costs_what_a_hand_count_says(block):
-    prompts, group, tokens = 12, 4, 16  # the shortest bucket: one branch
+    prompts, group, tokens = 12, 4, 16
     columns = group + 1
     config = load_config(None, [f"judge.saliency_block={block}", f"grpo.group_size={group}"])
     inputs = JudgeInputs(
@@ -339,9 +341,10 @@ def test_the_judge_costs_what_a_hand_count_says(block):
     )  # fmt: skip
     params = jax.eval_shape(lambda: init_judge_params(JUDGE, jax.random.key(0)))
     costs = _costs(lambda *a: score_rollout(*a, config, JUDGE), params, inputs, scores)
-    read = 6  # columns, one more than there are: three chunks of two
-    by_hand = read * _statement_flops(tokens) + _picture_flops() + columns * _saliency_flops(block)
+    by_hand = _picture_flops() + columns * _saliency_flops(block)
     by_hand += 4 * columns * JUDGE.embed_dim  # similarities to anchor and picture
-    assert costs.flops == pytest.approx(prompts * by_hand, rel=0.02)
+    # 60 statements: 32 of the longest fill a chunk, whose blocks of 64 tokens read their neighbours, and there may be 60 in it
+    text = 2 * _chunk_flops(512, 3 * 64, 60)
+    assert costs.flops == pytest.approx(prompts * by_hand + text, rel=0.02)
     assert len(costs.bounded_loops) == 1  # fewer distinct statements take fewer turns
     assert costs.unknown_loops == ()
