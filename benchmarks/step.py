@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import workload
@@ -58,7 +58,10 @@ def settings(checkpoints: Path, arguments: argparse.Namespace, directory: str) -
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Runs the steps in this process; the first `warmup` compile and are left out."""
-    cast(dict[str, Any], sys.modules)["torch"] = None  # as `reflex` does, see `cli.run_command`
+    from reflex_jax.commands.start import quiet, transformers_without_torch
+
+    quiet()
+    transformers_without_torch()  # as `reflex` does
     from reflex_jax.config_reader import load_config
     from reflex_jax.data.examples import Example, Picture
     from reflex_jax.data.pipeline import training_batches

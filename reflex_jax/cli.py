@@ -11,8 +11,6 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from types import ModuleType
-from typing import cast
 
 from reflex_jax.commands import audit, compare, data, evaluate, export, judge, plan, replay, table, train
 from reflex_jax.commands.arguments import Parser
@@ -25,18 +23,21 @@ COMMANDS = (train, evaluate, compare, table, replay, judge, data, audit, export,
 
 def run_command() -> int:
     """`reflex`, as a process of its own; returns the exit code."""
-    # no command computes with torch, and transformers imports one that is installed: 0.2 GB and a second
-    cast(dict[str, ModuleType | None], sys.modules)["torch"] = None
-    return main()
+    return main(is_process=True)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit code."""
+def main(arguments: Sequence[str] | None = None, *, is_process: bool = False) -> int:
+    """Runs one command; returns the exit code.
+
+    Args:
+      arguments: of the command line; None: those of this process.
+      is_process: nothing else runs in this process, so the command may settle what holds for all of it.
+    """
     try:
         options = _parse(arguments)
     except SystemExit as stop:  # argparse has said why
         return int(stop.code or 0)
-    quiet()
+    quiet(is_process=is_process)
     try:
         return options.run(options)
     except ConfigError as error:
