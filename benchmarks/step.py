@@ -58,10 +58,9 @@ def settings(checkpoints: Path, arguments: argparse.Namespace, directory: str) -
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Runs the steps in this process; the first `warmup` compile and are left out."""
-    from reflex_jax.commands.start import quiet, transformers_without_torch
+    from reflex_jax.text.torch_hidden import hide_torch_from_transformers
 
-    quiet()
-    transformers_without_torch()  # as `reflex` does
+    hide_torch_from_transformers()  # as `reflex` does
     from reflex_jax.config_reader import load_config
     from reflex_jax.data.examples import Example, Picture
     from reflex_jax.data.pipeline import training_batches

@@ -17,27 +17,24 @@ from reflex_jax.commands.arguments import Parser
 from reflex_jax.commands.start import quiet
 from reflex_jax.config import ConfigError
 from reflex_jax.stops import PROCESS_LOST, RunStopped
+from reflex_jax.text.torch_hidden import hide_torch_from_transformers
 
 COMMANDS = (train, evaluate, compare, table, replay, judge, data, audit, export, plan)  # in the order of --help
 
 
 def run_command() -> int:
     """`reflex`, as a process of its own; returns the exit code."""
-    return main(is_process=True)
+    hide_torch_from_transformers()
+    return main()
 
 
-def main(arguments: Sequence[str] | None = None, *, is_process: bool = False) -> int:
-    """Runs one command; returns the exit code.
-
-    Args:
-      arguments: of the command line; None: those of this process.
-      is_process: nothing else runs in this process, so the command may settle what holds for all of it.
-    """
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code."""
     try:
         options = _parse(arguments)
     except SystemExit as stop:  # argparse has said why
         return int(stop.code or 0)
-    quiet(is_process=is_process)
+    quiet()
     try:
         return options.run(options)
     except ConfigError as error:

@@ -5,38 +5,15 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from types import ModuleType
-from typing import Any, cast
+from typing import Any
 
 from reflex_jax.config import ConfigError
 
-_is_process = False  # whether this process is a command and nothing else
 
-
-def quiet(*, is_process: bool = False) -> None:
+def quiet() -> None:
     """Before anything heavy is imported: transformers says nothing of what is not installed, and starts no threads."""
-    global _is_process
-    _is_process = is_process
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
-
-def transformers_without_torch() -> None:
-    """Has transformers find no torch, of which it would import one that is installed: 0.2 GB and a second.
-
-    No command computes with torch. It is hidden while transformers asks, once, and from nobody else: scipy, say, takes what
-    stands in `sys.modules` for a module. Where transformers has asked before, nothing changes.
-    """
-    modules = cast(dict[str, ModuleType | None], sys.modules)
-    if "torch" in modules or "transformers" in modules:
-        return
-    modules["torch"] = None
-    try:
-        from transformers.utils import is_torch_available
-
-        is_torch_available()  # which it remembers
-    finally:
-        del modules["torch"]
 
 
 def prepare() -> None:
@@ -51,8 +28,6 @@ def prepare() -> None:
     import jax
 
     _keep_compiled_programs(jax.config)
-    if _is_process:
-        transformers_without_torch()
     from reflex_jax.planning.device_memory import claim_gpu_memory
     from reflex_jax.processes import start_processes
 

@@ -205,7 +205,7 @@ def from_json(content: Mapping[str, Any]) -> BatchRecord | Group:
     fields = dict(content)
     kind, version = fields.pop("kind", None), fields.pop("format", None)
     if version not in (1, FORMAT) or kind not in (BATCH, GROUP):
-        raise ValueError(f"expected a batch or group of format {FORMAT}; got {kind!r} of format {version!r}")
+        raise ValueError(f"expected a batch or group of format 1 or {FORMAT}; got {kind!r} of format {version!r}")
     try:
         if kind == BATCH:
             counts, lengths = fields["statement_counts"], fields["statement_lengths"]

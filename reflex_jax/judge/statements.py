@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Float, Int
 
 from reflex_jax.judge.saliency import unit
+from reflex_jax.models.bert import PackedTexts
 from reflex_jax.models.biomedclip import BiomedClipConfig, encode_packed_text
 from reflex_jax.records import JudgeInputs
 from reflex_jax.sharding import map_rows
@@ -35,7 +36,7 @@ class ChunkSizes:
     statements: int  # of a chunk, at most
     most: int  # chunks that may be needed
     lengths: tuple[int, ...]  # at which a chunk is encoded, ascending
-    longest: int  # tokens of a statement, filled up to a multiple of a divisor of the lengths
+    longest: int  # tokens of a statement, filled up to a multiple of 64
 
 
 def chunk_sizes(statements: int, tokens: int) -> ChunkSizes:
@@ -88,9 +89,8 @@ def _encode_on_device(
         def encode(source: Array, member: Array) -> Array:
             source = source[:length]
             own = jnp.where(source >= 0, ids.reshape(-1)[source], config.text.pad_token_id)
-            return encode_packed_text(
-                params, own, source // tokens, source % tokens, first[member], config, longest=sizes.longest
-            )
+            packed = PackedTexts(ids=own, texts=source // tokens, places=source % tokens, cls=first[member])
+            return encode_packed_text(params, packed, config, longest=sizes.longest)
 
         return encode
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,9 +32,17 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-Attend = Callable[
-    [Array, Array, Array], Array
-]  # queries, keys, values, all of width D -> mixed values, like the queries
+# queries, keys, values, all of width D -> mixed values, like the queries
+Attend = Callable[[Array, Array, Array], Array]
+
+
+class PackedTexts(NamedTuple):
+    """Texts as [CLS] ... [SEP] that lie end to end, and which of them are asked for."""
+
+    ids: Int[Array, "T"]  # what is the pad id is read by nobody
+    texts: Int[Array, "T"]  # a number for each text, at each of its tokens
+    places: Int[Array, "T"]  # of a token in its text
+    cls: Int[Array, "M"]  # where the texts begin that are asked for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,10 +147,7 @@ def bert_cls(
 
 def packed_cls(
     params: Params,
-    ids: Int[Array, "T"],
-    texts: Int[Array, "T"],
-    places: Int[Array, "T"],
-    cls: Int[Array, "M"],
+    packed: PackedTexts,
     config: BertConfig,
     *,
     longest: int,
@@ -150,13 +156,11 @@ def packed_cls(
 
     Args:
       params: {"embed", "layers": [...]}.
-      ids: texts as [CLS] ... [SEP], one behind another; what is `config.pad_token_id` is read by nobody.
-      texts: a number for each text, at each of its tokens.
-      places: of a token in its text.
-      cls: where the texts begin whose rows are returned.
+      packed: the texts.
       config: sizes.
       longest: tokens of a text, at most.
     """
+    ids, texts, places, cls = packed
     is_token, count = ids != config.pad_token_id, len(ids)
     # a text lies within two blocks as long as the longest, so each block asks itself and its neighbours
     block = longest if count % longest == 0 and count > 3 * longest else count

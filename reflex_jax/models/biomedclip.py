@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from reflex_jax.models.bert import PackedTexts
 from reflex_jax.models.clip_text import init_text_params, run_packed_text_tower, run_text_tower
 from reflex_jax.models.clip_vision import embed_patches, init_vision_params, project_cls, run_block
 from reflex_jax.models.open_clip_config import BiomedClipConfig
@@ -65,14 +66,11 @@ def encode_text(params: Params, ids: Int[Array, "N T"], config: BiomedClipConfig
 
 def encode_packed_text(
     params: Params,
-    ids: Int[Array, "T"],
-    texts: Int[Array, "T"],
-    places: Int[Array, "T"],
-    cls: Int[Array, "M"],
+    packed: PackedTexts,
     config: BiomedClipConfig,
     *,
     longest: int,
 ) -> Float[Array, "M E"]:
     """The same of statements that lie end to end; arguments as of `bert.packed_cls`."""
     with jax.default_matmul_precision("highest"):
-        return run_packed_text_tower(params["text"], ids, texts, places, cls, config.text, longest=longest)
+        return run_packed_text_tower(params["text"], packed, config.text, longest=longest)

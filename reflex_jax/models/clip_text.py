@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Float, Int
 
-from reflex_jax.models.bert import BertConfig, bert_cls, bert_params_of, packed_cls
+from reflex_jax.models.bert import BertConfig, PackedTexts, bert_cls, bert_params_of, packed_cls
 from reflex_jax.models.layers import apply
 from reflex_jax.trees import Array, Params
 
@@ -41,16 +41,13 @@ def run_text_tower(params: Params, ids: Int[Array, "B T"], config: BertConfig) -
 
 def run_packed_text_tower(
     params: Params,
-    ids: Int[Array, "T"],
-    texts: Int[Array, "T"],
-    places: Int[Array, "T"],
-    cls: Int[Array, "M"],
+    packed: PackedTexts,
     config: BertConfig,
     *,
     longest: int,
 ) -> Float[Array, "M E"]:
-    """The same of statements that lie end to end; arguments as of `packed_cls`."""
-    return _projected(params, packed_cls(params, ids, texts, places, cls, config, longest=longest), config)
+    """The same of statements that lie end to end; arguments as of `bert.packed_cls`."""
+    return _projected(params, packed_cls(params, packed, config, longest=longest), config)
 
 
 def _projected(params: Params, cls: Float[Array, "B D"], config: BertConfig) -> Float[Array, "B E"]:

@@ -20,11 +20,14 @@ from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer, PreTrainedTokenizerBase  # type: ignore[attr-defined]  # of transformers.models
 
 from reflex_jax.config import ConfigError
 from reflex_jax.json_files import read_json_object, read_text
 from reflex_jax.text.chat_template import read_chat_template
+from reflex_jax.text.torch_hidden import torch_as_wanted
+
+with torch_as_wanted():
+    from transformers import AutoTokenizer, PreTrainedTokenizerBase  # type: ignore[attr-defined]  # of transformers.models
 
 POLICY_VOCABULARY_FILES = ("tokenizer.json", "vocab.json")
 JUDGE_VOCABULARY_FILES = ("tokenizer.json", "vocab.txt")

@@ -92,7 +92,10 @@ def test_the_reader_gives_each_group_with_its_batch(tmp_path):
     "records, told",
     [
         ([as_json(GROUP)], "line 1: a group without a batch before it"),
-        ([{**as_json(BATCH), "format": 3}], "line 1: expected a batch or group of format 2; got 'batch' of format 3"),
+        (
+            [{**as_json(BATCH), "format": 3}],
+            "line 1: expected a batch or group of format 1 or 2; got 'batch' of format 3",
+        ),
         ([{**as_json(BATCH), "extra": 2}], "line 1: its fields are not those of a batch: .*extra"),
         ([as_json(BATCH), {**as_json(GROUP), "answers": [{}]}], "line 2: its fields are not those of a group"),
     ],

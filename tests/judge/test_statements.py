@@ -75,9 +75,9 @@ def test_computed_are_the_tokens_that_exist_filled_up_to_64(judge, monkeypatch):
     """Slots of every chunk, of statements as in the benchmark: 506 tokens, of which the longest statement has 40."""
     computed = []
 
-    def noted(params, ids, texts, places, cls, config, *, longest):
-        jax.debug.callback(lambda: computed.append(len(ids)))
-        return jnp.zeros((len(cls), config.embed_dim), jnp.float32)
+    def noted(params, packed, config, *, longest):
+        jax.debug.callback(lambda: computed.append(len(packed.ids)))
+        return jnp.zeros((len(packed.cls), config.embed_dim), jnp.float32)
 
     monkeypatch.setattr(statements_module, "encode_packed_text", noted)
     first, second = [16, 40, 18, 29, 28, 36, 29, 27, 31], [15, 27, 35, 30, 32, 37, 24, 27, 25]
