@@ -17,6 +17,7 @@ import optax
 
 from reflex_jax.checkpoints.qwen_tensors import abstract_policy_params
 from reflex_jax.config import Config
+from reflex_jax.freed_memory import RoomToCompile
 from reflex_jax.models.lora import merge_adapters
 from reflex_jax.models.qwen_vl import layers_apart
 from reflex_jax.records import Draws, HostScores, JudgeInputs, PromptInputs, Rollout, TokenCounts, TrainBatch
@@ -99,9 +100,11 @@ def build_program(config: Config, shapes: Shapes, *, updates: int = 1, every_rou
         return state, scored, metrics
 
     rollout = config.rollout
-    jit_update = partial(
-        jax.jit, donate_argnums=0, compiler_options=_UPDATE_OPTIONS.get(attention_of(config, shapes).platform)
-    )  # fmt: skip
+    options = _UPDATE_OPTIONS.get(attention_of(config, shapes).platform)
+
+    def jit_update(function: Callable[..., Any], places: Any) -> RoomToCompile:
+        return RoomToCompile(jax.jit(function, donate_argnums=0, out_shardings=places, compiler_options=options))
+
     return Program(
         shapes=shapes,
         optimizer=optimizer,
@@ -109,13 +112,13 @@ def build_program(config: Config, shapes: Shapes, *, updates: int = 1, every_rou
         gather=_gatherer(config, shapes),
         sample=_sampler(config, shapes, group_size=config.grpo.group_size, temperature=rollout.temperature),
         greedy=_sampler(config, shapes, group_size=1, temperature=0.0),
-        score=jax.jit(score, out_shardings=batched),
+        score=RoomToCompile(jax.jit(score, out_shardings=batched)),
         group_facts=jax.jit(group_facts, out_shardings=everywhere),
         keep_groups=jax.jit(partial(keep_groups, config=config), out_shardings=batched),
         count=jax.jit(count_tokens, out_shardings=everywhere),
-        update=jit_update(update, out_shardings=(of_state, everywhere)),
-        train_step=jit_update(train_step, out_shardings=(of_state, batched, everywhere)),
-        imitate=jit_update(imitate, out_shardings=(of_state, everywhere)),
+        update=jit_update(update, (of_state, everywhere)),
+        train_step=jit_update(train_step, (of_state, batched, everywhere)),
+        imitate=jit_update(imitate, (of_state, everywhere)),
     )
 
 

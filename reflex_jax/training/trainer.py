@@ -18,7 +18,7 @@ from reflex_jax.config import Config
 from reflex_jax.data.examples import Example
 from reflex_jax.evidence.groups import ScoredBatch
 from reflex_jax.evidence.recorder import EvidenceRecorder, Occasion
-from reflex_jax.freed_memory import BeforeCompiling, give_back_freed_memory
+from reflex_jax.freed_memory import give_back_freed_memory
 from reflex_jax.processes import gather
 from reflex_jax.records import Draws, TrainBatch
 from reflex_jax.rewards.answer_metrics import ANSWER_METRICS
@@ -91,7 +91,6 @@ class GrpoTrainer:
         self._widen = jax.jit(partial(widen_prompts, plan=row_plan), out_shardings=self.rows.sharding)
         self._key = jax.random.key(config.run.seed)
         self._compilations = CompilationCounter()
-        self._before_compiling = BeforeCompiling()
 
     def run_step(self, state: TrainState, batch: HostBatch, step: int) -> tuple[TrainState, StepResult]:
         """One step of GRPO (paper Eq. 1-10)."""
@@ -159,13 +158,10 @@ class GrpoTrainer:
         with self.timed(seconds, "time/train_step"):
             batch = dataclasses.replace(batch, rows=place_rows(layout, program.shapes.mesh))
             if scored is None and len(self._row_plan.lengths) == 1:
-                self._before_compiling(layout)
                 state, scored, metrics = program.train_step(state, self.frozen, batch)
             else:  # its two halves, or the judge would be compiled anew for each length of rows
-                self._before_compiling((batch.judge, batch.scores))
                 # ended before the update starts, so that the judge's temporaries are free when the update asks for its own
                 scored = jax.block_until_ready(scored or program.score(self.frozen.judge, batch.judge, batch.scores))
-                self._before_compiling(layout)
                 state, metrics = program.update(state, self.frozen, batch, scored)
             scored, metrics = self.rows.fetch(without_maps(scored)), jax.device_get(metrics)
         return state, scored, metrics | describe_rows(layout)
@@ -206,7 +202,6 @@ class SupervisedTrainer:
         self.frozen, self.build = frozen, build
         self.rows = program.shapes.rows(config.sft.batch_size)
         self._program, self._row_plan, self._compilations = program, row_plan, CompilationCounter()
-        self._before_compiling = BeforeCompiling()
 
     def run_step(self, state: TrainState, batch: SftBatch, step: int) -> tuple[TrainState, StepResult]:
         """One supervised step."""
@@ -216,7 +211,6 @@ class SupervisedTrainer:
             counts = self._program.count(placed.prompts, placed.weights > 0)
             layout = lay_out_rows(jax.device_get(counts), self._row_plan)
             placed = dataclasses.replace(placed, rows=place_rows(layout, self._program.shapes.mesh))
-            self._before_compiling(layout)
             state, metrics = self._program.imitate(state, self.frozen, placed)
             metrics = jax.device_get(metrics) | describe_rows(layout)
         arrays = {"tokens": np.asarray(batch.tokens), "weights": np.asarray(batch.weights)}

@@ -111,7 +111,9 @@ def test_what_is_missing_is_said_in_one_line(command, words, tmp_path):
 )
 def test_commands_run_with_the_allocator_that_keeps_what_is_freed(wanted, is_there):
     outside = {
-        k: v for k, v in os.environ.items() if k not in ("LD_PRELOAD", "MIMALLOC_PURGE_DELAY", "REFLEX_ALLOCATOR")
+        k: v
+        for k, v in os.environ.items()
+        if k not in ("LD_PRELOAD", "REFLEX_ALLOCATOR") and not k.startswith("MIMALLOC")
     }
     outside |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "REFLEX_COMMAND": "reflex"}
     source = f"source {LAUNCH}/environment.sh ''"

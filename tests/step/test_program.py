@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reflex_jax import freed_memory
 from reflex_jax.checkpoints.qwen_tensors import abstract_policy_params
 from reflex_jax.config_reader import load_config
 from reflex_jax.data.prompts import PromptSizes
@@ -28,7 +27,6 @@ from reflex_jax.step.models import load_models, load_params, make_host_bridge
 from reflex_jax.step.program import Program, build_program
 from reflex_jax.step.rows import plan_rows
 from reflex_jax.step.shapes import rollout_rules
-from reflex_jax.training import trainer as trainer_module
 from reflex_jax.training.objectives import Grpo
 from reflex_jax.training.preflight import check_memory
 from reflex_jax.training.trainer import GrpoTrainer
@@ -85,11 +83,7 @@ def test_training_and_evaluation_run_what_is_planned(run, monkeypatch):
     trainer = GrpoTrainer(config, program, frozen, build, bridge, plan_rows(config, models.shapes.mesh, sizes))
     fetch, axes = BatchRows.fetch, []
     monkeypatch.setattr(BatchRows, "fetch", lambda rows, tree: axes.append(_most_axes(tree)) or fetch(rows, tree))
-    freed = []
-    monkeypatch.setattr(freed_memory, "give_back_freed_memory", lambda: freed.append("before compiling"))
-    monkeypatch.setattr(trainer_module, "give_back_freed_memory", lambda: freed.append("after"))
     trainer.run_step(state, build(examples[:8]), 1)
-    assert freed == ["before compiling", "after"]
     assert axes == [3, 2]  # tokens, then one number for each completion: maps stay on the devices
     planned = abstract_run(config, models.shapes, sizes)
     functions, expected = planned.functions(), {}
@@ -128,8 +122,8 @@ def test_a_batch_of_a_smaller_prompt_size_makes_the_step_of_the_largest(run):
     np.testing.assert_array_equal(got.arrays["tokens"], expected.arrays["tokens"])
     chex.assert_trees_all_close(jax.device_get(short.params), jax.device_get(whole.params), rtol=1e-4, atol=2e-6)
     assert got.metrics["rows/slots_per_token"] == expected.metrics["rows/slots_per_token"]
-    assert program.update._cache_size() == program.score._cache_size() == 1  # neither of them for each prompt size
-    assert program.train_step._cache_size() == 0  # the judge would be compiled for each length of rows
+    assert program.update.jitted._cache_size() == program.score.jitted._cache_size() == 1  # not for each prompt size
+    assert program.train_step.jitted._cache_size() == 0  # the judge would be compiled for each length of rows
 
 
 @pytest.mark.parametrize("in_stages", [True, False])

@@ -314,7 +314,7 @@ def test_the_two_halves_make_the_step(tiny_world):
 def test_one_compilation_serves_every_batch(tiny_world):
     for seed in range(3):
         run(tiny_world, tiny_world.batch(seed=seed))
-    assert program_of(shape=None).train_step._cache_size() == 1
+    assert program_of(shape=None).train_step.jitted._cache_size() == 1
 
 
 def test_float32_masters_move_under_bfloat16_compute(tiny_world):
