@@ -38,11 +38,14 @@ read -r -a reflex <<<"${REFLEX_COMMAND:-reflex}"
 # mapped anew with mimalloc too: beside the arithmetic on so many numbers that takes no time, and the next time the place of one
 # that was kept may be taken in part by smaller blocks, so that there would be two (`freed_memory.py` knows the limit).
 # REFLEX_ALLOCATOR=system: with the one you have.
-if [ "$REFLEX_ALLOCATOR" = mimalloc ] && [[ "${LD_PRELOAD:-}" != *libmimalloc* ]]; then
+if [ "$REFLEX_ALLOCATOR" = mimalloc ]; then
     mimalloc=$(python -c 'import sysconfig; print(sysconfig.get_path("platlib"))' 2>/dev/null || true)
     mimalloc+=/cmeel.prefix/lib/libmimalloc.so.3
-    if [ -f "$mimalloc" ]; then
-        export LD_PRELOAD="$mimalloc${LD_PRELOAD:+:$LD_PRELOAD}" MIMALLOC_PURGE_DELAY="${MIMALLOC_PURGE_DELAY:-3600000}"
+    if [ -f "$mimalloc" ] && [[ "${LD_PRELOAD:-}" != *libmimalloc* ]]; then
+        export LD_PRELOAD="$mimalloc${LD_PRELOAD:+:$LD_PRELOAD}"
+    fi
+    if [[ "${LD_PRELOAD:-}" == *libmimalloc* ]]; then
+        export MIMALLOC_PURGE_DELAY="${MIMALLOC_PURGE_DELAY:-3600000}"
         export MIMALLOC_ARENA_MAX_OBJECT_SIZE="${MIMALLOC_ARENA_MAX_OBJECT_SIZE:-1G}"
     fi
 fi

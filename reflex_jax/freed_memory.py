@@ -43,9 +43,12 @@ class RoomToCompile:
         self._needs_much: dict[tuple[tuple[int, ...], ...], bool] = {}  # by the shapes of its inputs
 
     def __call__(self, *inputs: Any) -> Any:
-        """Calls it."""
-        shapes = tuple(np.shape(leaf) for leaf in jax.tree.leaves(inputs))
-        if shapes not in self._needs_much:
+        """Calls it; where it is traced, nothing is compiled."""
+        leaves = jax.tree.leaves(inputs)
+        shapes = tuple(np.shape(leaf) for leaf in leaves)
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+            pass
+        elif shapes not in self._needs_much:
             give_back_freed_memory()
             compiled = self.lower(*inputs).compile()  # which the call finds
             self._needs_much[shapes] = _temporaries(compiled) > _LARGEST_KEPT

@@ -73,6 +73,13 @@ def test_memory_goes_back_around_each_compilation_and_before_what_needs_much(mon
     assert happened == [*first, *before_others, 0, *first, *before_others, 0]
 
 
+def test_a_function_that_is_only_traced_compiles_nothing():
+    counter = CompilationCounter()
+    add = freed_memory.RoomToCompile(jax.jit(lambda x: 2 * x))
+    assert jax.eval_shape(add, jax.ShapeDtypeStruct((4,), "float32")).shape == (4,)
+    assert counter.read() == 0
+
+
 @pytest.mark.parametrize("compilations", [0, 2])
 def test_a_step_that_compiled_gives_back_and_no_other(monkeypatch, compilations):
     given = []

@@ -327,9 +327,11 @@ def _compile(name: str, lowered: Any, arguments: Any, held: int) -> FunctionPlan
         seconds = time.perf_counter() - started
         return FunctionPlan(name, held, bytes_on_device(arguments), temporary, 0, None, (), seconds)
     memory, hlo = compiled.memory_analysis(), compiled.as_text()
+    # the compiler drops what is not read, as the judge of an update; it lies there all the same
+    unread = max(0, bytes_on_device(arguments) - memory.argument_size_in_bytes)
     return FunctionPlan(
         name=name,
-        resident=held,
+        resident=held + unread,
         arguments=memory.argument_size_in_bytes,
         temporary=memory.temp_size_in_bytes,
         output=max(0, memory.output_size_in_bytes - memory.alias_size_in_bytes),

@@ -170,8 +170,12 @@ def bytes_on_host(tree: Any) -> int:
 
 
 def numbers_of_device(tree: Any) -> int:
-    """How many numbers of placed abstract arrays are one device's part, wherever they lie."""
-    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in jax.tree.leaves(tree))
+    """How many numbers of abstract arrays are one device's part, wherever they lie; all of an array without a place."""
+    return sum(math.prod(_shape_of_part(leaf)) for leaf in jax.tree.leaves(tree))
+
+
+def _shape_of_part(leaf: Any) -> tuple[int, ...]:
+    return leaf.shape if leaf.sharding is None else leaf.sharding.shard_shape(leaf.shape)
 
 
 def _bytes_of_part(leaf: Any) -> int:

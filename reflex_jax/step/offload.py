@@ -69,8 +69,8 @@ def _on_host(places: Shardings) -> Shardings:
 
 
 def is_on_host(leaf: Any) -> bool:
-    """Whether an array, or the shape of one, lies in the host's memory."""
-    return leaf.sharding.memory_kind == HOST
+    """Whether an array, or the shape of one, lies in the host's memory; one without a place lies where it is read."""
+    return leaf.sharding is not None and leaf.sharding.memory_kind == HOST
 
 
 def _check_host_memory(mesh: AnyMesh, offload: str) -> None:

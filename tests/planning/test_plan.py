@@ -25,8 +25,10 @@ from reflex_jax.planning.frugal import (
 )
 from reflex_jax.planning.memory import estimate_memory
 from reflex_jax.planning.plan import (
+    _compile,
     _differences,
     _frugal_settings,
+    _shared_bytes,
     _with_room_to_sample,
     adapt,
     find_remedy,
@@ -107,7 +109,9 @@ def test_memory_while_sampling_counts_the_optimiser_that_waits(plan):
     moments = bytes_on_device(plan.run.state.optimizer_state)
     assert generate.resident >= moments
     update = next(f for f in plan.functions if f.name == "update")
-    assert update.resident < moments  # they are arguments there; the judge waits
+    # moments are arguments there; the judge waits, and what it read of the batch
+    judge = bytes_on_device(plan.run.frozen.judge)
+    assert judge <= update.resident <= judge + bytes_on_device(plan.run.batch)
 
 
 def test_weights_that_do_not_fit_are_refused_without_compiling(config):
@@ -116,6 +120,28 @@ def test_weights_that_do_not_fit_are_refused_without_compiling(config):
     verdict = describe_verdict(plan, remedy=find_remedy(config, plan))
     assert "weights, optimiser and frozen models alone need" in verdict and "shorten" in verdict
     assert "between steps" in describe_plan(plan)
+
+
+class Refused:
+    """A lowered function that the compiler finds too large."""
+
+    def compile(self, **options):
+        raise jax.errors.JaxRuntimeError(
+            "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 60.52G of 15.75G hbm. The size of temporaries "
+            "(60.52G) exceeds available HBM (15.75G)."
+        )
+
+
+@pytest.mark.parametrize("name", ["gather_weights", "generate", "score_rollout", "update"])
+def test_what_the_compiler_refuses_as_too_large_is_said_in_the_plan(plan, name):
+    arguments = plan.run.functions()[name][1]
+    refused = _compile(name, Refused(), arguments, plan.resident - _shared_bytes(plan.run, arguments))
+    compiled = next(function for function in plan.functions if function.name == name)
+    assert refused.temporary == int(60.52 * GIB) and refused.costs is None
+    # the same beside the temporaries: also what a function is handed and does not read is there, the judge in the update
+    there = compiled.resident + compiled.arguments
+    assert there - 1024 <= refused.resident + refused.arguments <= 1.001 * there
+    assert there > bytes_on_device((plan.run.state, plan.run.frozen.judge))
 
 
 def test_a_run_that_asks_no_judge_is_planned_without_one(config):
