@@ -240,9 +240,6 @@ def run_peer(arguments: argparse.Namespace) -> dict[str, Any]:
     for name in ("policy", "steps", "warmup", "prompts", "new_tokens", "lengths", "side", "threads"):
         command += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
     environment = os.environ | allocator()
-    environment.pop(
-        "MIMALLOC_ARENA_MAX_OBJECT_SIZE", None
-    )  # it spares memory, and was set with our temporaries in mind
     libraries = environment.pop("LD_PRELOAD", "").split(":")
     if arguments.peer_allocator == "system":  # also in a shell in which ours runs with mimalloc
         libraries = [path for path in libraries if "libmimalloc" not in path]

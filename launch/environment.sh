@@ -34,9 +34,8 @@ fi
 read -r -a reflex <<<"${REFLEX_COMMAND:-reflex}"
 # On Linux commands run with the allocator mimalloc, which keeps what is freed for an hour (milliseconds, below), or until the
 # program gives it back (`reflex_jax/freed_memory.py`). A step asks for the same temporaries again, and for thousands of small
-# blocks from many threads: glibc maps the first anew each time, and searches for the second. Blocks beyond a GiB are
-# mapped anew with mimalloc too: beside the arithmetic on so many numbers that takes no time, and the next time the place of one
-# that was kept may be taken in part by smaller blocks, so that there would be two (`freed_memory.py` knows the limit).
+# blocks from many threads: glibc maps the first anew each time, and searches for the second.
+# MIMALLOC_ARENA_MAX_OBJECT_SIZE=1G maps blocks beyond a GiB anew here too: steadier memory, slower steps (benchmarks/RESULTS.md).
 # REFLEX_ALLOCATOR=system: with the one you have.
 if [ "$REFLEX_ALLOCATOR" = mimalloc ]; then
     mimalloc=$(python -c 'import sysconfig; print(sysconfig.get_path("platlib"))' 2>/dev/null || true)
@@ -46,7 +45,6 @@ if [ "$REFLEX_ALLOCATOR" = mimalloc ]; then
     fi
     if [[ "${LD_PRELOAD:-}" == *libmimalloc* ]]; then
         export MIMALLOC_PURGE_DELAY="${MIMALLOC_PURGE_DELAY:-3600000}"
-        export MIMALLOC_ARENA_MAX_OBJECT_SIZE="${MIMALLOC_ARENA_MAX_OBJECT_SIZE:-1G}"
     fi
 fi
 # GPUs: `reflex` itself has JAX take 92 % of each card (its own default is 75 %). To leave more to others:

@@ -11,7 +11,6 @@ import numpy as np
 
 # mimalloc is asked first, because a process that has it has glibc's too
 _FUNCTIONS = (("mi_collect", True), ("malloc_trim", 0))
-_LARGEST_KEPT = 2**30  # bytes of a block that the allocator keeps when it is freed: set by `launch/environment.sh`
 
 
 def give_back_freed_memory() -> None:
@@ -31,40 +30,28 @@ def give_back_freed_memory() -> None:
 
 
 class RoomToCompile:
-    """A jitted function around whose compilations freed memory goes back, and before its calls where it needs much.
+    """A jitted function around whose compilations freed memory goes back.
 
     Compiling takes memory of its own, beside what other functions left, and leaves some of it beside the temporaries of the
-    function's first run. Temporaries beyond a GiB are mapped anew at each call, whatever others have freed.
+    function's first run.
     """
 
     def __init__(self, function: Any) -> None:
         """Wraps a function of `jax.jit`, not called before."""
         self.jitted = function
-        self._needs_much: dict[tuple[tuple[int, ...], ...], bool] = {}  # by the shapes of its inputs
+        self._shapes: set[tuple[tuple[int, ...], ...]] = set()  # of inputs it compiled for
 
     def __call__(self, *inputs: Any) -> Any:
         """Calls it; where it is traced, nothing is compiled."""
         leaves = jax.tree.leaves(inputs)
         shapes = tuple(np.shape(leaf) for leaf in leaves)
-        if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
-            pass
-        elif shapes not in self._needs_much:
+        if shapes not in self._shapes and not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
             give_back_freed_memory()
-            compiled = self.lower(*inputs).compile()  # which the call finds
-            self._needs_much[shapes] = _temporaries(compiled) > _LARGEST_KEPT
+            self.lower(*inputs).compile()  # which the call finds
             give_back_freed_memory()
-        elif self._needs_much[shapes]:
-            give_back_freed_memory()
+            self._shapes.add(shapes)
         return self.jitted(*inputs)
 
     def lower(self, *inputs: Any) -> Any:
         """What would compile for these, as of a function of `jax.jit`."""
         return self.jitted.lower(*inputs)
-
-
-def _temporaries(compiled: Any) -> int:
-    """Bytes of this machine's memory that a compiled function needs beside its inputs and results."""
-    found = compiled.memory_analysis()
-    if found is None:
-        return 0
-    return found.temp_size_in_bytes if jax.default_backend() == "cpu" else found.host_temp_size_in_bytes
