@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
 from pathlib import Path
 
@@ -105,11 +106,21 @@ def test_what_is_missing_is_said_in_one_line(command, words, tmp_path):
 # --- environment.sh
 
 
+MIMALLOC = Path(sysconfig.get_path("platlib"), "cmeel.prefix", "lib", "libmimalloc.so.3")
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="what is preloaded is read from /proc, and on Linux alone")
 @pytest.mark.parametrize(
-    ("wanted", "is_there"), [({}, True), ({"REFLEX_ALLOCATOR": "system"}, False)], ids=["default", "system"]
+    ("wanted", "delay"),
+    [
+        ({}, "3600000"),
+        ({"LD_PRELOAD": str(MIMALLOC)}, "3600000"),
+        ({"MIMALLOC_PURGE_DELAY": "5"}, "5"),
+        ({"REFLEX_ALLOCATOR": "system"}, None),
+    ],
+    ids=["default", "preloaded already", "another delay", "system"],
 )
-def test_commands_run_with_the_allocator_that_keeps_what_is_freed(wanted, is_there):
+def test_commands_run_with_the_allocator_that_keeps_what_is_freed(wanted, delay):
     outside = {
         k: v
         for k, v in os.environ.items()
@@ -117,12 +128,16 @@ def test_commands_run_with_the_allocator_that_keeps_what_is_freed(wanted, is_the
     }
     outside |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "REFLEX_COMMAND": "reflex"}
     source = f"source {LAUNCH}/environment.sh ''"
-    look = "import os; print('libmimalloc' in open('/proc/self/maps').read(), os.environ.get('LD_PRELOAD', '').count('mimalloc'))"
+    look = (
+        "import os; print('libmimalloc' in open('/proc/self/maps').read(), "
+        "os.environ.get('LD_PRELOAD', '').count('mimalloc'), os.environ.get('MIMALLOC_PURGE_DELAY'))"
+    )
+    is_there = delay is not None
     found = subprocess.run(
         ["bash", "-c", f'{source}; {source}; python -c "{look}"'], env=outside | wanted,
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert (found.stdout, found.stderr) == (f"{is_there} {int(is_there)}\n", "")  # once, though sourced twice
+    assert (found.stdout, found.stderr) == (f"{is_there} {int(is_there)} {delay}\n", "")  # once, though sourced twice
 
 
 def test_another_allocator_is_refused_in_one_line():
