@@ -17,6 +17,7 @@ from reflex_jax.checkpoints.huggingface import load_policy_params
 from reflex_jax.checkpoints.policy import policy_shardings
 from reflex_jax.checkpoints.qwen_tensors import abstract_policy_params
 from reflex_jax.config import Config, PolicyConfig
+from reflex_jax.models.layers import turn_back
 from reflex_jax.models.partitioning import policy_table
 from reflex_jax.models.qwen_vl import QwenVLConfig
 from reflex_jax.run.checkpoint import RunCheckpoints
@@ -90,8 +91,8 @@ def weights_fingerprint(params: Params, mesh: AnyMesh) -> str:
       params: arrays of float32 or bfloat16, the same for all processes.
       mesh: where they lie.
     """
-    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
-    sums = _summer(mesh)([x for _, x in leaves])
+    leaves = jax.tree_util.tree_flatten_with_path(jax.eval_shape(turn_back, params))[0]
+    sums = _summer(mesh)(params)
     named = [
         [jax.tree_util.keystr(path), list(x.shape), str(x.dtype), np.asarray(pair).tolist()]
         for (path, x), pair in zip(leaves, sums, strict=True)
@@ -100,9 +101,11 @@ def weights_fingerprint(params: Params, mesh: AnyMesh) -> str:
 
 
 @functools.cache
-def _summer(mesh: AnyMesh) -> Callable[[list[Array]], list[Array]]:
-    """On every device."""
-    return jax.jit(lambda arrays: [_sums(x) for x in arrays], out_shardings=replicated(mesh))
+def _summer(mesh: AnyMesh) -> Callable[[Params], list[Array]]:
+    """Of kernels as they are stored, on every device."""
+    return jax.jit(
+        lambda params: [_sums(x) for x in jax.tree.leaves(turn_back(params))], out_shardings=replicated(mesh)
+    )
 
 
 def _sums(x: Array) -> Array:

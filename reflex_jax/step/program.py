@@ -18,10 +18,11 @@ import optax
 from reflex_jax.checkpoints.qwen_tensors import abstract_policy_params
 from reflex_jax.config import Config
 from reflex_jax.freed_memory import RoomToCompile
+from reflex_jax.models.layers import turn_kernels
 from reflex_jax.models.lora import merge_adapters
 from reflex_jax.models.qwen_vl import layers_apart
 from reflex_jax.records import Draws, HostScores, JudgeInputs, PromptInputs, Rollout, TokenCounts, TrainBatch
-from reflex_jax.sharding import UPDATE_RULES, batch_sharding, map_prompts, replicated
+from reflex_jax.sharding import UPDATE_RULES, batch_sharding, map_prompts, platform_of, replicated
 from reflex_jax.step.generate import generate
 from reflex_jax.step.imitate import SftBatch, imitation_update
 from reflex_jax.step.keep_groups import DrawnGroups, GroupFacts, group_facts, keep_groups
@@ -175,9 +176,11 @@ def _gatherer(config: Config, shapes: Shapes) -> Callable[[Any, Any], Any]:
     """The one reshard between update and rollout.
 
     The weights are in the compute dtype, adapters added to their kernels, the decoder's layers apart (`layers_apart`) and, with
-    `memory.rollout_weights=gathered`, no longer cut over `fsdp`, because sampling reads all of them for every token.
+    `memory.rollout_weights=gathered`, no longer cut over `fsdp`, because sampling reads all of them for every token. On a CPU
+    the large kernels of those layers are turned (`turn_kernels`).
     """
     dtype, lora_scale = jnp.dtype(config.policy.dtype), config.policy.lora.scale
+    is_on_cpu = platform_of(shapes.mesh) == "cpu"
     cut, whole = (
         shapes.sampling_shardings(abstract_policy_params(shapes.policy), rules)
         for rules in (UPDATE_RULES, rollout_rules(config.memory))
@@ -187,7 +190,8 @@ def _gatherer(config: Config, shapes: Shapes) -> Callable[[Any, Any], Any]:
         apart = layers_apart(params_to_merge(params, fixed, dtype, lora_scale=lora_scale))
         # cast where they lie, then gather: half the bytes of gathering the float32 masters
         weights = jax.lax.with_sharding_constraint(merge_adapters(apart), cut)
-        return jax.lax.with_sharding_constraint(weights, whole)
+        weights = jax.lax.with_sharding_constraint(weights, whole)
+        return {**weights, "layers": turn_kernels(weights["layers"])} if is_on_cpu else weights
 
     return jax.jit(gather)
 
