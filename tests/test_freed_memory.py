@@ -8,11 +8,16 @@ from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from reflex_jax import freed_memory
+from reflex_jax.config import MeshConfig
 from reflex_jax.run.logs import CompilationCounter
+from reflex_jax.sharding import make_mesh
+from reflex_jax.step import program
 from reflex_jax.training import trainer
+from tests.step.conftest import POLICY, TinyWorld, tiny_shapes
 from tests.unchecked import types_unchecked
 
 LOOK = """
@@ -64,6 +69,54 @@ def test_memory_goes_back_around_each_compilation_alone(monkeypatch):
         assert total.tolist() == [length] * 3
     new = [0, 1, "called", 0]  # compilations before memory went back, between the two times, and in the call itself
     assert happened == [*new, "called", 0, *new, "called", 0]
+
+
+class Jitted:
+    """What `RoomToCompile` asks of a function of `jax.jit`, which tells what happens."""
+
+    def __init__(self, tell):
+        self._tell = tell
+
+    def lower(self, x):
+        """What compiles it."""
+        return SimpleNamespace(compile=lambda: self._tell("compiles") or self)
+
+    def memory_analysis(self):
+        """Of the shape compiled last."""
+        return SimpleNamespace(temp_size_in_bytes=1600)
+
+    def __call__(self, x):
+        self._tell("runs")
+        return 2 * x
+
+
+def test_the_place_of_temporaries_is_kept_between_calls_and_free_in_them(monkeypatch):
+    places = []
+
+    def tell(what: str) -> None:
+        places.append((what, None if function._place is None else function._place.nbytes))
+
+    monkeypatch.setattr(freed_memory, "give_back_freed_memory", lambda: tell("gives back"))
+    function = freed_memory.RoomToCompile(Jitted(tell), keeps_place=True)
+    compiling = [("gives back", None), ("compiles", None), ("gives back", None)]
+    assert function(np.ones(2)).tolist() == [2, 2] and places == [*compiling, ("runs", None)]
+    tell("between")
+    function(np.ones(2))
+    tell("between")
+    function(np.ones(3))
+    assert places[4:] == [("between", 1700), ("runs", None), ("between", 1700), *compiling, ("runs", None)]
+    function = freed_memory.RoomToCompile(Jitted(tell))
+    function(np.ones(2))
+    assert function._place is None
+
+
+@pytest.mark.parametrize(("devices", "platform", "keeps"), [(1, "cpu", True), (8, "cpu", False), (1, "gpu", False)])
+def test_the_updates_of_one_cpu_keep_their_place(devices, platform, keeps, monkeypatch):
+    monkeypatch.setattr(program, "platform_of", lambda mesh: platform)
+    mesh = make_mesh(MeshConfig(data=devices)) if devices > 1 else None
+    built = program.build_program(TinyWorld.config(), tiny_shapes(mesh, POLICY))
+    assert [f._keeps_place for f in (built.update, built.train_step, built.imitate)] == [keeps] * 3
+    assert not built.score._keeps_place
 
 
 def test_a_function_that_is_only_traced_compiles_nothing():

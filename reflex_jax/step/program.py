@@ -101,10 +101,12 @@ def build_program(config: Config, shapes: Shapes, *, updates: int = 1, every_rou
         return state, scored, metrics
 
     rollout = config.rollout
-    options = _UPDATE_OPTIONS.get(attention_of(config, shapes).platform)
+    platform = platform_of(shapes.mesh)
+    options = _UPDATE_OPTIONS.get(platform)
 
     def jit_update(function: Callable[..., Any], places: Any) -> RoomToCompile:
-        return RoomToCompile(jax.jit(function, donate_argnums=0, out_shardings=places, compiler_options=options))
+        jitted = jax.jit(function, donate_argnums=0, out_shardings=places, compiler_options=options)
+        return RoomToCompile(jitted, keeps_place=platform == "cpu" and shapes.mesh.size == 1)
 
     return Program(
         shapes=shapes,
