@@ -41,9 +41,9 @@ class RoomToCompile:
 
         Args:
           function: of `jax.jit`.
-          keeps_place: for a function of one CPU with the largest temporaries of a step: their place in memory stays its own
-            between calls. Left to the allocator, small blocks settle there, and in every other run the next call takes a
-            second place beside the first.
+          keeps_place: for a function of one CPU with the largest temporaries of a step: their place in memory is held between
+            calls. Left to the allocator, small blocks settle there, and in every other run a call takes a second place beside
+            the first. The allocator need not put them there again: this makes it seldom, not impossible.
         """
         self.jitted = function
         self._shapes: set[tuple[tuple[int, ...], ...]] = set()  # of inputs it compiled for
@@ -69,8 +69,7 @@ class RoomToCompile:
             return self.jitted(*inputs)
         self._place = None
         outputs = jax.block_until_ready(self.jitted(*inputs))
-        # and room for what the function asks for before them; memory that nobody writes is not there
-        self._place = np.empty(self._bytes + self._bytes // 16, np.uint8)
+        self._place = np.empty(self._bytes, np.uint8)
         return outputs
 
     def lower(self, *inputs: Any) -> Any:

@@ -104,7 +104,7 @@ def test_the_place_of_temporaries_is_kept_between_calls_and_free_in_them(monkeyp
     function(np.ones(2))
     tell("between")
     function(np.ones(3))
-    assert places[4:] == [("between", 1700), ("runs", None), ("between", 1700), *compiling, ("runs", None)]
+    assert places[4:] == [("between", 1600), ("runs", None), ("between", 1600), *compiling, ("runs", None)]
     function = freed_memory.RoomToCompile(Jitted(tell))
     function(np.ones(2))
     assert function._place is None

@@ -19,7 +19,7 @@ from reflex_jax.checkpoints.qwen_tensors import abstract_policy_params
 from reflex_jax.config import Config
 from reflex_jax.freed_memory import RoomToCompile
 from reflex_jax.models.layers import turn_kernels
-from reflex_jax.models.lora import merge_adapters
+from reflex_jax.models.lora import has_adapters, merge_adapters
 from reflex_jax.models.qwen_vl import layers_apart
 from reflex_jax.records import Draws, HostScores, JudgeInputs, PromptInputs, Rollout, TokenCounts, TrainBatch
 from reflex_jax.sharding import UPDATE_RULES, batch_sharding, map_prompts, platform_of, replicated
@@ -55,7 +55,7 @@ class Program:
     shapes: Shapes
     optimizer: optax.GradientTransformationExtraArgs
     start: Callable[..., tuple[TrainState, FrozenParams]]  # see `_start`; the state takes the parameters over
-    gather: Callable[[Any, Any], Any]  # (params, fixed) -> weights to sample with
+    gather: Callable[[Any, Any], Any]  # (params, fixed) -> weights to sample with, in part the same arrays
     sample: Callable[[Any, PromptInputs, Draws], Rollout]  # (weights, prompts, draws) -> [P, G, Lc]
     greedy: Callable[[Any, PromptInputs, Draws], Rollout]  # the same with temperature 0 -> [P, 1, Lc]
     score: Callable[[Any, JudgeInputs | None, HostScores], Scored]  # (judge_params | None, inputs, host scores)
@@ -112,7 +112,7 @@ def build_program(config: Config, shapes: Shapes, *, updates: int = 1, every_rou
         shapes=shapes,
         optimizer=optimizer,
         start=partial(_start, config, optimizer, of_state),
-        gather=_gatherer(config, shapes),
+        gather=_Gather(config, shapes),
         sample=_sampler(config, shapes, group_size=config.grpo.group_size, temperature=rollout.temperature),
         greedy=_sampler(config, shapes, group_size=1, temperature=0.0),
         score=RoomToCompile(jax.jit(score, out_shardings=batched)),
@@ -174,28 +174,63 @@ def _start(
     return init(trained), frozen
 
 
-def _gatherer(config: Config, shapes: Shapes) -> Callable[[Any, Any], Any]:
+class _Gather:
     """The one reshard between update and rollout.
 
     The weights are in the compute dtype, adapters added to their kernels, the decoder's layers apart (`layers_apart`) and, with
     `memory.rollout_weights=gathered`, no longer cut over `fsdp`, because sampling reads all of them for every token. On a CPU
-    the large kernels of those layers are turned (`turn_kernels`).
+    the large kernels of those layers are turned (`turn_kernels`). Parts outside of the layers that are so already are handed on:
+    they exist once, and are gone when an update takes the state over.
     """
-    dtype, lora_scale = jnp.dtype(config.policy.dtype), config.policy.lora.scale
-    is_on_cpu = platform_of(shapes.mesh) == "cpu"
-    cut, whole = (
-        shapes.sampling_shardings(abstract_policy_params(shapes.policy), rules)
-        for rules in (UPDATE_RULES, rollout_rules(config.memory))
-    )
 
-    def gather(params: Params, fixed: Params) -> Params:
-        apart = layers_apart(params_to_merge(params, fixed, dtype, lora_scale=lora_scale))
-        # cast where they lie, then gather: half the bytes of gathering the float32 masters
-        weights = jax.lax.with_sharding_constraint(merge_adapters(apart), cut)
-        weights = jax.lax.with_sharding_constraint(weights, whole)
-        return {**weights, "layers": turn_kernels(weights["layers"])} if is_on_cpu else weights
+    def __init__(self, config: Config, shapes: Shapes) -> None:
+        self._dtype, lora_scale = jnp.dtype(config.policy.dtype), config.policy.lora.scale
+        is_on_cpu = platform_of(shapes.mesh) == "cpu"
+        cut, self._whole = (
+            shapes.sampling_shardings(abstract_policy_params(shapes.policy), rules)
+            for rules in (UPDATE_RULES, rollout_rules(config.memory))
+        )
 
-    return jax.jit(gather)
+        def gather(params: Params, fixed: Params) -> Params:
+            apart = layers_apart(params_to_merge(params, fixed, self._dtype, lora_scale=lora_scale))
+            weights = merge_adapters(apart)
+            # cast where they lie, then gather: half the bytes of gathering the float32 masters
+            for places in (cut, self._whole):
+                weights = jax.lax.with_sharding_constraint(weights, {name: places[name] for name in weights})
+            return {**weights, "layers": turn_kernels(weights["layers"])} if is_on_cpu else weights
+
+        self._gather = jax.jit(gather)
+
+    def __call__(self, params: Params, fixed: Params) -> Params:
+        """What sampling reads of a policy, parts of which are fixed."""
+        as_they_are, rest = self._apart(params, fixed)
+        return self._gather(*rest) | as_they_are
+
+    def lower(self, params: Params, fixed: Params) -> Any:
+        """What would compile for these."""
+        return self._gather.lower(*self._apart(params, fixed)[1])
+
+    def _apart(self, *trees: Params) -> tuple[Params, list[Params]]:
+        """The parts that need no change, and each tree without them."""
+        as_they_are = {}
+        for name, places in self._whole.items():
+            parts = [tree[name] for tree in trees if name in tree]
+            if name != "layers" and len(parts) == 1 and not has_adapters(parts[0]) and self._is_ready(parts[0], places):
+                as_they_are[name] = parts[0]
+        return as_they_are, [{name: part for name, part in tree.items() if name not in as_they_are} for tree in trees]
+
+    def _is_ready(self, part: Params, places: Params) -> bool:
+        """Whether a part has the dtype and the place that sampling wants."""
+        ready = jax.tree.map(
+            lambda leaf, place: (
+                leaf.dtype == self._dtype
+                and getattr(leaf, "sharding", None) is not None
+                and leaf.sharding.is_equivalent_to(place, leaf.ndim)
+            ),
+            part,
+            places,
+        )
+        return all(jax.tree.leaves(ready))
 
 
 def _sampler(

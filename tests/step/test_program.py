@@ -44,9 +44,10 @@ class Noted:
         self._function, self._texts, self._name, self._place = function, texts, name, place
 
     def __call__(self, *arguments):
-        lowered = self._function.lower(*arguments)
-        self._texts[self._name] = lowered.as_text()
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), lowered.out_info)
+        self._texts[self._name] = self._function.lower(*arguments).as_text()
+        # of all that it returns, also what it hands on
+        outputs = jax.eval_shape(self._function, *arguments)
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), outputs)
         return jax.device_put(zeros, self._place(zeros))
 
 

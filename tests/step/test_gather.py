@@ -1,0 +1,61 @@
+"""Weights to sample with: what needs no change is the array of the policy itself, what does is new."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from reflex_jax.config import MeshConfig
+from reflex_jax.sharding import make_mesh
+from reflex_jax.step.program import build_program
+from reflex_jax.step.trained import split_trainable
+from tests.step.conftest import POLICY, TinyWorld, tiny_shapes
+
+AS_ARE = {"embed", "final_norm", "head", "vision"}
+
+
+def parts_handed_on(world: TinyWorld, *overrides: str, mesh=None) -> set[str]:
+    """Parts of the weights whose arrays are those of the policy; those of the others are checked by value."""
+    config, shapes = TinyWorld.config(*overrides), tiny_shapes(mesh, POLICY)
+    params = jax.device_put(world.policy_params, shapes.policy_shardings(world.policy_params))
+    trained, fixed = split_trainable(params, config.policy)
+    fixed = jax.tree.map(lambda x: x.astype(config.policy.dtype), fixed)
+    weights = build_program(config, shapes).gather(trained, fixed)
+    assert set(weights) == AS_ARE | {"layers"}
+    handed_on = set()
+    for name in AS_ARE:
+        mine = jax.tree.leaves([tree[name] for tree in (trained, fixed) if name in tree])
+        same = {a is b for a, b in zip(jax.tree.leaves(weights[name]), mine, strict=True)} if mine else {False}
+        handed_on |= {name} if same == {True} else set()
+        for got, stored in zip(jax.tree.leaves(weights[name]), jax.tree.leaves(params[name]), strict=True):
+            assert got.dtype == config.policy.dtype
+            np.testing.assert_array_equal(got, stored.astype(config.policy.dtype))
+    return handed_on
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["policy.dtype=float32"], AS_ARE),
+        (["policy.dtype=bfloat16"], set()),  # of float32 masters
+        (["policy.dtype=bfloat16", "policy.trainable=language"], {"vision"}),  # which is stored in bfloat16
+    ],
+)
+def test_parts_in_the_dtype_of_sampling_exist_once(overrides, expected, tiny_world):
+    assert parts_handed_on(tiny_world, *overrides) == expected
+
+
+def test_parts_that_are_cut_over_fsdp_are_gathered(tiny_world):
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    gathered = ["policy.dtype=float32", "memory.rollout_weights=gathered"]
+    assert "embed" not in parts_handed_on(tiny_world, *gathered, mesh=mesh)
+    assert parts_handed_on(tiny_world, "policy.dtype=float32", "memory.rollout_weights=sharded", mesh=mesh) == AS_ARE
+
+
+def test_an_adapted_part_is_merged(tiny_world):
+    shapes = tiny_shapes(None, POLICY)
+    params = jax.device_put(tiny_world.policy_params, shapes.policy_shardings(tiny_world.policy_params))
+    pair = {"lora_a": jnp.ones((POLICY.text.width, 2)), "lora_b": jnp.ones((2, POLICY.text.vocabulary))}
+    weights = build_program(TinyWorld.config("policy.dtype=float32"), shapes).gather({"head": pair}, params)
+    np.testing.assert_allclose(weights["head"]["kernel"], params["head"]["kernel"] + 2, rtol=1e-6)
+    assert weights["embed"]["embedding"] is params["embed"]["embedding"]
