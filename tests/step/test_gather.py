@@ -52,10 +52,12 @@ def test_parts_that_are_cut_over_fsdp_are_gathered(tiny_world):
     assert parts_handed_on(tiny_world, "policy.dtype=float32", "memory.rollout_weights=sharded", mesh=mesh) == AS_ARE
 
 
-def test_an_adapted_part_is_merged(tiny_world):
+@pytest.mark.parametrize("in_one_tree", [False, True])
+def test_an_adapted_part_is_merged(in_one_tree, tiny_world):
     shapes = tiny_shapes(None, POLICY)
     params = jax.device_put(tiny_world.policy_params, shapes.policy_shardings(tiny_world.policy_params))
     pair = {"lora_a": jnp.ones((POLICY.text.width, 2)), "lora_b": jnp.ones((2, POLICY.text.vocabulary))}
-    weights = build_program(TinyWorld.config("policy.dtype=float32"), shapes).gather({"head": pair}, params)
+    trees = ({}, params | {"head": params["head"] | pair}) if in_one_tree else ({"head": pair}, params)
+    weights = build_program(TinyWorld.config("policy.dtype=float32"), shapes).gather(*trees)
     np.testing.assert_allclose(weights["head"]["kernel"], params["head"]["kernel"] + 2, rtol=1e-6)
     assert weights["embed"]["embedding"] is params["embed"]["embedding"]
