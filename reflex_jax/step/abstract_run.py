@@ -15,7 +15,6 @@ from reflex_jax.checkpoints.qwen_tensors import abstract_policy_params
 from reflex_jax.config import Config
 from reflex_jax.data.prompts import PromptSizes
 from reflex_jax.models.biomedclip import BiomedClipConfig, init_judge_params
-from reflex_jax.models.qwen_vl import layers_apart
 from reflex_jax.records import Draws, HostScores, JudgeInputs, PromptInputs, Rollout, TrainBatch, VisionInputs
 from reflex_jax.rewards.answer_metrics import ANSWER_METRICS
 from reflex_jax.rewards.components import is_of_device
@@ -26,7 +25,7 @@ from reflex_jax.step.imitate import SftBatch
 from reflex_jax.step.offload import is_on_host, state_shardings
 from reflex_jax.step.program import Program, build_program
 from reflex_jax.step.rows import abstract_rows, plan_rows
-from reflex_jax.step.shapes import Shapes, largest_prompt, rollout_rules
+from reflex_jax.step.shapes import Shapes, largest_prompt
 from reflex_jax.step.state import FrozenParams, TrainState, init_state
 from reflex_jax.step.trained import abstract_trained, split_trainable
 from reflex_jax.trees import Params, Shardings
@@ -105,8 +104,8 @@ def abstract_run(
     own, fixed = split_trainable(params, config.policy)
     compute = jnp.dtype(config.policy.dtype)
 
-    def placed(tree: Any, dtype: Any = None, places: Shardings = None) -> Any:
-        return _placed(tree, places or shapes.policy_shardings(tree), dtype)
+    def placed(tree: Any, dtype: Any) -> Any:
+        return _placed(tree, shapes.policy_shardings(tree), dtype)
 
     frozen = FrozenParams(
         fixed=placed(fixed, compute),
@@ -125,11 +124,7 @@ def abstract_run(
         program=program,
         state=_placed(state, state_shardings(state, shapes, config.memory)),
         frozen=frozen,
-        weights=placed(
-            jax.eval_shape(layers_apart, params),
-            compute,
-            shapes.sampling_shardings(params, rollout_rules(config.memory)),
-        ),
+        weights=program.gather.weights,
         batch=(_abstract_targets if supervised else _abstract_batch)(config, shapes, sizes),
         draws=Draws(
             key=jax.ShapeDtypeStruct(key.shape, key.dtype),  # wherever the host made it

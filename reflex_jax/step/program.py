@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from reflex_jax.checkpoints.qwen_tensors import abstract_policy_params
 from reflex_jax.config import Config
@@ -55,7 +56,7 @@ class Program:
     shapes: Shapes
     optimizer: optax.GradientTransformationExtraArgs
     start: Callable[..., tuple[TrainState, FrozenParams]]  # see `_start`; the state takes the parameters over
-    gather: Callable[[Any, Any], Any]  # (params, fixed) -> weights to sample with, in part the same arrays
+    gather: Gather  # (params, fixed) -> weights to sample with, in part the same arrays
     sample: Callable[[Any, PromptInputs, Draws], Rollout]  # (weights, prompts, draws) -> [P, G, Lc]
     greedy: Callable[[Any, PromptInputs, Draws], Rollout]  # the same with temperature 0 -> [P, 1, Lc]
     score: Callable[[Any, JudgeInputs | None, HostScores], Scored]  # (judge_params | None, inputs, host scores)
@@ -112,7 +113,7 @@ def build_program(config: Config, shapes: Shapes, *, updates: int = 1, every_rou
         shapes=shapes,
         optimizer=optimizer,
         start=partial(_start, config, optimizer, of_state),
-        gather=_Gather(config, shapes),
+        gather=Gather(config, shapes),
         sample=_sampler(config, shapes, group_size=config.grpo.group_size, temperature=rollout.temperature),
         greedy=_sampler(config, shapes, group_size=1, temperature=0.0),
         score=RoomToCompile(jax.jit(score, out_shardings=batched)),
@@ -174,30 +175,43 @@ def _start(
     return init(trained), frozen
 
 
-class _Gather:
+class Gather:
     """The one reshard between update and rollout.
 
     The weights are in the compute dtype, adapters added to their kernels, the decoder's layers apart (`layers_apart`) and, with
     `memory.rollout_weights=gathered`, no longer cut over `fsdp`, because sampling reads all of them for every token. On a CPU
     the large kernels of those layers are turned (`turn_kernels`). Parts outside of the layers that are so already are handed on:
     they exist once, and are gone when an update takes the state over.
+
+    Attributes:
+      weights: what sampling reads, as shapes, dtypes and places.
     """
 
     def __init__(self, config: Config, shapes: Shapes) -> None:
         self._dtype, lora_scale = jnp.dtype(config.policy.dtype), config.policy.lora.scale
         is_on_cpu = platform_of(shapes.mesh) == "cpu"
-        cut, self._whole = (
-            shapes.sampling_shardings(abstract_policy_params(shapes.policy), rules)
-            for rules in (UPDATE_RULES, rollout_rules(config.memory))
+        params = abstract_policy_params(shapes.policy)
+        cut, whole = (
+            shapes.sampling_shardings(params, rules) for rules in (UPDATE_RULES, rollout_rules(config.memory))
         )
+        plain = jax.tree.map(
+            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, self._dtype, sharding=place),
+            jax.eval_shape(layers_apart, params),
+            whole,
+        )
+        self.weights = {**plain, "layers": turn_kernels(plain["layers"], _transposed)} if is_on_cpu else plain
+        self._whole = jax.tree.map(lambda leaf: leaf.sharding, self.weights)
 
         def gather(params: Params, fixed: Params) -> Params:
             apart = layers_apart(params_to_merge(params, fixed, self._dtype, lora_scale=lora_scale))
             weights = merge_adapters(apart)
             # cast where they lie, then gather: half the bytes of gathering the float32 masters
-            for places in (cut, self._whole):
+            for places in (cut, whole):
                 weights = jax.lax.with_sharding_constraint(weights, {name: places[name] for name in weights})
-            return {**weights, "layers": turn_kernels(weights["layers"])} if is_on_cpu else weights
+            if not is_on_cpu:
+                return weights
+            layers = jax.lax.with_sharding_constraint(turn_kernels(weights["layers"]), self._whole["layers"])
+            return {**weights, "layers": layers}
 
         self._gather = jax.jit(gather)
 
@@ -231,6 +245,12 @@ class _Gather:
             places,
         )
         return all(jax.tree.leaves(ready))
+
+
+def _transposed(kernel: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    rows, columns = (*kernel.sharding.spec, None, None)[:2]
+    place = NamedSharding(kernel.sharding.mesh, PartitionSpec(columns, rows))
+    return jax.ShapeDtypeStruct(kernel.shape[::-1], kernel.dtype, sharding=place)
 
 
 def _sampler(

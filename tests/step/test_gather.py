@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from reflex_jax.config import MeshConfig
+from reflex_jax.models import layers
 from reflex_jax.sharding import make_mesh
 from reflex_jax.step.program import build_program
 from reflex_jax.step.trained import split_trainable
@@ -20,8 +21,10 @@ def parts_handed_on(world: TinyWorld, *overrides: str, mesh=None) -> set[str]:
     params = jax.device_put(world.policy_params, shapes.policy_shardings(world.policy_params))
     trained, fixed = split_trainable(params, config.policy)
     fixed = jax.tree.map(lambda x: x.astype(config.policy.dtype), fixed)
-    weights = build_program(config, shapes).gather(trained, fixed)
+    gather = build_program(config, shapes).gather
+    weights = gather(trained, fixed)
     assert set(weights) == AS_ARE | {"layers"}
+    jax.tree.map(assert_is_as_planned, weights, gather.weights)
     handed_on = set()
     for name in AS_ARE:
         mine = jax.tree.leaves([tree[name] for tree in (trained, fixed) if name in tree])
@@ -31,6 +34,11 @@ def parts_handed_on(world: TinyWorld, *overrides: str, mesh=None) -> set[str]:
             assert got.dtype == config.policy.dtype
             np.testing.assert_array_equal(got, stored.astype(config.policy.dtype))
     return handed_on
+
+
+def assert_is_as_planned(got, planned) -> None:
+    assert (got.shape, got.dtype) == (planned.shape, planned.dtype)
+    assert got.sharding.is_equivalent_to(planned.sharding, got.ndim)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +53,10 @@ def test_parts_in_the_dtype_of_sampling_exist_once(overrides, expected, tiny_wor
     assert parts_handed_on(tiny_world, *overrides) == expected
 
 
-def test_parts_that_are_cut_over_fsdp_are_gathered(tiny_world):
+@pytest.mark.parametrize("least", [1, 2 << 20])
+def test_parts_that_are_cut_over_fsdp_are_gathered(least, tiny_world, monkeypatch):
+    """Also where kernels, cut over `tensor`, are turned."""
+    monkeypatch.setattr(layers, "_LARGE_KERNEL", least)
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     gathered = ["policy.dtype=float32", "memory.rollout_weights=gathered"]
     assert "embed" not in parts_handed_on(tiny_world, *gathered, mesh=mesh)

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reflex_jax.checkpoints.qwen_tensors import abstract_policy_params
 from reflex_jax.config_reader import load_config
 from reflex_jax.data.prompts import PromptSizes
 from reflex_jax.data.sources import load_examples
 from reflex_jax.evaluation import validation
 from reflex_jax.evaluation.validation import Evaluator
 from reflex_jax.judge.batch import judge_pixels
+from reflex_jax.models import layers
 from reflex_jax.planning import plan as planning
 from reflex_jax.planning.topology import find_topology
 from reflex_jax.records import Draws, Rollout
@@ -26,7 +26,6 @@ from reflex_jax.step.batch import BatchBuilder, measure_prompts, prompt_rungs
 from reflex_jax.step.models import load_models, load_params, make_host_bridge
 from reflex_jax.step.program import Program, build_program
 from reflex_jax.step.rows import plan_rows
-from reflex_jax.step.shapes import rollout_rules
 from reflex_jax.training.objectives import Grpo
 from reflex_jax.training.preflight import check_memory
 from reflex_jax.training.trainer import GrpoTrainer
@@ -51,15 +50,13 @@ class Noted:
         return jax.device_put(zeros, self._place(zeros))
 
 
-def noted(config, program: Program) -> tuple[Program, dict[str, str]]:
+def noted(program: Program) -> tuple[Program, dict[str, str]]:
     """A program that computes nothing; what it returns lies where the real one's results would."""
     texts: dict[str, str] = {}
     shapes = program.shapes
     batched = lambda _: batch_sharding(shapes.mesh)  # noqa: E731
     places = {
-        "gather": lambda _: shapes.sampling_shardings(
-            abstract_policy_params(shapes.policy), rollout_rules(config.memory)
-        ),
+        "gather": lambda _: jax.tree.map(lambda leaf: leaf.sharding, program.gather.weights),
         "sample": batched, "greedy": batched, "score": batched, "train_step": lambda _: replicated(shapes.mesh),
     }  # fmt: skip
     functions = {n: Noted(getattr(program, n), texts, n, place) for n, place in places.items()}
@@ -76,8 +73,9 @@ def run():
 
 
 def test_training_and_evaluation_run_what_is_planned(run, monkeypatch):
+    monkeypatch.setattr(layers, "_LARGE_KERNEL", 1)  # of these, all are turned
     config, models, sizes, examples = run
-    program, texts = noted(config, build_program(config, models.shapes))
+    program, texts = noted(build_program(config, models.shapes))
     state, frozen = program.start(load_params(models), models.judge.params, with_reference=True)
     bridge = make_host_bridge(config, models)
     build = BatchBuilder(models, sizes, models.shapes.rows(8), judge=config.judge)

@@ -6,10 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from reflex_jax.config import MeshConfig
 from reflex_jax.models import layers, qwen_vl
 from reflex_jax.models.layers import turn_back, turn_kernels
 from reflex_jax.records import Draws
 from reflex_jax.run.weights import weights_fingerprint
+from reflex_jax.sharding import make_mesh
 from reflex_jax.step import program as program_module
 from reflex_jax.step.program import build_program
 from tests.step.conftest import POLICY, TinyWorld, tiny_shapes
@@ -46,6 +48,18 @@ def test_a_cpu_samples_from_turned_kernels_and_nothing_else_does(tiny_world, mon
     for platform in ("gpu", "tpu"):
         elsewhere, _ = gathered(tiny_world, monkeypatch, least=1, platform=platform)
         assert of_kernels(elsewhere, "kernel") == list(KERNELS)
+
+
+def test_turned_kernels_are_cut_over_devices_as_they_were(monkeypatch):
+    shapes, specs = tiny_shapes(make_mesh(MeshConfig(data=2, fsdp=2, tensor=2)), POLICY), []
+    for least in (2 << 20, 1):
+        monkeypatch.setattr(layers, "_LARGE_KERNEL", least)
+        config = TinyWorld.config("policy.dtype=float32", "memory.rollout_weights=sharded")
+        layer = build_program(config, shapes).gather.weights["layers"][0]
+        specs.append([tuple(layer[name]["turned" if least == 1 else "kernel"].sharding.spec) for name in KERNELS])
+    plain, turned = specs
+    assert plain[0] == ("tensor", "fsdp") and plain[1] == ("fsdp", "tensor")  # down, gate
+    assert [axes[::-1] for axes in turned] == plain
 
 
 def test_turned_kernels_read_prompts_as_others_do(tiny_world, monkeypatch):
