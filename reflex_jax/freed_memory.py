@@ -46,9 +46,9 @@ class RoomToCompile:
             the first. The allocator need not put them there again: this makes it seldom, not impossible.
         """
         self.jitted = function
-        self._shapes: set[tuple[tuple[int, ...], ...]] = set()  # of inputs it compiled for
+        self._compiled: set[tuple[Any, ...]] = set()  # shapes and dtypes of inputs
         self._keeps_place = keeps_place
-        self._bytes = 0  # of temporaries, of the shapes that have most
+        self._bytes = 0  # of temporaries, of the inputs that have most
         self._place: np.ndarray | None = None  # never written: a block where they were, and will be
 
     def __call__(self, *inputs: Any) -> Any:
@@ -56,13 +56,13 @@ class RoomToCompile:
         leaves = jax.tree.leaves(inputs)
         if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
             return self.jitted(*inputs)
-        shapes = tuple(np.shape(leaf) for leaf in leaves)
-        if shapes not in self._shapes:
+        kinds = tuple(jax.typeof(leaf) for leaf in leaves)
+        if kinds not in self._compiled:
             self._place = None
             give_back_freed_memory()
             compiled = self.lower(*inputs).compile()  # which the call finds
             give_back_freed_memory()
-            self._shapes.add(shapes)
+            self._compiled.add(kinds)
             if self._keeps_place:
                 self._bytes = max(self._bytes, compiled.memory_analysis().temp_size_in_bytes)
         if not self._keeps_place:

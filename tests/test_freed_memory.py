@@ -60,15 +60,17 @@ def test_what_is_freed_is_kept_until_it_is_to_be_given_back(allocator, repositor
 def test_memory_goes_back_around_each_compilation_alone(monkeypatch):
     counter, happened = CompilationCounter(), []
     monkeypatch.setattr(freed_memory, "give_back_freed_memory", lambda: happened.append(counter.read()))
-    add = freed_memory.RoomToCompile(jax.jit(lambda state, rows: state + rows["x"].sum(), donate_argnums=0))
-    for length in (4, 4, 8, 4):
-        state, rows = jnp.zeros(3), {"x": jnp.ones(length), "most": 3}
+    add = freed_memory.RoomToCompile(
+        jax.jit(lambda state, rows: state + rows["x"].sum().astype("float32"), donate_argnums=0)
+    )
+    for length, dtype in ((4, "float32"), (4, "float32"), (8, "float32"), (8, "int32"), (4, "float32")):
+        state, rows = jnp.zeros(3), {"x": jnp.ones(length, dtype), "most": 3}
         counter.read()
         total = add(state, rows)
         happened += ["called", counter.read()]
         assert total.tolist() == [length] * 3
     new = [0, 1, "called", 0]  # compilations before memory went back, between the two times, and in the call itself
-    assert happened == [*new, "called", 0, *new, "called", 0]
+    assert happened == [*new, "called", 0, *new, *new, "called", 0]
 
 
 class Jitted:
