@@ -7,9 +7,11 @@ under its name only when it is whole.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +43,14 @@ class RunCheckpoints:
         logging.getLogger("absl").addFilter(_is_not_orbax)
         self._path = (directory / "checkpoints").absolute()
         policies = [checkpoint_managers.LatestN(keep)]
+        value = partial(_value, best_metric)
         if best_metric:
-            policies.append(checkpoint_managers.BestN(get_metric_fn=lambda m: m.get(best_metric, -math.inf), n=1))
-        self._best_metric, self._is_owner = best_metric, is_owner
+            policies.append(checkpoint_managers.BestN(get_metric_fn=value, n=1))
+        self._is_owner = is_owner
         self._saved: int | None = None  # the newest step that was handed to orbax
         options = ocp.CheckpointManagerOptions(
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies), create=is_owner,
+            best_fn=value,  # orbax writes metrics only where it is given: a run that goes on needs those of older checkpoints
             cleanup_tmp_directories=is_owner, read_only=not is_owner,
         )  # fmt: skip
         try:
@@ -54,6 +58,12 @@ class RunCheckpoints:
         except OSError as error:
             raise ConfigError(
                 f"{self._path}: expected the checkpoints of the run; the folder cannot be used ({error})."
+            ) from error
+        except ValueError as error:  # of JSON, and of UTF-8: without the file's name
+            damaged = [str(file) for file in sorted(self._path.glob("*/metrics/metrics")) if not _is_json(file)]
+            raise ConfigError(
+                f"{', '.join(damaged) or self._path}: expected the metrics of a checkpoint in JSON; it cannot be read ({error}). "
+                "Remove it: metrics only say which checkpoint is the best."
             ) from error
 
     def steps(self) -> list[int]:
@@ -174,6 +184,20 @@ class RunCheckpoints:
             self.wait()
         finally:
             self._manager.close()
+
+
+def _value(name: str | None, metrics: Any) -> float:
+    """Of a metric, by which checkpoints are ranked; lowest where one lacks it."""
+    found = metrics.get(name) if isinstance(metrics, dict) else None
+    return float(found) if isinstance(found, int | float) else -math.inf
+
+
+def _is_json(file: Path) -> bool:
+    try:
+        json.loads(file.read_bytes())
+    except ValueError:
+        return False
+    return True
 
 
 def _is_not_orbax(record: logging.LogRecord) -> bool:

@@ -1,5 +1,6 @@
 """Statements that lie end to end say what each says alone, and cost the tokens that exist."""
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -22,6 +23,7 @@ alone = jax.jit(encode_text, static_argnames="config")
 @pytest.fixture(scope="module")
 def judge(tmp_path_factory):
     config = read_judge_config(write_judge_directory(tmp_path_factory.mktemp("judge")))
+    config = dataclasses.replace(config, text=dataclasses.replace(config.text, depth=1))
     return jax.jit(lambda key: jax.tree.map(lambda x: 2 * x, init_judge_params(config, key)))(jax.random.key(0)), config
 
 

@@ -177,13 +177,19 @@ def sigterm_in(trainer, step: int):
 
 
 def test_a_signal_ends_the_step_saves_and_says_how_to_go_on(undisturbed, phantom, tmp_path, capsys):
+    """Of what it saved before and after, the last checkpoint stays and the best."""
+    metric = "judge/degenerate_rate"  # largest in the first step
+    kept = ["training.keep_checkpoints=1", f"training.best_metric={metric}"]
     with sigterm_in(GrpoTrainer, 2):
-        assert train(phantom, tmp_path / "run") == PREEMPTED
+        assert train(phantom, tmp_path / "run", *kept) == PREEMPTED
     message = capsys.readouterr().err
     assert "SIGTERM after step 2" in message and "same command" in message
-    assert train(phantom, tmp_path / "run") == 0
+    assert train(phantom, tmp_path / "run", *kept) == 0
     assert metrics(tmp_path / "run") == metrics(undisturbed)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    values = {row["step"]: row[metric] for row in metrics(undisturbed)}
+    best = max(values, key=values.get)
+    assert best < STEPS and {int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir()} == {best, STEPS}
 
 
 FAULTY = """
@@ -367,6 +373,47 @@ def test_a_disk_that_fills_while_a_checkpoint_is_written_is_one_line_with_its_st
     checkpoints.close()
 
 
+BEST = [([4, 3, 2, 1], {1, 4}), ([1, 2, 3, 4], {4}), ([1, None, 2, 0], {3, 4}), ([None, None, None, None], {4})]
+
+
+@pytest.mark.parametrize(("values", "expected"), BEST)
+def test_the_best_checkpoint_stays_also_when_a_run_goes_on(tmp_path, values, expected):
+    for steps in ((1, 2), (3, 4)):
+        checkpoints = RunCheckpoints(tmp_path, keep=1, best_metric="reward/total")
+        for step in steps:
+            state, value = (
+                TrainState(step=jnp.int32(0), params={"w": jnp.ones(2)}, optimizer_state=None),
+                values[step - 1],
+            )
+            found = {"loss": 1.0} if value is None else {"loss": 1.0, "reward/total": value}
+            checkpoints.save(state, step, {"step": step}, found)
+        checkpoints.wait()
+        checkpoints.close()
+    assert {int(path.name) for path in (tmp_path / "checkpoints").iterdir()} == expected
+
+
+@pytest.mark.parametrize("content", [b'{"loss": ', b"", b"\xff"])
+def test_metrics_of_checkpoints_that_cannot_be_read_are_refused_by_name(tmp_path, content):
+    checkpoints = RunCheckpoints(tmp_path, keep=9)
+    for step in (1, 2, 3):
+        state = TrainState(step=jnp.int32(0), params={"w": jnp.ones(2)}, optimizer_state=None)
+        checkpoints.save(state, step, {"step": step}, {"loss": 1.0})
+    checkpoints.wait()
+    checkpoints.close()
+    files = [tmp_path / "checkpoints" / str(step) / "metrics" / "metrics" for step in (1, 3)]
+    for file in files:
+        file.write_bytes(content)
+    for is_owner in (True, False):
+        with pytest.raises(ConfigError, match="1/metrics/metrics, .*3/metrics/metrics: .* Remove it") as error:
+            RunCheckpoints(tmp_path, keep=9, is_owner=is_owner)
+        assert "\n" not in str(error.value) and "checkpoints/2/" not in str(error.value)
+    for file in files:
+        file.unlink()
+    again = RunCheckpoints(tmp_path, keep=9)
+    assert again.steps() == [1, 2, 3]
+    again.close()
+
+
 @pytest.mark.parametrize("content", [b'{"step": ', b"[1]", None])
 def test_facts_that_cannot_be_read_are_refused_by_name(tmp_path, content):
     checkpoints = RunCheckpoints(tmp_path, keep=9)
@@ -457,11 +504,3 @@ def test_a_sample_keeps_its_answer_beside_the_reward_of_that_name(undisturbed):
     rewards = {name for name in rows[0] if name.startswith("reward/")}
     assert rewards == {f"reward/{name}" for name in ("answer", "format", "visual_fidelity", "provenance")}
     assert all(row["reward"] == pytest.approx(sum(row[name] for name in rewards), abs=1e-5) for row in rows)
-
-
-def test_the_best_checkpoint_stays(phantom, tmp_path):
-    directory = tmp_path / "run"
-    assert train(phantom, directory, "training.keep_checkpoints=1", "training.best_metric=reward/total") == 0
-    rewards = {row["step"]: row["reward/total"] for row in metrics(directory)}
-    kept = {int(p.name) for p in (directory / "checkpoints").iterdir() if p.name.isdigit()}
-    assert kept == {4, max(rewards, key=rewards.get)}
