@@ -7,11 +7,10 @@ under its name only when it is whole.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,15 +41,14 @@ class RunCheckpoints:
         # every failure of orbax reaches its caller as an exception; what its threads log on top are tracebacks of the same
         logging.getLogger("absl").addFilter(_is_not_orbax)
         self._path = (directory / "checkpoints").absolute()
-        policies = [checkpoint_managers.LatestN(keep)]
-        value = partial(_value, best_metric)
+        policies: list[checkpoint_managers.PreservationPolicy] = [checkpoint_managers.LatestN(keep)]
+        self._best_metric, self._is_owner = best_metric, is_owner
+        self._values: dict[int, float] = {}  # of that metric, by step
         if best_metric:
-            policies.append(checkpoint_managers.BestN(get_metric_fn=value, n=1))
-        self._is_owner = is_owner
+            policies.append(_Best(self._values))
         self._saved: int | None = None  # the newest step that was handed to orbax
         options = ocp.CheckpointManagerOptions(
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies), create=is_owner,
-            best_fn=value,  # orbax writes metrics only where it is given: a run that goes on needs those of older checkpoints
             cleanup_tmp_directories=is_owner, read_only=not is_owner,
         )  # fmt: skip
         try:
@@ -59,12 +57,10 @@ class RunCheckpoints:
             raise ConfigError(
                 f"{self._path}: expected the checkpoints of the run; the folder cannot be used ({error})."
             ) from error
-        except ValueError as error:  # of JSON, and of UTF-8: without the file's name
-            damaged = [str(file) for file in sorted(self._path.glob("*/metrics/metrics")) if not _is_json(file)]
-            raise ConfigError(
-                f"{', '.join(damaged) or self._path}: expected the metrics of a checkpoint in JSON; it cannot be read ({error}). "
-                "Remove it: metrics only say which checkpoint is the best."
-            ) from error
+        if best_metric and is_owner:
+            for step in self.steps():
+                with suppress(ConfigError):  # one that cannot be read is not the best
+                    self._values[step] = _value(self.read_facts(step).get("metrics"), best_metric)
 
     def steps(self) -> list[int]:
         """All complete checkpoints, ascending."""
@@ -84,11 +80,13 @@ class RunCheckpoints:
             return
         self.wait()  # for the one before, so that its failure is not taken for this one's
         numbers = {k: v for k, v in metrics.items() if isinstance(v, (int, float)) and math.isfinite(v)}
+        self._values[step] = _value(numbers, self._best_metric)
         try:
             self._manager.save(
                 step,
-                args=ocp.args.Composite(state=ocp.args.StandardSave(state), facts=ocp.args.JsonSave(facts)),
-                metrics=numbers,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state), facts=ocp.args.JsonSave({**facts, "metrics": numbers})
+                ),
             )
         except (OSError, ValueError) as error:
             raise not_written(f"the checkpoint of step {step}", self._path, error) from error
@@ -186,18 +184,28 @@ class RunCheckpoints:
             self._manager.close()
 
 
-def _value(name: str | None, metrics: Any) -> float:
-    """Of a metric, by which checkpoints are ranked; lowest where one lacks it."""
+class _Best(checkpoint_managers.PreservationPolicy):
+    """Keeps the checkpoint with the highest value, the latest of equal ones; one without a value is the lowest.
+
+    Orbax has such a policy, but knows no metrics of checkpoints that an earlier process saved, unless it writes and reads them in
+    files of its own, and then ranks whatever these hold.
+    """
+
+    def __init__(self, values: Mapping[int, float]) -> None:
+        self._values = values
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        """For each checkpoint, whether it stays."""
+        del context
+        rank = lambda step: (self._values.get(step, -math.inf), step)  # noqa: E731
+        best = max((info.step for info in checkpoints), key=rank, default=None)
+        return [info.step == best for info in checkpoints]
+
+
+def _value(metrics: Any, name: str | None) -> float:
+    """Of a metric in what a checkpoint says; lowest where it is no finite number."""
     found = metrics.get(name) if isinstance(metrics, dict) else None
-    return float(found) if isinstance(found, int | float) else -math.inf
-
-
-def _is_json(file: Path) -> bool:
-    try:
-        json.loads(file.read_bytes())
-    except ValueError:
-        return False
-    return True
+    return found if isinstance(found, int | float) and abs(found) < math.inf else -math.inf
 
 
 def _is_not_orbax(record: logging.LogRecord) -> bool:
