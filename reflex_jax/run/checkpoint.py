@@ -43,7 +43,7 @@ class RunCheckpoints:
         self._path = (directory / "checkpoints").absolute()
         policies: list[checkpoint_managers.PreservationPolicy] = [checkpoint_managers.LatestN(keep)]
         self._best_metric, self._is_owner = best_metric, is_owner
-        self._values: dict[int, float] = {}  # of that metric, by step
+        self._values: dict[int, float | None] = {}  # of that metric, by step; None: its facts cannot be read
         if best_metric:
             policies.append(_Best(self._values))
         self._saved: int | None = None  # the newest step that was handed to orbax
@@ -59,7 +59,8 @@ class RunCheckpoints:
             ) from error
         if best_metric and is_owner:
             for step in self.steps():
-                with suppress(ConfigError):  # one that cannot be read is not the best
+                self._values[step] = None
+                with suppress(ConfigError):
                     self._values[step] = _value(self.read_facts(step).get("metrics"), best_metric)
 
     def steps(self) -> list[int]:
@@ -187,19 +188,22 @@ class RunCheckpoints:
 class _Best(checkpoint_managers.PreservationPolicy):
     """Keeps the checkpoint with the highest value, the latest of equal ones; one without a value is the lowest.
 
+    One whose value cannot be read stays too: it may be the best, and its state may be whole.
+
     Orbax has such a policy, but knows no metrics of checkpoints that an earlier process saved, unless it writes and reads them in
     files of its own, and then ranks whatever these hold.
     """
 
-    def __init__(self, values: Mapping[int, float]) -> None:
+    def __init__(self, values: Mapping[int, float | None]) -> None:
         self._values = values
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
         """For each checkpoint, whether it stays."""
         del context
-        rank = lambda step: (self._values.get(step, -math.inf), step)  # noqa: E731
-        best = max((info.step for info in checkpoints), key=rank, default=None)
-        return [info.step == best for info in checkpoints]
+        values = {info.step: self._values.get(info.step, -math.inf) for info in checkpoints}
+        ranked = [(value, step) for step, value in values.items() if value is not None]
+        best = max(ranked, default=(None, None))[1]
+        return [step == best or value is None for step, value in values.items()]
 
 
 def _value(metrics: Any, name: str | None) -> float:
