@@ -57,7 +57,7 @@ class RunCheckpoints:
             raise ConfigError(
                 f"{self._path}: expected the checkpoints of the run; the folder cannot be used ({error})."
             ) from error
-        if best_metric and is_owner:
+        if best_metric:
             for step in self.steps():
                 self._values[step] = None
                 with suppress(ConfigError):

@@ -47,6 +47,7 @@ QUICK = [
     "evidence.every=1", "evidence.groups=3",
 ]  # fmt: skip
 KINDS = ("policy", "judge")
+TINY = TrainState(step=jnp.int32(0), params={"w": jnp.ones(2)}, optimizer_state=None)
 TIMES = ("time/", "tokens_per_second", "compilations")
 
 
@@ -381,12 +382,9 @@ def test_the_best_checkpoint_stays_also_when_a_run_goes_on(tmp_path, values, exp
     for steps in ((1, 2), (3, 4)):
         checkpoints = RunCheckpoints(tmp_path, keep=1, best_metric="reward/total")
         for step in steps:
-            state, value = (
-                TrainState(step=jnp.int32(0), params={"w": jnp.ones(2)}, optimizer_state=None),
-                values[step - 1],
-            )
+            value = values[step - 1]
             found = {"loss": 1.0} if value is None else {"loss": 1.0, "reward/total": value}
-            checkpoints.save(state, step, {"step": step}, found)
+            checkpoints.save(TINY, step, {"step": step}, found)
         checkpoints.wait()
         checkpoints.close()
     assert {int(path.name) for path in (tmp_path / "checkpoints").iterdir()} == expected
@@ -403,8 +401,7 @@ def test_a_checkpoint_whose_metric_is_no_number_is_not_the_best(tmp_path, writte
     def save(*values) -> list[int]:
         checkpoints = RunCheckpoints(tmp_path, keep=1, best_metric="reward/total")
         for step, value in values:
-            state = TrainState(step=jnp.int32(0), params={"w": jnp.ones(2)}, optimizer_state=None)
-            checkpoints.save(state, step, {"step": step}, {"reward/total": value})
+            checkpoints.save(TINY, step, {"step": step}, {"reward/total": value})
         checkpoints.wait()
         steps = checkpoints.steps()
         checkpoints.close()
@@ -421,7 +418,7 @@ def test_a_checkpoint_whose_metric_is_no_number_is_not_the_best(tmp_path, writte
 @pytest.mark.parametrize("content", [b'{"step": ', b"[1]", None])
 def test_facts_that_cannot_be_read_are_refused_by_name(tmp_path, content):
     checkpoints = RunCheckpoints(tmp_path, keep=9)
-    checkpoints.save(TrainState(step=jnp.int32(0), params={"w": jnp.ones(2)}, optimizer_state=None), 1, {"step": 1}, {})
+    checkpoints.save(TINY, 1, {"step": 1}, {})
     checkpoints.wait()
     (facts,) = (tmp_path / "checkpoints" / "1" / "facts").glob("metadata")
     facts.unlink()
@@ -435,12 +432,11 @@ def test_facts_that_cannot_be_read_are_refused_by_name(tmp_path, content):
 
 def test_a_checkpoint_that_the_run_replaces_while_it_is_exported_is_said(tmp_path):
     checkpoints = RunCheckpoints(tmp_path, keep=1)
-    state = TrainState(step=jnp.int32(0), params={"w": jnp.ones(2)}, optimizer_state=None)
-    checkpoints.save(state, 1, {"step": 1}, {})
+    checkpoints.save(TINY, 1, {"step": 1}, {})
     checkpoints.wait()
     reader = RunCheckpoints(tmp_path, keep=1, is_owner=False)
     assert reader.find_step() == 1
-    checkpoints.save(state, 2, {"step": 2}, {})
+    checkpoints.save(TINY, 2, {"step": 2}, {})
     checkpoints.wait()
     with pytest.raises(ConfigError, match="checkpoints/1: .* run the command again if the run is under way") as error:
         reader.read_facts(1)
